@@ -1,0 +1,87 @@
+"""What is looked at before anything is made: who asks, where the buckets are, whether the job makes sense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from s3bulkcopy.aws.session import bucket_region, bucket_url, free_concurrency, identity, translate
+from s3bulkcopy.errors import QuotaTooSmall, UsageError
+from s3bulkcopy.worker.model import Item, Job, Location
+from s3bulkcopy.worker.s3 import PAGE_KEYS, Page
+
+if TYPE_CHECKING:
+    from s3bulkcopy.aws.session import AwsSession, Identity
+    from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, StackSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What the checks found."""
+
+    job: Job
+    identity: Identity
+    first_page: Page
+    #: Concurrent executions that the account has left for us; None where it does not say.
+    free_concurrency: int | None
+
+    @property
+    def region(self) -> str:
+        """Where the workers run: at the destination."""
+        return self.job.destination.region
+
+
+def check_overlap(source: BucketPrefix, destination: BucketPrefix) -> None:
+    """Refuse a job that would read what it writes; raises UsageError."""
+    if source.bucket != destination.bucket:
+        return
+    if source == destination:
+        raise UsageError(f"source and destination are the same: {source}", hint="name another bucket or another prefix")
+    if source.prefix.startswith(destination.prefix) or destination.prefix.startswith(source.prefix):
+        raise UsageError(
+            f"{source} and {destination} overlap, so the copy would meet its own results",
+            hint="choose prefixes of which none begins with the other, such as old/ and new/",
+        )
+
+
+def preflight(session: AwsSession, aws: AwsSettings, copy: CopySettings, run_id: str) -> Preflight:
+    """Look at everything that can be known before anything is made; raises what a user can mend."""
+    check_overlap(copy.source, copy.destination)
+    who = identity(session)
+    source, destination = (_locate(session, place) for place in (copy.source, copy.destination))
+    if aws.region and aws.region != destination.region:
+        raise UsageError(
+            f"--region is {aws.region}, but bucket '{destination.bucket}' is in {destination.region}, where the workers run",
+            hint=f"leave --region out, or give {destination.region}",
+        )
+    job = Job(run_id, source, destination, overwrite=copy.overwrite, batch_keys=copy.batch_keys)
+    return Preflight(job, who, first_page(session, source), free_concurrency(session, destination.region))
+
+
+def check_quota(found: Preflight, stack: StackSettings) -> None:
+    """Refuse more workers than the account has concurrent executions left; raises QuotaTooSmall."""
+    wanted, free = stack.list_workers + stack.copy_workers, found.free_concurrency
+    if free is not None and wanted > free:
+        raise QuotaTooSmall(
+            f"{stack.copy_workers} copy workers and {stack.list_workers} list workers need {wanted} concurrent executions; "
+            f"account {found.identity.account} has {free} left in {found.region}",
+            hint=f"--workers {max(2, free - stack.list_workers)}, or ask for a higher quota of concurrent executions",
+        )
+
+
+def first_page(session: AwsSession, source: Location) -> Page:
+    """List the first page of the source; raises NotPermitted or BucketUnavailable."""
+    client = session.client("s3", source.region)
+    try:
+        answer = client.list_objects_v2(Bucket=source.bucket, Prefix=source.prefix, MaxKeys=PAGE_KEYS)
+    except (ClientError, BotoCoreError) as error:
+        raise translate(error, f"listing {source}") from error
+    found = (Item(entry["Key"], entry["Size"], entry.get("ETag", "")) for entry in answer.get("Contents", ()))
+    return Page(tuple(found), bool(answer["IsTruncated"]))
+
+
+def _locate(session: AwsSession, place: BucketPrefix) -> Location:
+    region = bucket_region(session, place.bucket)
+    return Location(place.bucket, place.prefix, region, bucket_url(session, place.bucket, region))

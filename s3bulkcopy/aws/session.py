@@ -1,0 +1,237 @@
+"""A session with AWS: clients, who we are, where buckets are, and AWS's errors in our words."""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
+)
+
+from s3bulkcopy import __version__
+from s3bulkcopy.errors import BucketUnavailable, NotPermitted, S3BulkCopyError, UsageError
+
+if TYPE_CHECKING:
+    from s3bulkcopy.settings import AwsSettings
+
+#: Where requests go that belong to no region: any region knows where a bucket is.
+_ANY_REGION = "us-east-1"
+
+_DENIED = frozenset({"AccessDenied", "AccessDeniedException", "AuthorizationError", "UnauthorizedOperation", "403"})
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
+_UNKNOWN_KEY = frozenset(
+    {
+        "InvalidClientTokenId",
+        "UnrecognizedClientException",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "AuthFailure",
+    }
+)
+
+#: Operations whose IAM action has another name.
+_ACTIONS = {
+    "s3:ListObjectsV2": "s3:ListBucket",
+    "s3:HeadBucket": "s3:ListBucket",
+    "lambda:Invoke": "lambda:InvokeFunction",
+    "sqs:SendMessageBatch": "sqs:SendMessage",
+    "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whose credentials we have."""
+
+    account: str
+    arn: str
+
+    @property
+    def partition(self) -> str:
+        """The part of AWS that the account is in: `aws`, `aws-cn`, `aws-us-gov`."""
+        return self.arn.split(":")[1]
+
+
+class AwsSession:
+    """Opens boto3 clients and keeps them; safe to use from several threads."""
+
+    def __init__(self, settings: AwsSettings) -> None:
+        """Open a session as the command line asks; raises UsageError for an unknown profile."""
+        try:
+            self._session = boto3.Session(region_name=settings.region, profile_name=settings.profile)
+        except ProfileNotFound as error:
+            raise UsageError(
+                f"there is no profile '{settings.profile}'", hint="`aws configure list-profiles` shows those there are"
+            ) from error
+        self._endpoint_url = settings.endpoint_url
+        self._lock = threading.Lock()
+        self._clients: dict[tuple[str, str | None], Any] = {}
+
+    @property
+    def region(self) -> str | None:
+        """The region that was asked for or is configured."""
+        region: str | None = self._session.region_name
+        return region
+
+    def client(self, service: str, region: str | None = None) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
+        """Give the client of a service in a region."""
+        with self._lock:
+            if (service, region) not in self._clients:
+                self._clients[service, region] = self._open(service, region)
+            return self._clients[service, region]
+
+    def _open(self, service: str, region: str | None) -> Any:  # noqa: ANN401
+        own = any(os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"))
+        path_style = service == "s3" and (self._endpoint_url or own)
+        config = Config(
+            # The first call of all is STS's: an endpoint where nobody answers is to be told soon.
+            retries={"mode": "standard", "max_attempts": 2 if service == "sts" else 8},
+            user_agent_extra=f"s3bulkcopy/{__version__}",
+            connect_timeout=10,
+            read_timeout=130,
+            max_pool_connections=32,
+            s3={"addressing_style": "path"} if path_style else None,
+        )
+        try:
+            return self._session.client(
+                service,
+                region_name=region or self.region or _ANY_REGION,
+                endpoint_url=self._endpoint_url,
+                config=config,
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise UsageError(f"cannot speak to {service}: {error}", hint="see --region and --endpoint-url") from error
+
+
+def translate(error: Exception, doing: str) -> S3BulkCopyError:  # noqa: PLR0911 - a table, read from top to bottom
+    """Put what AWS or the way to it said into our words; `doing` names the request: "listing s3://bucket"."""
+    if isinstance(error, S3BulkCopyError):
+        return error
+    if isinstance(error, ClientError):
+        return _translate_answer(error, doing)
+    if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+        return NotPermitted(
+            f"{doing}: no AWS credentials: {error}",
+            hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, give --profile, or run `aws configure`",
+        )
+    if isinstance(error, (SSOError, TokenRetrievalError)):
+        return NotPermitted(f"{doing}: {error}", hint="log in again: `aws sso login`")
+    if isinstance(error, NoRegionError):
+        return UsageError(f"{doing}: no region", hint="give --region, or set AWS_REGION")
+    if isinstance(error, (EndpointConnectionError, HTTPClientError)):
+        return S3BulkCopyError(f"{doing}: nobody answers: {error}", hint="look at the network, the proxy and --endpoint-url")
+    return S3BulkCopyError(f"{doing}: {error}")
+
+
+def _translate_answer(error: ClientError, doing: str) -> S3BulkCopyError:
+    code, said = error_code(error), str(error.response.get("Error", {}).get("Message", ""))
+    if code in _EXPIRED:
+        return NotPermitted(f"{doing}: the credentials have expired", hint="refresh them, for example with `aws sso login`")
+    if code in _UNKNOWN_KEY:
+        return NotPermitted(
+            f"{doing}: AWS does not know these credentials ({code})", hint="`aws sts get-caller-identity` tests them"
+        )
+    action = action_of(error)
+    if code in _DENIED:
+        return NotPermitted(f"{doing}: {action} is denied: {said}", hint=f"allow {action}; see Permissions in the README")
+    return S3BulkCopyError(f"{doing}: {code}: {said}")
+
+
+def error_code(error: ClientError) -> str:
+    """Give AWS's code, without the namespace that some services put before or behind it."""
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    return code.rpartition("#")[2].removeprefix("AWS.SimpleQueueService.")
+
+
+def action_of(error: ClientError) -> str:
+    """Name the refused operation as IAM does.
+
+    boto3 says which operation failed but not of which service; operation names of the services used here do not clash.
+    """
+    operation = str(error.operation_name)
+    service = next((name for name, operations in _SERVICES.items() if operation in operations), "s3")
+    return _ACTIONS.get(f"{service}:{operation}", f"{service}:{operation}")
+
+
+_SERVICES = {
+    "sqs": frozenset(
+        {"CreateQueue", "DeleteQueue", "GetQueueAttributes", "GetQueueUrl", "ListQueues", "ListQueueTags", "PurgeQueue",
+         "ReceiveMessage", "SendMessage", "SendMessageBatch", "DeleteMessageBatch", "TagQueue", "SetQueueAttributes"}
+    ),
+    "iam": frozenset(
+        {"CreateRole", "DeleteRole", "PutRolePolicy", "DeleteRolePolicy", "ListRoles", "ListRoleTags", "GetRole"}
+    ),
+    "lambda": frozenset(
+        {"CreateFunction", "DeleteFunction", "GetFunction", "GetFunctionConfiguration", "Invoke", "ListFunctions",
+         "ListTags", "PutFunctionRecursionConfig", "GetFunctionRecursionConfig", "CreateEventSourceMapping",
+         "UpdateEventSourceMapping", "DeleteEventSourceMapping", "GetEventSourceMapping", "ListEventSourceMappings",
+         "GetAccountSettings"}
+    ),
+    "logs": frozenset(
+        {"CreateLogGroup", "DeleteLogGroup", "DescribeLogGroups", "PutRetentionPolicy", "ListTagsForResource"}
+    ),
+    "sts": frozenset({"GetCallerIdentity"}),
+}  # fmt: skip
+
+
+def identity(session: AwsSession) -> Identity:
+    """Ask AWS who we are; raises NotPermitted without usable credentials."""
+    try:
+        answer = session.client("sts").get_caller_identity()
+    except (ClientError, BotoCoreError) as error:
+        raise translate(error, "asking AWS who we are") from error
+    return Identity(answer["Account"], answer["Arn"])
+
+
+def bucket_region(session: AwsSession, bucket: str) -> str:
+    """Find where a bucket is; raises BucketUnavailable where it is not, or not for us."""
+    try:
+        answer = session.client("s3").head_bucket(Bucket=bucket)
+    except ClientError as error:
+        code, headers = error_code(error), error.response["ResponseMetadata"].get("HTTPHeaders", {})
+        region = headers.get("x-amz-bucket-region")
+        if code in ("404", "NoSuchBucket"):
+            raise BucketUnavailable(f"bucket '{bucket}' does not exist", hint="is the name spelled right?") from error
+        if code in ("301", "PermanentRedirect") and region:
+            return str(region)
+        if code in _DENIED:
+            raise BucketUnavailable(
+                f"bucket '{bucket}' refuses these credentials",
+                hint="it belongs to someone else, or s3:ListBucket is not allowed; its owner can let you in by bucket policy",
+            ) from error
+        raise translate(error, f"looking at bucket '{bucket}'") from error
+    except BotoCoreError as error:
+        raise translate(error, f"looking at bucket '{bucket}'") from error
+    found = answer.get("BucketRegion") or answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
+    return str(found or session.region or _ANY_REGION)
+
+
+def bucket_url(session: AwsSession, bucket: str, region: str) -> str:
+    """Give the root of a bucket's URLs, as botocore's own endpoint rules have it; no slash at the end."""
+    client = session.client("s3", region)
+    parts = urlsplit(client.generate_presigned_url("list_objects_v2", Params={"Bucket": bucket}))
+    return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+
+
+def free_concurrency(session: AwsSession, region: str) -> int | None:
+    """Give how many concurrent executions the account has left in a region; None where it does not say."""
+    try:
+        answer = session.client("lambda", region).get_account_settings()
+    except (ClientError, BotoCoreError):
+        return None
+    return int(answer["AccountLimit"]["UnreservedConcurrentExecutions"])

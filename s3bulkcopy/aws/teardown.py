@@ -1,0 +1,290 @@
+"""Stopping a run's workers and removing what it made, from names and tags alone. May be repeated, and called side by side."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from s3bulkcopy.aws import discover, policy
+from s3bulkcopy.aws.session import error_code, identity, translate
+from s3bulkcopy.aws.stack import POLICY_NAME, Names
+from s3bulkcopy.errors import S3BulkCopyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from s3bulkcopy.aws.discover import FoundResource
+    from s3bulkcopy.aws.session import AwsSession
+
+#: Kinds in the order in which they can be removed: what is used goes after what uses it.
+ORDER = ("mapping", "function", "queue", "log group", "role")
+
+#: How long a mapping may take to be disabled or gone, in seconds: AWS needs up to a minute.
+MAPPING_SECONDS = 120.0
+
+#: How long workers are waited for where their function does not tell its own time limit, in seconds.
+_WORKER_SECONDS = 120.0
+
+#: Looks in a row that must find nothing in flight: depths are approximate.
+_QUIET_LOOKS = 2
+
+#: How long the last invocations of a run that ended are waited for, in seconds: they have nothing to do any more, but a
+#: function that is removed under them may bring its log group back.
+_LAST_INVOCATIONS_SECONDS = 5.0
+
+_PAUSE_SECONDS = 0.5
+_SAY_SECONDS = 10.0
+
+#: Answers that pass while something else of the run is being removed.
+_BUSY = frozenset({"ResourceInUseException", "ResourceConflictException", "DeleteConflict", "OperationAbortedException"})
+_BUSY_TRIES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Something that is still there: why, and the command that removes it."""
+
+    name: str
+    why: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class TornDown:
+    """What a teardown did."""
+
+    removed: tuple[str, ...]
+    left: tuple[Left, ...]
+
+
+def quiet(session: AwsSession, region: str, run_id: str, *, say: Callable[[str], None], sleep: Callable[[float], None]) -> None:
+    """Disable a run's mappings and wait until no worker is at work, for one function timeout at most."""
+    names = Names(run_id)
+    things = discover.resources(session, region, names.stem).get(run_id, [])
+    _disable([thing for thing in things if thing.kind == "mapping"], session, region, sleep)
+    limit = _time_limit(session, region, names)
+    _wait_for_workers(session, region, names, say, sleep, most_seconds=limit, looks=_QUIET_LOOKS)
+
+
+def halt(session: AwsSession, region: str, run_id: str, *, say: Callable[[str], None], sleep: Callable[[float], None]) -> None:
+    """Stop a run: nothing is handed to workers any more, those at work may not write, and the queues are empty.
+
+    Safe to repeat; does nothing for a run that is not there. Raises what a user can mend.
+    """
+    names = Names(run_id)
+    things = discover.resources(session, region, names.stem).get(run_id, [])
+    queues = [thing for thing in things if thing.kind == "queue"]
+    if not any(thing.kind in ("mapping", "function") for thing in things):
+        return
+    say(f"stopping the workers of {run_id}")
+    _tag_halted(queues, session, region)
+    _disable([thing for thing in things if thing.kind == "mapping"], session, region, sleep)
+    if any(thing.kind == "role" for thing in things):
+        _brake(session, region, names)
+    limit = _time_limit(session, region, names)
+    _wait_for_workers(session, region, names, say, sleep, most_seconds=limit, looks=_QUIET_LOOKS)
+    for thing in queues:
+        if thing.name in (names.queues["list"], names.queues["copy"]):
+            with suppress(ClientError):  # purged within the last minute, or gone
+                session.client("sqs", region).purge_queue(QueueUrl=thing.id)
+
+
+def teardown(
+    session: AwsSession,
+    region: str,
+    run_id: str,
+    *,
+    say: Callable[[str], None],
+    sleep: Callable[[float], None],
+    leave: frozenset[str] = frozenset(),
+) -> TornDown:
+    """Remove everything of a run but what `leave` names; goes on past a failure and says what is left."""
+    removed: list[str] = []
+    left: dict[str, Left] = {}
+    for _ in range(2):  # a worker that ended late may have brought its log group back
+        try:
+            things = discover.resources(session, region, Names(run_id).stem).get(run_id, [])
+        except S3BulkCopyError as error:
+            command = f"s3bulkcopy teardown {run_id} --region {region}"
+            return TornDown(tuple(removed), (Left(run_id, f"cannot look for it: {error.message}", command),))
+        things = [thing for thing in things if thing.name not in leave and thing.name not in left]
+        if not things:
+            break
+        say(f"removing {len(things)} resources of {run_id}")
+        for kind in ORDER:
+            some = [thing for thing in things if thing.kind == kind]
+            if kind == "function" and some:
+                _wait_for_workers(session, region, Names(run_id), say, sleep, most_seconds=_LAST_INVOCATIONS_SECONDS)
+            with ThreadPoolExecutor(8) as pool:
+                outcomes = pool.map(lambda thing: _remove_ours(session, region, run_id, thing, sleep), some)
+            for thing, why in zip(some, outcomes, strict=True):
+                if why is None:
+                    removed.append(thing.name if kind != "mapping" else f"{thing.name} (mapping)")
+                else:
+                    left[thing.name] = Left(thing.name, why, _by_hand(thing, region))
+    return TornDown(tuple(removed), tuple(left.values()))
+
+
+# --------------------------------------------------------------------------------------------------------------- halting
+
+
+def _disable(mappings: Sequence[FoundResource], session: AwsSession, region: str, sleep: Callable[[float], None]) -> None:
+    for thing in mappings:
+        _disable_one(thing, session, region, sleep)
+    waited = 0.0
+    while waited < MAPPING_SECONDS and any(
+        discover.mapping_state(session, region, thing.id) not in ("Disabled", "Gone", "Deleting") for thing in mappings
+    ):
+        sleep(_PAUSE_SECONDS)
+        waited += _PAUSE_SECONDS
+
+
+def _disable_one(thing: FoundResource, session: AwsSession, region: str, sleep: Callable[[float], None]) -> None:
+    for _ in range(_BUSY_TRIES):
+        try:
+            session.client("lambda", region).update_event_source_mapping(UUID=thing.id, Enabled=False)
+        except ClientError as error:
+            if discover.is_gone(error):
+                return
+            if error_code(error) not in _BUSY:
+                raise translate(error, f"disabling the mapping of {thing.name}") from error
+            sleep(_PAUSE_SECONDS)
+        else:
+            return
+
+
+def _tag_halted(queues: Sequence[FoundResource], session: AwsSession, region: str) -> None:
+    """Tell whoever watches the run that it is halted; a convenience, so that a refusal is passed over."""
+    tags = {"s3bulkcopy:halted": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
+    for thing in queues:
+        with suppress(ClientError, BotoCoreError):
+            session.client("sqs", region).tag_queue(QueueUrl=thing.id, Tags=tags)
+
+
+def _brake(session: AwsSession, region: str, names: Names) -> None:
+    """Take the right to write from the workers that are still at work; waiting for them is enough where that is denied."""
+    with suppress(ClientError, BotoCoreError):
+        who = identity(session)
+        document = policy.braked_policy(names, who.account, who.partition, region)
+        session.client("iam").put_role_policy(RoleName=names.stem, PolicyName=POLICY_NAME, PolicyDocument=json.dumps(document))
+
+
+def _wait_for_workers(
+    session: AwsSession,
+    region: str,
+    names: Names,
+    say: Callable[[str], None],
+    sleep: Callable[[float], None],
+    *,
+    most_seconds: float,
+    looks: int = 1,
+) -> None:
+    """Wait until nothing is in flight on so many looks in a row, but no longer than `most_seconds`."""
+    waited, calm = 0.0, 0
+    while waited < most_seconds:
+        depths = discover.depths(session, region, names)
+        in_flight = sum(depths[kind].in_flight for kind in ("list", "copy") if kind in depths)
+        calm = 0 if in_flight else calm + 1
+        if calm == looks:
+            return
+        if in_flight and waited % _SAY_SECONDS == 0:
+            say(f"waiting for {in_flight} tasks that workers have in hand, for {most_seconds - waited:.0f} s at most")
+        sleep(_PAUSE_SECONDS)
+        waited += _PAUSE_SECONDS
+
+
+def _time_limit(session: AwsSession, region: str, names: Names) -> float:
+    for name in names.functions:
+        with suppress(ClientError, BotoCoreError):
+            found = session.client("lambda", region).get_function_configuration(FunctionName=name)
+            return float(found["Timeout"])
+    return _WORKER_SECONDS
+
+
+# -------------------------------------------------------------------------------------------------------------- removing
+
+
+def _remove_ours(
+    session: AwsSession, region: str, run_id: str, thing: FoundResource, sleep: Callable[[float], None]
+) -> str | None:
+    """Remove a resource; None where it is gone, else why it is not."""
+    tags = discover.tags_of(session, region, thing)
+    if tags is not None and tags.get("s3bulkcopy:run") != run_id:
+        return "not tagged as this run's, so left alone"
+    why = ""
+    for _ in range(_BUSY_TRIES):
+        try:
+            _REMOVERS[thing.kind](session, region, thing)
+        except ClientError as error:
+            if discover.is_gone(error):
+                return None
+            why = translate(error, "removing it").message
+            if error_code(error) not in _BUSY:
+                return why
+        except BotoCoreError as error:
+            return translate(error, "removing it").message
+        else:
+            if thing.kind != "mapping" or discover.mapping_state(session, region, thing.id) == "Gone":
+                return None
+            why = "still being deleted"
+        sleep(_PAUSE_SECONDS)
+    return why
+
+
+def _remove_mapping(session: AwsSession, region: str, thing: FoundResource) -> None:
+    session.client("lambda", region).delete_event_source_mapping(UUID=thing.id)
+
+
+def _remove_function(session: AwsSession, region: str, thing: FoundResource) -> None:
+    session.client("lambda", region).delete_function(FunctionName=thing.name)
+
+
+def _remove_queue(session: AwsSession, region: str, thing: FoundResource) -> None:
+    session.client("sqs", region).delete_queue(QueueUrl=thing.id)
+
+
+def _remove_log_group(session: AwsSession, region: str, thing: FoundResource) -> None:
+    session.client("logs", region).delete_log_group(logGroupName=thing.name)
+
+
+def _remove_role(session: AwsSession, _region: str, thing: FoundResource) -> None:
+    iam = session.client("iam")
+    try:
+        iam.delete_role_policy(RoleName=thing.name, PolicyName=POLICY_NAME)
+    except ClientError as error:
+        if not discover.is_gone(error):
+            raise
+    iam.delete_role(RoleName=thing.name)
+
+
+_REMOVERS: dict[str, Callable[[AwsSession, str, FoundResource], Any]] = {
+    "mapping": _remove_mapping,
+    "function": _remove_function,
+    "queue": _remove_queue,
+    "log group": _remove_log_group,
+    "role": _remove_role,
+}
+
+
+def _by_hand(thing: FoundResource, region: str) -> str:
+    """Give the command that removes a resource."""
+    match thing.kind:
+        case "mapping":
+            return f"aws lambda delete-event-source-mapping --uuid {thing.id} --region {region}"
+        case "function":
+            return f"aws lambda delete-function --function-name {thing.name} --region {region}"
+        case "queue":
+            return f"aws sqs delete-queue --queue-url {thing.id} --region {region}"
+        case "log group":
+            return f"aws logs delete-log-group --log-group-name {thing.name} --region {region}"
+        case _:
+            return (
+                f"aws iam delete-role-policy --role-name {thing.name} --policy-name {POLICY_NAME}; "
+                f"aws iam delete-role --role-name {thing.name}"
+            )

@@ -1,0 +1,356 @@
+"""The commands, and the only place where the process ends with a code."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from s3bulkcopy import __version__, options
+from s3bulkcopy.errors import (
+    CountsIncomplete,
+    Interrupted,
+    LeftBehind,
+    ObjectsFailed,
+    S3BulkCopyError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from s3bulkcopy.aws.discover import FoundRun
+    from s3bulkcopy.aws.preflight import Preflight
+    from s3bulkcopy.run import Result
+    from s3bulkcopy.settings import AwsSettings, CopySettings, OutputSettings, StackSettings
+    from s3bulkcopy.view import View
+
+#: Price of a million COPY requests to S3 Standard in US dollars (S3 pricing, us-east-1, 2026).
+COPY_DOLLARS_A_MILLION = 5.00
+
+#: How often `status --watch` looks again, in seconds.
+WATCH_SECONDS = 2.0
+
+_EXIT_CODES = """\b
+Exit codes:
+    0  every selected object is at the destination
+    1  unexpected
+    2  bad usage: nothing was touched
+    3  the run ended, and some objects failed (they are listed)
+    4  a bucket was not found, or refused
+    5  not permitted: no credentials, expired ones, or an action denied
+    6  could not deploy: what was made is gone again
+    7  something was left behind: the command that removes it is printed
+    8  the run ended, but the counts are incomplete
+    9  halted by someone
+  130  interrupted: torn down first"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EXIT_CODES)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Copy millions to billions of S3 objects from one bucket to another, server-side."""
+
+
+# ------------------------------------------------------------------------------------------------------------------ run
+
+
+@cli.command(epilog=_EXIT_CODES)
+@options.locations
+@options.copy_options
+@options.stack_options
+@options.aws_options
+@options.output_options
+def run(**values: Any) -> None:  # noqa: ANN401 - click's own
+    """Copy every object under SRC to DST.
+
+    SRC and DST are a bucket, s3://bucket or s3://bucket/prefix. A key under SRC keeps what follows SRC's prefix, byte for
+    byte, behind DST's. Queues and Lambda functions are made for this run and removed when it ends.
+    """
+    output = options.output_settings(values)
+    copy, stack, aws = options.copy_settings(values), options.stack_settings(values), options.aws_settings(values)
+    _speak(output)
+    sys.exit(_run(copy, stack, aws, output))
+
+
+def _run(copy: CopySettings, stack: StackSettings, aws: AwsSettings, output: OutputSettings) -> int:
+    from s3bulkcopy.aws.preflight import check_quota, preflight  # noqa: PLC0415 - boto3 is slow to import
+    from s3bulkcopy.aws.session import AwsSession  # noqa: PLC0415
+    from s3bulkcopy.aws.stack import new_run_id  # noqa: PLC0415
+    from s3bulkcopy.view import make_view  # noqa: PLC0415
+
+    run_id = new_run_id(time.time(), secrets.token_hex(3))
+    view = make_view(output, stdout=sys.stdout, stderr=sys.stderr, is_terminal=sys.stderr.isatty(), clock=time.monotonic)
+    with view:
+        view.step("checking credentials and buckets")
+        found = preflight(AwsSession(aws), aws, copy, run_id)
+        view.plan(run_id, _plan_lines(found, copy, stack))
+        if not found.first_page.items:
+            result = _nothing_to_copy(found)
+        else:
+            check_quota(found, stack)
+            result = _copy(found, copy, stack, aws, view)
+    view.summary(result)
+    return _exit_code(result, stack)
+
+
+def _plan_lines(found: Preflight, copy: CopySettings, stack: StackSettings) -> list[str]:
+    job = found.job
+    existing = "existing objects are overwritten" if copy.overwrite else "existing objects are left alone"
+    where = job.source.region if job.source.region == found.region else f"{job.source.region} to {found.region}"
+    what = f"run {job.run_id}: copying {job.source} to {job.destination} ({where}), current versions only; {existing}"
+    workers = f"up to {stack.copy_workers} copy and {stack.list_workers} list workers of {stack.memory_mib} MiB"
+    return [
+        f"{what}; a million COPY requests cost ${COPY_DOLLARS_A_MILLION:.2f}",
+        f"with {workers} in account {found.identity.account}",
+    ]
+
+
+def _copy(found: Preflight, copy: CopySettings, stack: StackSettings, aws: AwsSettings, view: View) -> Result:
+    from s3bulkcopy import run as runs  # noqa: PLC0415
+    from s3bulkcopy.aws.session import AwsSession  # noqa: PLC0415
+    from s3bulkcopy.engines.awslambda import LambdaEngine  # noqa: PLC0415
+    from s3bulkcopy.interrupts import Interrupts  # noqa: PLC0415
+
+    run_id = found.job.run_id
+    clean_up = f"s3bulkcopy teardown {run_id}{_aws_flags(aws, found.region)}"
+    interrupts = Interrupts(
+        stopping=partial(view.stopping, "stopping: workers first, then everything is torn down (again to leave at once)"),
+        last_words=lambda: f"left at once; clean up with: {clean_up}",
+    )
+    with interrupts:
+        engine = LambdaEngine(
+            AwsSession(aws),
+            found,
+            stack,
+            version=__version__,
+            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            say=view.step,
+            sleep=interrupts.sleep,
+            rest=time.sleep,
+            clock=time.monotonic,
+        )
+        try:
+            return runs.run(
+                found.job,
+                found.first_page,
+                engine,
+                view,
+                max_failures=copy.max_failures,
+                check=interrupts.check,
+                clock=time.monotonic,
+            )
+        except Interrupted as error:
+            error.hint = "everything was torn down" if not engine.left else f"clean up with: {clean_up}"
+            raise
+        finally:
+            for line in engine.left:
+                view.warning(f"left behind: {line}")
+            if stack.keep:
+                view.note(f"the run's resources stay in place (--keep); remove them with: {clean_up}")
+
+
+def _nothing_to_copy(found: Preflight) -> Result:
+    from s3bulkcopy import run as runs  # noqa: PLC0415
+    from s3bulkcopy.tally import Tally  # noqa: PLC0415
+
+    job = found.job
+    return runs.Result(
+        job.run_id, "lambda", str(job.source), str(job.destination), Tally().snapshot(), (), (), runs.Phases(), 0.0
+    )
+
+
+def _exit_code(result: Result, stack: StackSettings) -> int:
+    """Give the code of a run that ended."""
+    counts, snapshot = result.snapshot.counts, result.snapshot
+    if counts.failed or snapshot.ranges_failed:
+        return ObjectsFailed.exit_code
+    if counts.listed != counts.copied + counts.skipped + counts.vanished:
+        return CountsIncomplete.exit_code
+    if result.resources_left and not stack.keep:
+        return LeftBehind.exit_code
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------------------- status
+
+
+@cli.command(epilog=_EXIT_CODES)
+@click.argument("run_id", required=False)
+@click.option("--watch", is_flag=True, help="Look again every two seconds, until Ctrl-C.")
+@options.aws_options
+@options.output_options
+def status(run_id: str | None, *, watch: bool, **values: Any) -> None:  # noqa: ANN401
+    """Show the runs in this account and region, or one run in detail."""
+    output, aws = options.output_settings(values), options.aws_settings(values)
+    _speak(output)
+    from s3bulkcopy.aws.discover import find_run, find_runs  # noqa: PLC0415
+    from s3bulkcopy.aws.session import AwsSession  # noqa: PLC0415
+
+    session = AwsSession(aws)
+    region = _region(session, aws)
+
+    def look() -> list[FoundRun]:
+        if run_id is None:
+            return list(find_runs(session, region))
+        found = find_run(session, region, run_id)
+        if found is None:
+            raise UsageError(
+                f"there is no run {run_id} in {region}",
+                hint="`s3bulkcopy status` lists the runs of a region; see --region",
+            )
+        return [found]
+
+    with suppress(KeyboardInterrupt):
+        for runs in _again(look, watch=watch):
+            _show_runs(runs, output, region, detail=run_id is not None, live=watch)
+
+
+def _again(look: Callable[[], list[FoundRun]], *, watch: bool) -> Iterator[list[FoundRun]]:
+    yield look()
+    while watch:
+        time.sleep(WATCH_SECONDS)
+        yield look()
+
+
+def _show_runs(runs: Sequence[FoundRun], output: OutputSettings, region: str, *, detail: bool, live: bool) -> None:
+    from s3bulkcopy.status import run_as_json, runs_as_text  # noqa: PLC0415
+
+    if output.json:
+        for found in runs:
+            click.echo(json.dumps(run_as_json(found)))
+        return
+    if live and sys.stdout.isatty():
+        click.clear()
+    click.echo(runs_as_text(runs, region, datetime.now(UTC), detail=detail))
+
+
+# ------------------------------------------------------------------------------------------------------------- teardown
+
+
+@cli.command(epilog=_EXIT_CODES)
+@click.argument("run_ids", nargs=-1, metavar="[RUN_ID]...")
+@click.option("--all", "everything", is_flag=True, help="Every run in this account and region.")
+@options.aws_options
+@options.output_options
+def teardown(run_ids: tuple[str, ...], *, everything: bool, **values: Any) -> None:  # noqa: ANN401
+    """Stop runs and remove what they left, found by names and tags alone. May be repeated."""
+    output, aws = options.output_settings(values), options.aws_settings(values)
+    _speak(output)
+    if bool(run_ids) == everything:
+        raise UsageError("name the runs to tear down, or give --all", hint="`s3bulkcopy status` lists them")
+    from s3bulkcopy.aws import stack  # noqa: PLC0415
+    from s3bulkcopy.aws.discover import find_runs  # noqa: PLC0415
+    from s3bulkcopy.aws.session import AwsSession  # noqa: PLC0415
+    from s3bulkcopy.view import make_view  # noqa: PLC0415
+
+    strange = [name for name in run_ids if not stack.is_run_id(name)]
+    if strange:
+        raise UsageError(f"{strange[0]!r} is no run id", hint="it looks like 20261123-121632-4f2a91; see `s3bulkcopy status`")
+    session = AwsSession(aws)
+    region = _region(session, aws)
+    names = run_ids or tuple(found.run_id for found in find_runs(session, region))
+    view = make_view(output, stdout=sys.stdout, stderr=sys.stderr, is_terminal=False, clock=time.monotonic)
+    left = [line for name in names for line in _tear_down(session, region, name, output, view)]
+    if not names and not output.json:
+        click.echo(f"no runs in {region}: nothing to remove")
+    sys.exit(LeftBehind.exit_code if left else 0)
+
+
+def _tear_down(session: Any, region: str, run_id: str, output: OutputSettings, view: View) -> list[str]:  # noqa: ANN401
+    from s3bulkcopy.aws import teardown as teardowns  # noqa: PLC0415
+
+    teardowns.halt(session, region, run_id, say=view.step, sleep=time.sleep)
+    done = teardowns.teardown(session, region, run_id, say=view.step, sleep=time.sleep)
+    left = [f"{left.name} ({left.why}): {left.command}" for left in done.left]
+    if output.json:
+        click.echo(json.dumps({"run_id": run_id, "removed": list(done.removed), "left": left}))
+        return left
+    removed = f"removed {len(done.removed)} resources" if done.removed else "nothing was there"
+    click.echo(f"{run_id}: {removed}")
+    if not output.quiet:
+        for name in done.removed:
+            click.echo(f"  removed {name}")
+    for line in left:
+        click.echo(f"  left    {line}", err=True)
+    return left
+
+
+# ----------------------------------------------------------------------------------------------------------------- demo
+
+
+@cli.command(epilog=_EXIT_CODES)
+@click.option(
+    "--objects", type=click.IntRange(1, 1_000_000), default=10_000, show_default=True, help="How many objects to copy."
+)
+@click.option("--port", type=click.IntRange(1024, 65535), help="Port of the emulator; a free one by default.")
+@options.output_options
+def demo(objects: int, port: int | None, **values: Any) -> None:  # noqa: ANN401
+    """Do a whole run on an AWS emulator on this machine; needs no account, costs nothing, leaves nothing.
+
+    Starts ministack, fills a bucket (awkward keys among the others), runs `s3bulkcopy run` on it, and compares destination
+    with source by listing both.
+    """  # fmt: skip
+    output = options.output_settings(values)
+    _speak(output)
+    from s3bulkcopy import demo as demos  # noqa: PLC0415
+
+    sys.exit(demos.demo(objects, port, output, run=_run, say=partial(click.echo, err=True)))
+
+
+# --------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _speak(output: OutputSettings) -> None:
+    """Let AWS calls be seen on request."""
+    if output.verbose > 1:
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+        logging.getLogger("botocore.endpoint").setLevel(logging.DEBUG)
+
+
+def _region(session: Any, aws: AwsSettings) -> str:  # noqa: ANN401
+    region = aws.region or session.region
+    if not region:
+        raise UsageError("which region?", hint="give --region, or set AWS_REGION")
+    return str(region)
+
+
+def _aws_flags(aws: AwsSettings, region: str) -> str:
+    flags = {"region": region, "profile": aws.profile, "endpoint-url": aws.endpoint_url}
+    return "".join(f" --{name} {value}" for name, value in flags.items() if value)
+
+
+def main() -> NoReturn:
+    """Run the command line; every error ends here."""
+    from s3bulkcopy.view import show_error  # noqa: PLC0415
+
+    # Where no run is under way, SIGTERM ends the command as Ctrl-C does: through every `finally`.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        cli.main(prog_name="s3bulkcopy", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.Abort:
+        code = Interrupted.exit_code
+    except S3BulkCopyError as error:
+        show_error(error, sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = Interrupted.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    else:
+        code = 0
+    sys.exit(code)

@@ -1,0 +1,77 @@
+"""Where tasks run. The interface is the contract; one suite of tests runs against every engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from s3bulkcopy.worker.model import Event, Item, Job, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """About how many messages a queue holds: waiting, and with a worker."""
+
+    waiting: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Depths:
+    """About how much work is queued; these lag, and nothing is decided by them but when to stop waiting."""
+
+    list: Depth
+    copy: Depth
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a probe copied on the way, as the event that counts it, and how many of its items it took."""
+
+    events: tuple[Event, ...]
+    taken: int
+
+
+class Engine(Protocol):
+    """Runs tasks. Entering makes what it needs; leaving unmakes it, and then no worker can write any more."""
+
+    #: What the summary calls it.
+    name: str
+    #: What could not be removed on leaving, as lines for people.
+    left: tuple[str, ...]
+
+    def __enter__(self) -> Self:
+        """Make what tasks need; raises DeployFailed or NotPermitted, having taken back what was made."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None:
+        """Unmake it. After an error, workers are halted first."""
+
+    @property
+    def job(self) -> Job:
+        """Give the job with what only the engine knows: how large a message may be."""
+
+    def prove(self, task_id: str, first_items: Sequence[Item]) -> Proof:
+        """Prove that workers can list, read, write and report, by copying one of the first items of the source.
+
+        The outcome is an event of the task `task_id`. Raises NotPermitted where they cannot, after a while.
+        """
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        """Queue tasks; returns once all were accepted."""
+
+    def poll(self, seconds: float) -> list[Event]:
+        """Give events, waiting up to so many seconds for the first. They come again until they are acked."""
+
+    def ack(self) -> None:
+        """Let go of the events that the last poll gave: they are safe now."""
+
+    def depths(self) -> Depths:
+        """Give about how much work is queued."""
+
+    def settle(self) -> None:
+        """Wait until no worker is at work any more; for runs in which an attempt may have been left behind."""

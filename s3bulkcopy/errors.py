@@ -1,0 +1,98 @@
+"""Every error that a user can meet, each with its exit code.
+
+    S3BulkCopyError                        1
+    ├── UsageError                         2   bad input: nothing was touched
+    ├── ObjectsFailed                      3   the run ended, and some objects are not at the destination
+    ├── BucketUnavailable                  4   not found, or someone else's
+    ├── NotPermitted                       5   no credentials, expired ones, or an action they do not cover
+    ├── DeployFailed                       6   what was made is gone again
+    │   ├── NameTaken                          … because something of that name is in the way
+    │   └── QuotaTooSmall                      … because the account's concurrency does not allow it
+    ├── LeftBehind                         7   something could not be removed
+    ├── CountsIncomplete                   8   the run ended, but not every event was seen
+    ├── Halted                             9   someone stopped the run
+    └── Interrupted                      130   Ctrl-C or SIGTERM
+
+A message names the thing and the cause; `hint` names the next step. Both are plain text.
+"""
+
+from __future__ import annotations
+
+
+class S3BulkCopyError(Exception):
+    """Something a user can meet and mend."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        """Keep the message and what to do about it."""
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(S3BulkCopyError):
+    """The command line, or what it points at, makes no sense."""
+
+    exit_code = 2
+
+
+class ObjectsFailed(S3BulkCopyError):
+    """The run ended, and some selected objects are not at the destination."""
+
+    exit_code = 3
+
+
+class BucketUnavailable(S3BulkCopyError):
+    """A bucket does not exist, or belongs to someone who does not let us in."""
+
+    exit_code = 4
+
+
+class NotPermitted(S3BulkCopyError):
+    """Credentials are missing, expired, or do not cover an action."""
+
+    exit_code = 5
+
+
+class DeployFailed(S3BulkCopyError):
+    """The run's resources could not be made; what was made is gone again."""
+
+    exit_code = 6
+
+
+class NameTaken(DeployFailed):
+    """A resource of the run's name exists and is not the run's; a teardown must leave it alone."""
+
+    def __init__(self, message: str, resource: str, hint: str = "") -> None:
+        """Keep the name of what is in the way."""
+        super().__init__(message, hint)
+        self.resource = resource
+
+
+class QuotaTooSmall(DeployFailed):
+    """The account's concurrency quota does not allow the workers asked for."""
+
+
+class LeftBehind(S3BulkCopyError):
+    """Something of a run is still in the account."""
+
+    exit_code = 7
+
+
+class CountsIncomplete(S3BulkCopyError):
+    """The run ended without every event having been seen."""
+
+    exit_code = 8
+
+
+class Halted(S3BulkCopyError):
+    """Someone stopped the run from elsewhere."""
+
+    exit_code = 9
+
+
+class Interrupted(S3BulkCopyError):
+    """Ctrl-C or SIGTERM; the run was torn down first."""
+
+    exit_code = 130

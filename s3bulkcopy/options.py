@@ -1,0 +1,172 @@
+"""The command line's options, in groups; each group gives one settings value."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, OutputSettings, StackSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+#: Largest key, and so largest prefix, in bytes of UTF-8.
+_MAX_PREFIX_BYTES = 1024
+
+#: General purpose bucket names (S3 user guide, "Bucket naming rules").
+_BUCKET = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9](?!.*\.\.)[a-z0-9.-]{1,61}[a-z0-9]")
+_DIRECTORY_BUCKET = re.compile(r".*--[a-z0-9-]+--x-s3$")
+
+
+class BucketPrefixType(click.ParamType[BucketPrefix]):
+    """`bucket`, `s3://bucket` or `s3://bucket/prefix`."""
+
+    name = "location"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> BucketPrefix:  # noqa: ANN401
+        """Read a location; says what is wrong with it."""
+        if isinstance(value, BucketPrefix):
+            return value
+        text = str(value)
+        scheme, colon, rest = text.partition("://")
+        if colon and scheme.lower() != "s3":
+            self.fail(f"{text!r} is not in S3: write s3://bucket/prefix", param, ctx)
+        bucket, _, prefix = (rest if colon else text).partition("/")
+        if prefix and not colon:
+            self.fail(f"{text!r}: a prefix needs the scheme: write s3://{text}", param, ctx)
+        if _DIRECTORY_BUCKET.fullmatch(bucket):
+            self.fail(f"{bucket!r} is a directory bucket, which cannot be listed in ranges of keys", param, ctx)
+        if not _BUCKET.fullmatch(bucket):
+            rule = "3 to 63 lower-case letters, digits, dots and hyphens, with a letter or digit at both ends"
+            self.fail(f"{bucket!r} is no bucket name ({rule})", param, ctx)
+        if len(prefix.encode("utf-8", "surrogateescape")) > _MAX_PREFIX_BYTES:
+            self.fail(f"the prefix has more than {_MAX_PREFIX_BYTES} bytes, the longest that a key may be", param, ctx)
+        return BucketPrefix(bucket, prefix)
+
+
+class TagType(click.ParamType[tuple[str, str]]):
+    """`KEY=VALUE`, as AWS takes it for tags."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:  # noqa: ANN401
+        """Read a tag; says what is wrong with it."""
+        if isinstance(value, tuple):
+            return value
+        key, equals, content = str(value).partition("=")
+        if not equals or not key:
+            self.fail(f"{value!r} is no tag: write KEY=VALUE", param, ctx)
+        if key.lower().startswith(("aws:", "s3bulkcopy:")):
+            self.fail(f"{key!r}: tags that begin with 'aws:' and 's3bulkcopy:' are taken", param, ctx)
+        if len(key) > 128 or len(content) > 256 or not all(map(_is_tag_text, (key, content))):  # noqa: PLR2004 - see below
+            rule = "key up to 128 and value up to 256 letters, digits, spaces and _ . : / = + - @"
+            self.fail(f"{value!r} is no tag that every service takes ({rule})", param, ctx)
+        return key, content
+
+
+def _is_tag_text(text: str) -> bool:
+    return all(c.isalnum() or c in " _.:/=+-@" for c in text)
+
+
+def _option(*names: str, **settings: Any) -> Callable[[F], F]:  # noqa: ANN401 - click's own arguments
+    """Make an option with an environment variable of its name."""
+    long = next(name for name in names if name.startswith("--")).split("/")[0]
+    variable = "S3BULKCOPY_" + long.removeprefix("--").replace("-", "_").upper()
+    return click.option(*names, envvar=variable, show_envvar=True, **settings)
+
+
+def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def locations(command: F) -> F:
+    """SRC and DST."""
+    for name in ("destination", "source"):
+        metavar = "SRC" if name == "source" else "DST"
+        command = click.argument(name, type=BucketPrefixType(), metavar=metavar)(command)
+    return command
+
+
+aws_options = _together(
+    _option("--region", help="Region of the run's resources; for `run` found from the destination bucket."),
+    _option("--profile", help="Profile of the AWS configuration."),
+    _option("--endpoint-url", help="Speak to this endpoint in place of AWS."),
+)
+
+copy_options = _together(
+    _option("--batch-size", type=click.IntRange(1, 5000), default=1000, show_default=True, metavar="KEYS",
+            help="Most keys in one copy message; bytes and copy work bound it too."),
+    _option("--overwrite/--no-overwrite", default=True,
+            help="Leave objects alone that exist at the destination (If-None-Match), and count them as skipped."),
+    _option("--max-failures", type=click.IntRange(0), metavar="N", help="Stop once more than N objects have failed."),
+)  # fmt: skip
+
+stack_options = _together(
+    _option("--workers", type=click.IntRange(2, 1000), default=6, show_default=True,
+            help="Most copy functions at a time (MaximumConcurrency of the copy mapping)."),
+    _option("--list-workers", type=click.IntRange(2, 1000), default=2, show_default=True,
+            help="Most list functions at a time."),
+    _option("--memory", type=click.IntRange(128, 10240), default=512, show_default=True, metavar="MIB",
+            help="Memory of each function; its processor share grows with it."),
+    _option("--function-timeout", type=click.IntRange(10, 900), default=120, show_default=True, metavar="SECONDS",
+            help="Time limit of one invocation. A killed worker's message comes back 30 seconds after it."),
+    _option("--role-arn", metavar="ARN", help="Use this role for the functions in place of making one."),
+    _option("--tag", "tags", type=TagType(), multiple=True, help="Tag the run's resources; may be given again."),
+    _option("--keep", is_flag=True, help="Leave the run's resources in place at the end."),
+)  # fmt: skip
+
+output_options = _together(
+    _option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
+            help="json: one JSON object a line on stdout, the last is the summary."),
+    _option("--no-progress", is_flag=True, help="No bars and no progress lines."),
+    _option("--quiet", "-q", is_flag=True, help="Only errors and one line at the end."),
+    click.option("--verbose", "-v", count=True, help="Say more of what is done; twice for AWS calls."),
+)  # fmt: skip
+
+
+def aws_settings(values: dict[str, Any]) -> AwsSettings:
+    """Take the AWS group out of a command's values."""
+    return AwsSettings(values.pop("region"), values.pop("profile"), values.pop("endpoint_url"))
+
+
+def copy_settings(values: dict[str, Any]) -> CopySettings:
+    """Take the copy group out of a command's values."""
+    return CopySettings(
+        values.pop("source"),
+        values.pop("destination"),
+        overwrite=values.pop("overwrite"),
+        batch_keys=values.pop("batch_size"),
+        max_failures=values.pop("max_failures"),
+    )
+
+
+def stack_settings(values: dict[str, Any]) -> StackSettings:
+    """Take the stack group out of a command's values."""
+    return StackSettings(
+        copy_workers=values.pop("workers"),
+        list_workers=values.pop("list_workers"),
+        memory_mib=values.pop("memory"),
+        timeout_seconds=values.pop("function_timeout"),
+        role_arn=values.pop("role_arn"),
+        tags=values.pop("tags"),
+        keep=values.pop("keep"),
+    )
+
+
+def output_settings(values: dict[str, Any]) -> OutputSettings:
+    """Take the output group out of a command's values."""
+    return OutputSettings(
+        json=values.pop("output") == "json",
+        progress=not values.pop("no_progress"),
+        quiet=values.pop("quiet"),
+        verbose=values.pop("verbose"),
+    )

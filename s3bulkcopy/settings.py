@@ -1,0 +1,66 @@
+"""What the command line asks for, as frozen values, each valid once made. Nothing of ours is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class BucketPrefix:
+    """A bucket and a prefix in it, as given: `bucket`, `s3://bucket` or `s3://bucket/prefix`."""
+
+    bucket: str
+    prefix: str = ""
+
+    def __str__(self) -> str:
+        """Give the location as people write it."""
+        return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
+
+
+@dataclass(frozen=True, slots=True)
+class AwsSettings:
+    """Where AWS is and as whom to speak to it; what is None comes from boto3's own chain."""
+
+    region: str | None = None
+    profile: str | None = None
+    endpoint_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CopySettings:
+    """What to copy where, with which rules."""
+
+    source: BucketPrefix
+    destination: BucketPrefix
+    overwrite: bool = True
+    #: Most keys in one copy message.
+    batch_keys: int = 1000
+    #: Failed objects after which the run stops; None for no limit.
+    max_failures: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StackSettings:
+    """How the run's resources in AWS are made."""
+
+    #: MaximumConcurrency of the copy mapping.
+    copy_workers: int = 6
+    #: MaximumConcurrency of the list mapping.
+    list_workers: int = 2
+    memory_mib: int = 512
+    timeout_seconds: int = 120
+    #: A role to use instead of making one.
+    role_arn: str | None = None
+    tags: tuple[tuple[str, str], ...] = field(default=())
+    #: Leave everything in place at the end.
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSettings:
+    """How the command speaks."""
+
+    json: bool = False
+    progress: bool = True
+    quiet: bool = False
+    verbose: int = 0

@@ -1,0 +1,70 @@
+"""The key space: ranges that cover all of it, and the first boundaries to cut it at. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from s3bulkcopy.worker.model import MAX_KEY_BYTES, Range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+#: Where keys in the world's scripts tend to begin: printable ASCII densely, then each script's block, then wide steps
+#: to the top. A character not named here is in a gap between two that are, and gaps are ranges too.
+_ASCII = [chr(c) for c in range(0x20, 0x7F)]
+_BLOCKS = [chr(c) for c in (0xC0, 0x400, 0x600, 0x900, 0x3040, 0x4E00, 0x7500, 0xAC00, 0xE000, 0x10000, 0x1F600)]
+ALPHABET: tuple[str, ...] = (*_ASCII, *_BLOCKS)
+
+#: Fewest ranges that a bucket of more than one page is first cut into.
+MIN_ROOTS = 100
+
+_TOP = 0x10FFFF
+_SURROGATES = range(0xD800, 0xE000)
+
+
+def cut(whole: Range, boundaries: Iterable[str]) -> list[Range]:
+    """Cut a range at the boundaries that lie inside it; the pieces cover it exactly.
+
+    >>> cut(Range("", None), ["m", "c"])
+    [Range(after='', until='c'), Range(after='c', until='m'), Range(after='m', until=None)]
+    """
+    inside = sorted({b for b in boundaries if b in whole and b != whole.until})
+    return [Range(after, until) for after, until in zip([whole.after, *inside], [*inside, whole.until], strict=True)]
+
+
+def fan_out(prefix: str, first_page: Sequence[str], after: str) -> list[Range]:
+    """Give the first ranges for a bucket of more than one page: at least MIN_ROOTS, covering every key above `after`.
+
+    Cuts are made where keys begin (right behind the prefix) and where the keys of the first page begin to differ, so that
+    a bucket whose keys share a long head is cut behind that head too. The range that goes on where the first page ends comes
+    first, for it is known to hold keys, and those behind it.
+    """
+    shared = shared_head(first_page[0], first_page[-1]) if first_page else prefix
+    boundaries = {stem + c for stem in {prefix, shared} for c in ALPHABET if _is_key(stem + c)}
+    whole = Range(after, None)
+    ranges = cut(whole, boundaries)
+    steps = MIN_ROOTS
+    while len(ranges) < MIN_ROOTS and steps <= _TOP:
+        boundaries |= {b for b in map(prefix.__add__, _spread(steps)) if _is_key(b)}
+        ranges = cut(whole, boundaries)
+        steps *= 4
+    last = first_page[-1] if first_page else after
+    known = next(n for n, piece in enumerate(ranges) if last <= piece.after or last in piece)
+    return ranges[known:] + ranges[:known]
+
+
+def shared_head(first: str, last: str) -> str:
+    """Give what two keys, and so all between them, begin with.
+
+    >>> shared_head("data/2025/", "data/2026/")
+    'data/202'
+    """
+    return first[: next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))]
+
+
+def _spread(steps: int) -> list[str]:
+    return [chr(c) for c in range(1, _TOP, _TOP // steps) if c not in _SURROGATES]
+
+
+def _is_key(text: str) -> bool:
+    return len(text.encode("utf-8", "surrogateescape")) <= MAX_KEY_BYTES

@@ -1,0 +1,373 @@
+"""The words of the protocol: jobs, tasks and events, and how they look on the wire.
+
+Every value here is frozen and valid once made. A message is JSON in pure ASCII: SQS forbids characters that a key may
+hold (U+0001, U+FFFE), and an escape survives every transport. `str` compares by code point, which is the order of the
+UTF-8 bytes and so the order in which S3 lists.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Protocol, get_args
+
+#: Version of the messages. A worker and the CLI that made it come from one bundle, so any other version is a stranger.
+WIRE_VERSION = 1
+
+#: Longest key in bytes of UTF-8 (S3 user guide, "Naming Amazon S3 objects").
+MAX_KEY_BYTES = 1024
+
+#: Largest object that one CopyObject copies, in bytes (S3 API reference, CopyObject).
+MAX_COPY_OBJECT_BYTES = 5 * 1024**3
+
+#: What is kept of a cause and of an error code, in bytes of JSON.
+MAX_CAUSE_BYTES = 300
+MAX_CODE_BYTES = 60
+
+#: Most bytes that a failure adds to those of its item: code, cause, commas and a size of 20 digits.
+FAILURE_WIRE_BYTES = MAX_CAUSE_BYTES + MAX_CODE_BYTES + 40
+
+#: Deliveries of a task that handed on everything and achieved nothing, in a row, after which it is given up.
+MAX_IDLE_HOPS = 20
+
+
+class MalformedMessage(ValueError):
+    """A message that is no task and no event of this version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A bucket and a prefix in it, with where its requests go.
+
+    `url` is the bucket's own root (`https://bucket.s3.eu-west-1.amazonaws.com` or `http://127.0.0.1:9000/bucket`),
+    without a slash at the end.
+    """
+
+    bucket: str
+    prefix: str
+    region: str
+    url: str
+
+    def __str__(self) -> str:
+        """Give the location as people write it."""
+        return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to copy where, with which rules; travels inside every task."""
+
+    run_id: str
+    source: Location
+    destination: Location
+    overwrite: bool = True
+    #: Most keys in a CopyTask; bytes and copy work bound it too.
+    batch_keys: int = 1000
+    #: Largest message the queues take, in bytes.
+    message_bytes: int = 262_144
+
+    def destination_key(self, key: str) -> str:
+        """Re-root a key: the destination's prefix in place of the source's, nothing else changed.
+
+        >>> here, there = Location("a", "x/", "", ""), Location("b", "y", "", "")
+        >>> Job("r", here, there).destination_key("x/1.txt")
+        'y1.txt'
+        """
+        return self.destination.prefix + key[len(self.source.prefix) :]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One listed object; `etag` keeps its quotes, as S3 gave it."""
+
+    key: str
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The keys `after < key <= until`; `after == ""` is the very bottom, `until is None` the true top.
+
+    >>> "b" in Range("a", "b"), "a" in Range("a", "b"), "\U0010ffff" in Range("a", None)
+    (True, False, True)
+    """
+
+    after: str
+    until: str | None
+
+    def __contains__(self, key: str) -> bool:
+        """Tell whether a key belongs to this range."""
+        return self.after < key and (self.until is None or key <= self.until)
+
+
+@dataclass(frozen=True, slots=True)
+class ListTask:
+    """List a range of the source and hand its objects on as CopyTasks."""
+
+    id: str
+    job: Job
+    range: Range
+    #: Attempts in a row that handed the task on without listing a page.
+    idle_hops: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTask:
+    """Copy these items."""
+
+    id: str
+    job: Job
+    items: tuple[Item, ...]
+    #: Attempts in a row that handed the task on without ending an item.
+    idle_hops: int = 0
+
+
+Task = ListTask | CopyTask
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """A message that asks for nothing: by sending one, a probe proves that it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One object that is not at the destination, and why."""
+
+    key: str
+    size: int
+    code: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What an attempt achieved. Objects and bytes count once, in the task that ended them; the rest is effort."""
+
+    listed: int = 0
+    listed_bytes: int = 0
+    copied: int = 0
+    copied_bytes: int = 0
+    skipped: int = 0
+    vanished: int = 0
+    failed: int = 0
+    #: LIST requests answered.
+    pages: int = 0
+    #: COPY requests sent, the repeated ones included.
+    copy_requests: int = 0
+    #: Requests sent again, for whatever reason.
+    retries: int = 0
+    #: Answers of 503 SlowDown and its kin.
+    throttles: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        """Add field by field."""
+        return Counts(*(getattr(self, name) + getattr(other, name) for name in COUNT_NAMES))
+
+    def __sub__(self, other: Counts) -> Counts:
+        """Subtract field by field."""
+        return Counts(*(getattr(self, name) - getattr(other, name) for name in COUNT_NAMES))
+
+
+COUNT_NAMES = tuple(f.name for f in fields(Counts))
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One delivery of a task to a worker: its number, from 1, and a nonce that no other attempt has."""
+
+    number: int
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A task ended: it queued the children `nonce.0 … nonce.(children-1)`, and this is what it achieved itself."""
+
+    id: str
+    attempt: Attempt
+    children: int
+    counts: Counts
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """An attempt failed, and why. The queue delivers the task again."""
+
+    id: str
+    attempt: Attempt
+    cause: str
+
+
+#: Why a run cannot go on; each has its own exit code.
+FatalKind = Literal["not_found", "not_permitted", "unsupported"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fatal:
+    """The run cannot go on."""
+
+    id: str
+    attempt: Attempt
+    kind: FatalKind
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """A task exhausted its deliveries; said by the engine, not by a worker."""
+
+    id: str
+    task: Task
+
+
+Event = Done | Trouble | Fatal | Dead
+
+
+def clip(text: str, most_bytes: int = MAX_CAUSE_BYTES) -> str:
+    """Shorten a text, a cause unless said otherwise, so that its JSON stays within `most_bytes`.
+
+    >>> clip("Access Denied"), len(to_json(clip("日" * 500))) <= MAX_CAUSE_BYTES
+    ('Access Denied', True)
+    """
+    text = text[:most_bytes]
+    while len(to_json(text)) > most_bytes:
+        text = text[: len(text) * 3 // 4]
+    return text
+
+
+class Emit(Protocol):
+    """Hands a child task to the engine."""
+
+    async def __call__(self, task: Task, /) -> None:
+        """Return once the queue has accepted the task."""
+
+
+# ---------------------------------------------------------------------------------------------------------------- wire
+
+_encoder = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True)
+#: Encodes a value as compact ASCII JSON.
+to_json = _encoder.encode
+
+
+def encode_task(task: Task | Nothing) -> str:
+    """Write a task as a message."""
+    if isinstance(task, Nothing):
+        return to_json({"t": "nothing", "v": WIRE_VERSION})
+    head = {"v": WIRE_VERSION, "id": task.id, "job": asdict(task.job), "idle": task.idle_hops}
+    if isinstance(task, ListTask):
+        return to_json({"t": "list", **head, "after": task.range.after, "until": task.range.until})
+    return to_json({"t": "copy", **head, "items": [(item.key, item.size, item.etag) for item in task.items]})
+
+
+#: What a message of another shape makes the decoders below raise.
+_MISFITS = (KeyError, TypeError, ValueError, AttributeError)
+
+
+def decode_task(body: str) -> Task | Nothing:
+    """Read a task; anything else raises MalformedMessage."""
+    data = _parse(body)
+    if data.get("t") == "nothing":
+        return Nothing()
+    try:
+        name, job, idle = _text(data["id"]), _job(data["job"]), _number(data["idle"])
+        match data["t"]:
+            case "list":
+                until = data["until"]
+                return ListTask(name, job, Range(_text(data["after"]), until if until is None else _text(until)), idle)
+            case "copy":
+                items = tuple(Item(_text(key), _number(size), _text(etag)) for key, size, etag in data["items"])
+                return CopyTask(name, job, items, idle)
+            case kind:
+                raise MalformedMessage(f"a message of kind {kind!r} is no task")
+    except MalformedMessage:
+        raise
+    except _MISFITS as error:
+        raise MalformedMessage(f"a task that lacks or misplaces {error}") from error
+
+
+def encode_event(event: Done | Trouble | Fatal) -> str:
+    """Write what a worker reports as a message."""
+    head = {"v": WIRE_VERSION, "id": event.id, "n": event.attempt.number, "nonce": event.attempt.nonce}
+    match event:
+        case Done():
+            counts = [getattr(event.counts, name) for name in COUNT_NAMES]
+            failures = [(f.key, f.size, f.code, f.cause) for f in event.failures]
+            return to_json({"t": "done", **head, "kids": event.children, "counts": counts, "failures": failures})
+        case Trouble():
+            return to_json({"t": "trouble", **head, "cause": event.cause})
+        case Fatal():
+            return to_json({"t": "fatal", **head, "kind": event.kind, "cause": event.cause})
+
+
+def decode_event(body: str) -> Done | Trouble | Fatal | Nothing:
+    """Read a worker's report; anything else raises MalformedMessage."""
+    data = _parse(body)
+    if data.get("t") == "nothing":
+        return Nothing()
+    try:
+        name, attempt = _text(data["id"]), Attempt(_number(data["n"]), _text(data["nonce"]))
+        match data["t"]:
+            case "done":
+                counts = Counts(*map(_number, _exactly(len(COUNT_NAMES), data["counts"])))
+                failures = tuple(
+                    Failure(_text(key), _number(size), _text(code), _text(cause)) for key, size, code, cause in data["failures"]
+                )
+                return Done(name, attempt, _number(data["kids"]), counts, failures)
+            case "trouble":
+                return Trouble(name, attempt, _text(data["cause"]))
+            case "fatal" if data["kind"] in get_args(FatalKind):
+                return Fatal(name, attempt, data["kind"], _text(data["cause"]))
+            case kind:
+                raise MalformedMessage(f"a message of kind {kind!r} is no event")
+    except MalformedMessage:
+        raise
+    except _MISFITS as error:
+        raise MalformedMessage(f"an event that lacks or misplaces {error}") from error
+
+
+def _parse(body: str) -> dict[str, Any]:
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise MalformedMessage("not JSON") from error
+    if not isinstance(data, dict):
+        raise MalformedMessage("not a JSON object")
+    version = data.get("v")
+    if type(version) is not int or version != WIRE_VERSION:
+        raise MalformedMessage(f"version {version!r}, expected {WIRE_VERSION}")
+    return data
+
+
+def _job(data: dict[str, Any]) -> Job:
+    job = Job(**{**data, "source": _location(data["source"]), "destination": _location(data["destination"])})
+    _text(job.run_id)
+    _number(job.batch_keys)
+    _number(job.message_bytes)
+    if type(job.overwrite) is not bool:
+        raise TypeError("overwrite, which is true or false")
+    return job
+
+
+def _location(data: dict[str, Any]) -> Location:
+    return Location(**{name: _text(value) for name, value in data.items()})
+
+
+def _text(value: object) -> str:
+    if type(value) is not str:
+        raise TypeError(f"a {type(value).__name__} in place of a text")
+    return value
+
+
+def _number(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError(f"a {type(value).__name__} in place of a count")
+    return value
+
+
+def _exactly(length: int, values: list[Any]) -> list[Any]:
+    if len(values) != length:
+        raise ValueError(f"{len(values)} values in place of {length}")
+    return values

@@ -1,0 +1,283 @@
+"""The S3 requests that workers send, and their answers.
+
+`page_request`, `copy_request` and `read_page` know no network; `S3` sends over kept connections and puts every answer on
+the axis of `failures`.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from hashlib import sha256
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_plus, urlsplit
+
+from s3bulkcopy.worker.failures import Fault, Next, lost, read_error
+from s3bulkcopy.worker.http import Host, Response
+from s3bulkcopy.worker.model import Item
+from s3bulkcopy.worker.packing import work_seconds
+from s3bulkcopy.worker.sigv4 import EMPTY_SHA256, Credentials, Signer, amz_date, encode_path, encode_query
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from s3bulkcopy.worker.model import Job, Location
+
+#: Most keys in one ListObjectsV2 answer (S3 API reference).
+PAGE_KEYS = 1000
+
+#: How long a request may take, in seconds; a copy gets more by the size of its object.
+REQUEST_SECONDS = 20.0
+
+#: How much longer than the estimate a copy may take.
+COPY_PATIENCE = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One ListObjectsV2 answer: its items in key order, and whether more follow."""
+
+    items: tuple[Item, ...]
+    truncated: bool
+
+
+_CONTENTS = re.compile(rb"<Contents>(.*?)</Contents>", re.DOTALL)
+_KEY = re.compile(rb"<Key>(.*?)</Key>", re.DOTALL)
+_SIZE = re.compile(rb"<Size>\s*(\d+)\s*</Size>")
+_ETAG = re.compile(rb"<ETag>(.*?)</ETag>", re.DOTALL)
+_TRUNCATED = re.compile(rb"<IsTruncated>\s*true\s*</IsTruncated>", re.IGNORECASE)
+_URL_ENCODED = re.compile(rb"<EncodingType>\s*url\s*</EncodingType>")
+_LISTING = re.compile(rb"<ListBucketResult[\s>]")
+_REFERENCE = re.compile(r"&(?:#(\d{1,7})|#x([0-9a-fA-F]{1,6})|(amp|lt|gt|quot|apos));")
+_ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
+
+
+def read_page(body: bytes) -> Page:
+    """Read a listing; raises ValueError where the document is none, or was cut off."""
+    if not _LISTING.search(body, 0, 400) or not body.rstrip().endswith(b"</ListBucketResult>"):
+        raise ValueError(f"not a whole listing: {body[:80]!r}")
+    decode = _url_decoded if _URL_ENCODED.search(body) else _xml_decoded
+    items = []
+    for found in _CONTENTS.finditer(body):
+        entry = found[1]
+        key, size, etag = _KEY.search(entry), _SIZE.search(entry), _ETAG.search(entry)
+        if key is None or size is None:
+            raise ValueError(f"a listed object without a key or a size: {entry[:80]!r}")
+        items.append(Item(decode(key[1]), int(size[1]), _xml_decoded(etag[1]) if etag else ""))
+    return Page(tuple(items), _TRUNCATED.search(body) is not None)
+
+
+def _xml_decoded(raw: bytes) -> str:
+    text = raw.decode("utf-8", "surrogateescape")
+    return _REFERENCE.sub(_referent, text) if "&" in text else text
+
+
+def _referent(found: re.Match[str]) -> str:
+    """Give what a reference stands for; `html.unescape` drops control characters, which keys may hold."""
+    decimal, hexadecimal, name = found.groups()
+    return _ENTITIES[name] if name else chr(int(decimal) if decimal else int(hexadecimal, 16))
+
+
+def _url_decoded(raw: bytes) -> str:
+    text = _xml_decoded(raw)
+    return unquote_plus(text, errors="surrogateescape") if "%" in text or "+" in text else text
+
+
+class Bucket:
+    """Builds the requests to one bucket: its host, the path to it, its signer."""
+
+    def __init__(self, location: Location, credentials: Credentials) -> None:
+        """Take where the bucket is and as whom to ask."""
+        parts = urlsplit(location.url)
+        self.host = parts.netloc
+        self.path = encode_path(parts.path.rstrip("/"))
+        self.signer = Signer(credentials, "s3", location.region)
+
+    def request(self, method: str, path: str, query: str, headers: dict[str, str], date: str, body: bytes = b"") -> bytes:
+        """Write a request; `path` is encoded and starts with a slash, `headers` have lower-case names."""
+        body_sha256 = sha256(body).hexdigest() if body else EMPTY_SHA256
+        headers = {**headers, "host": self.host, "x-amz-content-sha256": body_sha256, "x-amz-date": date}
+        if self.signer.credentials.token:
+            headers["x-amz-security-token"] = self.signer.credentials.token
+        authorization = self.signer.sign(method, path, query, headers, body_sha256, date)
+        target = f"{path}?{query}" if query else path
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        length = "" if method in ("GET", "HEAD") else f"Content-Length: {len(body)}\r\n"
+        head = f"{method} {target} HTTP/1.1\r\n{lines}{length}Authorization: {authorization}\r\n\r\n"
+        return head.encode("latin-1") + body
+
+
+def page_request(bucket: Bucket, prefix: str, after: str, max_keys: int, date: str) -> bytes:
+    """Write a ListObjectsV2 request for the keys with this prefix behind `after`."""
+    parameters = {"list-type": "2", "encoding-type": "url", "max-keys": str(max_keys), "prefix": prefix}
+    if after:
+        parameters["start-after"] = after
+    return bucket.request("GET", bucket.path or "/", encode_query(parameters), {}, date)
+
+
+def copy_source(job: Job, key: str) -> str:
+    """Name an object as x-amz-copy-source has it."""
+    return encode_path(f"/{job.source.bucket}/{key}")
+
+
+class CopyRequests:
+    """Writes the CopyObject requests of a job.
+
+    Of a signed request only the path, the source and its ETag differ from one object to the next; the rest is put together
+    once a second, when the date changes.
+    """
+
+    def __init__(self, job: Job, credentials: Credentials) -> None:
+        """Prepare for one job and one access key."""
+        self.credentials = credentials
+        self._job = job
+        self._bucket = Bucket(job.destination, credentials)
+        self._date = ""
+        self._source_head = encode_path(f"/{job.source.bucket}/")
+        self._target_head = f"{self._bucket.path}/{encode_path(job.destination.prefix)}"
+        self._cut = len(job.source.prefix)
+        self._source_prefix = encode_path(job.source.prefix)
+
+    def _turn_second(self, date: str) -> None:
+        self._date = date
+        headers = {"host": self._bucket.host, "x-amz-content-sha256": EMPTY_SHA256}
+        headers |= {"x-amz-copy-source": "\0", "x-amz-copy-source-if-match": "\1", "x-amz-date": date}
+        if not self._job.overwrite:
+            headers["if-none-match"] = "*"
+        if self.credentials.token:
+            headers["x-amz-security-token"] = self.credentials.token
+        names = sorted(headers)
+        self._signed = ";".join(names)
+        canonical = "".join(f"{name}:{headers[name]}\n" for name in names) + f"\n{self._signed}\n{EMPTY_SHA256}"
+        wire = "".join(f"{name}: {headers[name]}\r\n" for name in names) + "Content-Length: 0\r\nAuthorization: "
+        self._canonical = _around_blanks(canonical)
+        self._wire = _around_blanks(wire)
+
+    def write(self, item: Item, date: str) -> bytes:
+        """Write the request that copies this item, as it was when listed."""
+        if date != self._date:
+            self._turn_second(date)
+        tail = encode_path(item.key[self._cut :])
+        source, target = f"{self._source_head}{self._source_prefix}{tail}", self._target_head + tail
+        before, between, behind = self._canonical
+        canonical = f"PUT\n{target}\n\n{before}{source}{between}{item.etag}{behind}"
+        authorization = self._bucket.signer.authorization(canonical.encode(), self._signed, date)
+        before, between, behind = self._wire
+        text = f"PUT {target} HTTP/1.1\r\n{before}{source}{between}{item.etag}{behind}{authorization}\r\n\r\n"
+        return text.encode("latin-1")
+
+
+def _around_blanks(text: str) -> tuple[str, str, str]:
+    before, rest = text.split("\0")
+    between, behind = rest.split("\1")
+    return before, between, behind
+
+
+def read_copy(response: Response) -> Fault | None:
+    """Read the answer to a copy: None where the object is at the destination.
+
+    S3 may send the head of a 200 and white space before it knows how the copy ends, so the document decides.
+    """
+    if response.status != HTTPStatus.OK:
+        return read_error(response.status, response.body)
+    document = response.body.lstrip()[:400]
+    if b"CopyObjectResult" in document:
+        return None
+    if b"<Error" in document:
+        return read_error(HTTPStatus.INTERNAL_SERVER_ERROR, response.body)
+    return Fault(Next.RETRY, "IncompleteAnswer", "a 200 without a result")
+
+
+class S3:
+    """Sends requests to S3; one per environment, kept across invocations."""
+
+    def __init__(
+        self,
+        credentials: Callable[[], Credentials],
+        *,
+        now: Callable[[], float] = time.time,
+        host: Callable[[str], Host] = lambda url: Host(url=url),
+    ) -> None:
+        """Take where credentials and the time (seconds since the epoch) come from.
+
+        `host` opens the connections to a URL's host; tests give their own.
+        """
+        self.credentials = credentials
+        self._now = now
+        self._open_host = host
+        self._hosts: dict[str, Host] = {}
+        self._skew_seconds = 0.0
+
+    def close(self) -> None:
+        """Drop the idle connections."""
+        for host in self._hosts.values():
+            host.close()
+
+    def date(self) -> str:
+        """Give the time as S3 knows it, as x-amz-date has it."""
+        return amz_date(self._now() + self._skew_seconds)
+
+    def host(self, location: Location) -> Host:
+        """Give the connections to a location's host."""
+        url = urlsplit(location.url)
+        root = f"{url.scheme}://{url.netloc}"
+        if root not in self._hosts:
+            self._hosts[root] = self._open_host(root)
+        return self._hosts[root]
+
+    async def page(self, location: Location, prefix: str, after: str, max_keys: int = PAGE_KEYS) -> Page | Fault:
+        """List one page of the keys that start with `prefix` and lie behind `after`."""
+        request = page_request(Bucket(location, self.credentials()), prefix, after, max_keys, self.date())
+        answer = await self.ask(self.host(location), request, REQUEST_SECONDS)
+        if isinstance(answer, Fault):
+            return answer
+        if answer.status != HTTPStatus.OK:
+            return read_error(answer.status, answer.body)
+        try:
+            return read_page(answer.body)
+        except ValueError as error:
+            return lost(error)
+
+    def copies(self, job: Job) -> JobCopies:
+        """Give what copies the items of a job."""
+        return JobCopies(self, job)
+
+    async def ask(self, host: Host, request: bytes, timeout_seconds: float) -> Response | Fault:
+        """Send a request; what keeps an answer away is a fault too."""
+        try:
+            response = await host.exchange(request, timeout_seconds)
+        except OSError as error:
+            return lost(error)
+        if response.status == HTTPStatus.FORBIDDEN and b"RequestTimeTooSkewed" in response.body:
+            self._learn_time(response)
+        return response
+
+    def _learn_time(self, response: Response) -> None:
+        date = response.header("date")
+        with suppress(ValueError):  # a date that is none teaches nothing
+            self._skew_seconds = parsedate_to_datetime(date or "").timestamp() - self._now()
+
+
+class JobCopies:
+    """Copies the items of one job."""
+
+    def __init__(self, s3: S3, job: Job) -> None:
+        """Prepare for a job."""
+        self._s3 = s3
+        self._job = job
+        self._host = s3.host(job.destination)
+        self._requests = CopyRequests(job, s3.credentials())
+
+    async def copy(self, item: Item) -> Fault | None:
+        """Copy one item; None where it is at the destination now."""
+        credentials = self._s3.credentials()
+        if credentials is not self._requests.credentials:
+            self._requests = CopyRequests(self._job, credentials)
+        request = self._requests.write(item, self._s3.date())
+        timeout_seconds = REQUEST_SECONDS + COPY_PATIENCE * work_seconds(item.size)
+        answer = await self._s3.ask(self._host, request, timeout_seconds)
+        return answer if isinstance(answer, Fault) else read_copy(answer)

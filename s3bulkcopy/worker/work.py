@@ -1,0 +1,192 @@
+"""One task, from start to `Done`: what a worker is, wherever it runs.
+
+Nothing here knows SQS or Lambda: children go out through `emit`, time comes from the event loop and the budget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop
+from s3bulkcopy.worker.model import MAX_IDLE_HOPS, Attempt, CopyTask, Counts, Done, Failure, Item, ListTask, Range, Task
+from s3bulkcopy.worker.packing import Packer
+from s3bulkcopy.worker.s3 import Page
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from s3bulkcopy.worker.copying import Copier
+    from s3bulkcopy.worker.model import Emit, Job
+    from s3bulkcopy.worker.s3 import S3
+
+#: Sends of one list task that may be under way before it waits for the oldest.
+_SENDS_UNDER_WAY = 16
+
+#: Faults of one list request after which the attempt is given up, and the queue delivers the task again.
+_LIST_TRIES = 10
+
+#: Deliveries of a list task after which a denial is believed: until then a permission may be on its way.
+_LIST_PROOF_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How far one attempt may go: until when (seconds of the event loop's clock), and how many pages."""
+
+    deadline: float
+    pages: int = 50
+
+    def is_spent(self, pages: int) -> bool:
+        """Tell whether the attempt is to hand on the rest."""
+        return pages >= self.pages or asyncio.get_running_loop().time() >= self.deadline
+
+
+NO_FAILURES: tuple[Failure, ...] = ()
+
+
+class TooManyHops(RuntimeError):
+    """A task was handed on again and again, and nothing came of it."""
+
+
+class _Children:
+    """The children of one attempt: their ids, and the sends under way."""
+
+    def __init__(self, attempt: Attempt, emit: Emit) -> None:
+        self._nonce = attempt.nonce
+        self._emit = emit
+        self._sends: list[asyncio.Task[None]] = []
+        self.count = 0
+
+    async def add(self, child: Callable[[str], Task]) -> None:
+        """Begin to send the child that is made with its id; waits only where too many sends are under way."""
+        task = child(f"{self._nonce}.{self.count}")
+        self.count += 1
+        self._sends.append(asyncio.create_task(self._emit(task)))
+        if len(self._sends) > _SENDS_UNDER_WAY:
+            await self._sends.pop(0)
+
+    async def accepted(self) -> None:
+        """Wait until the queue has accepted every child; raises what a send raised."""
+        while self._sends:
+            await self._sends.pop(0)
+
+    async def stop(self) -> None:
+        """End the sends that nobody waits for any more, so that nothing is pending."""
+        for send in self._sends:
+            send.cancel()
+        await asyncio.gather(*self._sends, return_exceptions=True)
+
+
+class Worker:
+    """Works on tasks; one per environment, with the connections and the pace that outlive a task."""
+
+    def __init__(self, s3: S3, copier: Copier, pauses: Callable[[int], float]) -> None:
+        """Work with these; `pauses(n)` is the pause in seconds before the n-th repetition of a list request."""
+        self._s3 = s3
+        self._copier = copier
+        self._pauses = pauses
+
+    async def work(self, task: Task, attempt: Attempt, budget: Budget, emit: Emit) -> Done:
+        """Work on a task until it ends or the budget is spent, the rest having been handed on.
+
+        Every child was accepted by the queue when this returns. Raises Stop where the run cannot go on, and anything else
+        where this attempt failed and another may not.
+        """
+        if task.idle_hops > MAX_IDLE_HOPS:
+            raise TooManyHops(f"handed on {task.idle_hops} times and nothing came of it")
+        children = _Children(attempt, emit)
+        try:
+            if isinstance(task, ListTask):
+                counts, failures = await self._list(task, attempt, budget, children), NO_FAILURES
+            else:
+                outcome = await self._copier.copy(task.job, task.items, budget.deadline, attempt=attempt.number)
+                counts, failures = outcome.counts, outcome.failures
+                if outcome.rest:
+                    idle = task.idle_hops + 1 if len(outcome.rest) == len(task.items) else 0
+                    await children.add(lambda name: CopyTask(name, task.job, outcome.rest, idle))
+            await children.accepted()
+        finally:
+            await children.stop()
+        return Done(task.id, attempt, children.count, counts, failures)
+
+    async def _list(self, task: ListTask, attempt: Attempt, budget: Budget, children: _Children) -> Counts:
+        """List a range, handing its items on as they come, and what the budget leaves of it at the end."""
+        job, after = task.job, task.range.after
+        packer = Packer(job)
+        counts = Counts()
+        while True:
+            if budget.is_spent(counts.pages):
+                idle = 0 if counts.pages else task.idle_hops + 1
+                await _hand_on(job, Range(after, task.range.until), idle, children)
+                break
+            try:
+                page, effort = await self._page(job, after, attempt, budget)
+            except Failed:
+                if not counts.pages:
+                    raise
+                # What was listed stands; otherwise it would be listed, and copied, again.
+                await _hand_on(job, Range(after, task.range.until), 0, children)
+                break
+            items = [item for item in page.items if item.key in task.range]
+            counts += effort + Counts(listed=len(items), listed_bytes=sum(item.size for item in items))
+            await _send_batches(job, packer.add(items), children)
+            if not page.truncated or len(items) < len(page.items):
+                break
+            after = page.items[-1].key
+            if after == task.range.until:
+                break
+        await _send_batches(job, packer.rest(), children)
+        return counts
+
+    async def _page(self, job: Job, after: str, attempt: Attempt, budget: Budget) -> tuple[Page, Counts]:
+        """List one page, asking again where that may help."""
+        retries = throttles = 0
+        while True:
+            answer = await self._s3.page(job.source, job.source.prefix, after)
+            if isinstance(answer, Page):
+                _check(answer, job.source.prefix, after)
+                return answer, Counts(pages=1, retries=retries, throttles=throttles)
+            throttles += answer.next is Next.SLOW_DOWN
+            _raise_if_final(answer, attempt)
+            if retries + 1 >= _LIST_TRIES or budget.is_spent(0):
+                raise Failed(answer, f"listing {job.source}")
+            retries += 1
+            await asyncio.sleep(self._pauses(retries))
+
+
+async def _hand_on(job: Job, rest: Range, idle_hops: int, children: _Children) -> None:
+    await children.add(lambda name: ListTask(name, job, rest, idle_hops))
+
+
+async def _send_batches(job: Job, batches: Iterable[tuple[Item, ...]], children: _Children) -> None:
+    for batch in batches:
+        await children.add(lambda name, items=batch: CopyTask(name, job, items))  # type: ignore[misc]
+
+
+def _check(page: Page, prefix: str, after: str) -> None:
+    """Refuse a store whose answers our ranges cannot be built on."""
+    keys = [item.key for item in page.items]
+    if not keys and page.truncated:
+        raise Failed(Fault(Next.RETRY, "EmptyPage", "an empty page that says more follow"), "listing")
+    if keys and keys[0] <= after:
+        raise Stop("unsupported", f"the store ignores start-after: asked behind {after!r}, it answered {keys[0]!r}")
+    if any(a >= b for a, b in pairwise(keys)):
+        raise Stop("unsupported", "the store does not list keys in the order of their UTF-8 bytes")
+    if any(not key.startswith(prefix) for key in (keys[:1] + keys[-1:])):
+        raise Stop("unsupported", f"the store ignores prefix: asked for {prefix!r}, it answered {keys[0]!r}")
+
+
+def _raise_if_final(fault: Fault, attempt: Attempt) -> None:
+    """Raise what no repetition of a list request would change."""
+    match fault.next:
+        case Next.RETRY | Next.SLOW_DOWN:
+            return
+        case Next.VANISHED | Next.STOP:
+            raise Stop("not_found" if fault.code == "NoSuchBucket" else "not_permitted", str(fault))
+        case Next.DENIED if attempt.number >= _LIST_PROOF_ATTEMPTS:
+            raise Stop("not_permitted", str(fault))
+        case _:
+            raise Failed(fault, "listing")

@@ -1,0 +1,214 @@
+"""A whole run through the command line: exact counts, an equal destination, a clean account."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from s3bulkcopy.demo import AWKWARD_KEYS, compare, keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from subprocess import Popen
+
+    from tests.e2e.conftest import Cloud
+
+OBJECTS = 20_000
+
+SUMMARY_KEYS = [
+    "run_id", "engine", "source", "destination", "listed", "listed_bytes", "copied", "copied_bytes", "skipped", "vanished",
+    "failed", "ranges_failed", "duplicates", "seconds", "resources_left",
+]  # fmt: skip
+
+
+@pytest.fixture
+def filled(cloud: Cloud, buckets: tuple[str, str]) -> tuple[str, str]:
+    """A source with 20,000 objects, every awkward key among them, and an empty destination."""
+    cloud.store.fill(buckets[0], keys(OBJECTS))
+    return buckets
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
+    """Wait until something is there, and give it."""
+    give_up_at = time.monotonic() + seconds
+    while time.monotonic() < give_up_at:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.1)
+    pytest.fail(f"waited {seconds:.0f} s for {what}")
+
+
+def run_id_of(process: Popen[str]) -> Iterator[dict[str, Any]]:
+    """Give the JSON lines of a command as they come."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield json.loads(line)
+
+
+def until_copying(process: Popen[str]) -> str:
+    """Read a command's lines until it has copied something; give its run's id."""
+    for line in run_id_of(process):
+        if line.get("event") == "progress" and line["copied"] > 1:
+            return str(line["run_id"])
+    pytest.fail(f"the run ended before it copied anything: {process.stderr.read() if process.stderr else ''}")
+
+
+def test_a_run_copies_every_awkward_key_with_exact_counts_and_leaves_nothing(cloud: Cloud, filled: tuple[str, str]) -> None:
+    source, destination = filled
+
+    ended = cloud.run("run", source, f"s3://{destination}", "--output", "json")
+
+    assert ended.code == 0, ended.err
+    summary, items = ended.summary, cloud.store.items(source)
+    assert list(summary) == SUMMARY_KEYS
+    total = sum(item.size for item in items.values())
+    assert (summary["listed"], summary["listed_bytes"]) == (OBJECTS, total)
+    assert (summary["copied"], summary["copied_bytes"]) == (OBJECTS, total)
+    assert [summary[name] for name in ("skipped", "vanished", "failed", "ranges_failed", "duplicates")] == [0] * 5
+    assert summary["resources_left"] == []
+    assert set(AWKWARD_KEYS) <= items.keys()
+    assert not compare(items, cloud.store.items(destination))
+    assert cloud.leftovers() == []
+
+
+def test_keys_are_re_rooted_byte_for_byte(cloud: Cloud, buckets: tuple[str, str]) -> None:
+    source, destination = buckets
+    cloud.store.fill(source, iter(["in/ø/1", "in/ø/", "in/ø//2", "in/øre", "in/o", "out"]))
+
+    ended = cloud.run("run", f"s3://{source}/in/ø", f"s3://{destination}/new-", "--output", "json")
+
+    assert ended.code == 0, ended.err
+    assert list(cloud.store.items(destination)) == ["new-/", "new-//2", "new-/1", "new-re"]
+
+
+def test_an_empty_source_makes_nothing_and_succeeds(cloud: Cloud, buckets: tuple[str, str]) -> None:
+    ended = cloud.run("run", *buckets, "--output", "json")
+
+    assert (ended.code, ended.summary["listed"], ended.summary["resources_left"]) == (0, 0, [])
+
+
+def test_status_sees_a_run_from_another_process_and_json_lines_tell_how_it_goes(cloud: Cloud, filled: tuple[str, str]) -> None:
+    process = cloud.start("run", *filled, "--output", "json")
+    run_id = until_copying(process)
+
+    seen = cloud.run("status", "--output", "json")
+    detail = cloud.run("status", run_id)
+    out, err = process.communicate(timeout=120)
+
+    assert process.returncode == 0, err
+    (found,) = (json.loads(line) for line in seen.out.splitlines())
+    assert found["run_id"] == run_id
+    assert (found["source"], found["destination"]) == tuple(f"s3://{bucket}" for bucket in filled)
+    assert run_id in detail.out
+    assert f"s3bulkcopy-{run_id}-copy" in detail.out
+    assert json.loads(out.splitlines()[-1])["copied"] == OBJECTS
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_workers_and_tears_everything_down(
+    cloud: Cloud, filled: tuple[str, str], number: signal.Signals
+) -> None:
+    process = cloud.start("run", *filled, "--output", "json", "--function-timeout", "30")
+    until_copying(process)
+
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+
+    assert process.returncode == 130, err
+    assert "stopping" in err
+    assert cloud.leftovers() == []
+    before = cloud.store.items(filled[1])
+    assert cloud.store.items(filled[1]) == before
+
+
+def test_a_second_signal_leaves_at_once_with_the_command_that_cleans_up(cloud: Cloud, filled: tuple[str, str]) -> None:
+    process = cloud.start("run", *filled, "--output", "json", "--function-timeout", "30")
+    run_id = until_copying(process)
+
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+
+    assert process.returncode == 130
+    if cloud.leftovers():  # the first signal may have done it already
+        assert f"s3bulkcopy teardown {run_id}" in err
+    cleaned = cloud.run("teardown", run_id)
+    assert cleaned.code == 0, cleaned.err
+    assert cloud.leftovers() == []
+
+
+def test_teardown_cleans_up_after_a_kill(cloud: Cloud, filled: tuple[str, str]) -> None:
+    process = cloud.start("run", *filled, "--output", "json", "--function-timeout", "30")
+    run_id = until_copying(process)
+    process.kill()
+    process.communicate()
+    assert cloud.leftovers()
+
+    first = cloud.run("teardown", run_id)
+    again = cloud.run("teardown", run_id)
+
+    assert (first.code, again.code) == (0, 0), first.err + again.err
+    assert "removed" in first.out
+    assert cloud.leftovers() == []
+
+
+def test_a_killed_worker_costs_time_and_nothing_else(cloud: Cloud, filled: tuple[str, str]) -> None:
+    process = cloud.start("run", *filled, "--output", "json", "--function-timeout", "10")
+    until_copying(process)
+
+    workers = [
+        p for p in psutil.Process(cloud.emulator.group).children(recursive=True) if "_worker.py" in " ".join(p.cmdline())
+    ]
+    for worker in workers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker.kill()
+    out, err = process.communicate(timeout=200)
+
+    assert workers
+    assert process.returncode == 0, err
+    summary = json.loads(out.splitlines()[-1])
+    assert (summary["listed"], summary["copied"], summary["failed"]) == (OBJECTS, OBJECTS, 0)
+    assert not compare(cloud.store.items(filled[0]), cloud.store.items(filled[1]))
+    assert cloud.leftovers() == []
+
+
+def test_a_poisoned_message_harms_nobody_and_is_named(cloud: Cloud, filled: tuple[str, str]) -> None:
+    process = cloud.start("run", *filled, "--output", "json")
+    sqs = cloud.client("sqs")
+    queues = wait_for(lambda: [u for u in sqs.list_queues().get("QueueUrls", ()) if u.endswith(("-list", "-copy"))])
+    for url in queues:
+        sqs.send_message(QueueUrl=url, MessageBody="poison")
+
+    out, err = process.communicate(timeout=200)
+
+    assert process.returncode == 0, err
+    assert json.loads(out.splitlines()[-1])["copied"] == OBJECTS
+    assert cloud.leftovers() == []
+
+
+def test_keep_leaves_the_resources_and_says_how_to_remove_them(cloud: Cloud, buckets: tuple[str, str]) -> None:
+    cloud.store.fill(buckets[0], iter(["a", "b"]))
+
+    ended = cloud.run("run", *buckets, "--keep")
+
+    assert ended.code == 0, ended.err
+    assert "s3bulkcopy teardown" in ended.err
+    assert cloud.leftovers()
+    assert cloud.run("teardown", "--all").code == 0
+    assert cloud.leftovers() == []
+
+
+def test_the_demo_does_it_all(cloud: Cloud) -> None:
+    ended = cloud.run("demo", "--objects", "2500", "--output", "json")
+
+    assert ended.code == 0, ended.err
+    assert ended.summary["copied"] == 2500
+    assert "equal" in ended.err
