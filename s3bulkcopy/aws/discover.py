@@ -113,7 +113,7 @@ def _find(session: AwsSession, region: str, stem: str) -> list[FoundRun]:
                 decode_tag(tags.get("s3bulkcopy:version", "")),
                 tags.get("s3bulkcopy:halted", ""),
                 tuple(things),
-                depths(session, region, Names(run_id)),
+                depths(session, region, queue_urls(session, region, Names(run_id))),
                 mappings,
             )
         )
@@ -169,24 +169,28 @@ def queue_url(session: AwsSession, region: str, name: str) -> str | None:
         raise translate(error, f"looking for queue {name}") from error
 
 
-def depths(session: AwsSession, region: str, names: Names) -> dict[str, QueueDepth]:
-    """Read the depths of a run's queues, side by side; a queue that is not there is left out."""
+def queue_urls(session: AwsSession, region: str, names: Names) -> dict[str, str]:
+    """Find the URLs of a run's queues by what they are for, side by side; a queue that is not there is left out."""
+    with ThreadPoolExecutor(len(names.queues)) as pool:
+        urls = pool.map(lambda name: queue_url(session, region, name), names.queues.values())
+        return {kind: url for kind, url in zip(names.queues, urls, strict=True) if url is not None}
 
-    def read(name: str) -> QueueDepth | None:
-        url = queue_url(session, region, name)
-        if url is None:
-            return None
+
+def depths(session: AwsSession, region: str, urls: dict[str, str]) -> dict[str, QueueDepth]:
+    """Read the depths of queues, given by what they are for, side by side; a queue that is not there is left out."""
+
+    def read(url: str) -> QueueDepth | None:
         try:
             answer = session.client("sqs", region).get_queue_attributes(QueueUrl=url, AttributeNames=list(_DEPTHS))
-        except ClientError as error:
-            if is_gone(error):
+        except (ClientError, BotoCoreError) as error:
+            if isinstance(error, ClientError) and is_gone(error):
                 return None
-            raise translate(error, f"reading the depth of {name}") from error
+            raise translate(error, f"reading the depth of {url}") from error
         visible, in_flight, delayed = (int(answer["Attributes"].get(name, 0)) for name in _DEPTHS)
         return QueueDepth(visible + delayed, in_flight)
 
-    with ThreadPoolExecutor(len(names.queues)) as pool:
-        read_all = zip(names.queues, pool.map(read, names.queues.values()), strict=True)
+    with ThreadPoolExecutor(max(1, len(urls))) as pool:
+        read_all = zip(urls, pool.map(read, urls.values()), strict=True)
         return {kind: depth for kind, depth in read_all if depth is not None}
 
 

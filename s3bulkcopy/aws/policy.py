@@ -70,15 +70,17 @@ def trust_policy(account: str) -> Policy:
     )
 
 
-def caller_policy(account: str = "*", partition: str = "aws", region: str = "*") -> Policy:
-    """What whoever runs the tool needs; the buckets are to be filled in."""
+def caller_policy(
+    source: str = "SOURCE", destination: str = "DESTINATION", *, account: str = "*", partition: str = "aws", region: str = "*"
+) -> Policy:
+    """What whoever runs the tool needs; without names the buckets are to be filled in."""
 
     def own(service: str, rest: str) -> str:
         return f"arn:{partition}:{service}:{region}:{account}:{rest}"
 
     role = f"arn:{partition}:iam::{account}:role/s3bulkcopy/s3bulkcopy-*"
     return _document(
-        _allow("LookAtBuckets", ["s3:ListBucket"], [f"arn:{partition}:s3:::SOURCE", f"arn:{partition}:s3:::DESTINATION"]),
+        _allow("LookAtBuckets", ["s3:ListBucket"], [f"arn:{partition}:s3:::{source}", f"arn:{partition}:s3:::{destination}"]),
         _allow(
             "OwnQueues",
             ["sqs:CreateQueue", "sqs:DeleteQueue", "sqs:TagQueue", "sqs:ListQueueTags", "sqs:GetQueueUrl",

@@ -162,9 +162,13 @@ def _disable_one(thing: FoundResource, session: AwsSession, region: str, sleep: 
 def _tag_halted(queues: Sequence[FoundResource], session: AwsSession, region: str) -> None:
     """Tell whoever watches the run that it is halted; a convenience, so that a refusal is passed over."""
     tags = {"s3bulkcopy:halted": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
-    for thing in queues:
+
+    def tag(thing: FoundResource) -> None:
         with suppress(ClientError, BotoCoreError):
             session.client("sqs", region).tag_queue(QueueUrl=thing.id, Tags=tags)
+
+    with ThreadPoolExecutor(max(1, len(queues))) as pool:
+        list(pool.map(tag, queues))
 
 
 def _brake(session: AwsSession, region: str, names: Names) -> None:
@@ -186,10 +190,11 @@ def _wait_for_workers(
     looks: int = 1,
 ) -> None:
     """Wait until nothing is in flight on so many looks in a row, but no longer than `most_seconds`."""
+    found = discover.queue_urls(session, region, names)
+    work = {kind: url for kind, url in found.items() if kind in ("list", "copy")}
     waited, calm = 0.0, 0
     while waited < most_seconds:
-        depths = discover.depths(session, region, names)
-        in_flight = sum(depths[kind].in_flight for kind in ("list", "copy") if kind in depths)
+        in_flight = sum(depth.in_flight for depth in discover.depths(session, region, work).values())
         calm = 0 if in_flight else calm + 1
         if calm == looks:
             return

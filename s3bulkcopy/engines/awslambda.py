@@ -89,6 +89,7 @@ class LambdaEngine:
         self._receipts: list[str] = []
         self._last_depths: tuple[float, Depths] | None = None
         self._dead_seen_at = float("-inf")
+        self._strays: set[str] = set()
         self.left: tuple[str, ...] = ()
 
     # -------------------------------------------------------------------------------------------- making and unmaking
@@ -243,8 +244,19 @@ class LambdaEngine:
         events: list[Event] = []
         for role in ("list-dead", "copy-dead"):
             while messages := self._receive(role, 0):
-                events += [Dead(task.id, task) for message in messages if (task := _task_in(message["Body"]))]
+                for message in messages:
+                    task = _task_in(message["Body"])
+                    if task is not None:
+                        events.append(Dead(task.id, task))
+                    else:
+                        self._name_stray(message)
         return events
+
+    def _name_stray(self, message: dict[str, Any]) -> None:
+        """Say, once, that a message was no task: it concerns nobody's counts, but somebody sent it."""
+        if message["MessageId"] not in self._strays:
+            self._strays.add(message["MessageId"])
+            self._say(f"a message that is no task of this run ended as a dead letter: {message['Body'][:80]!r}")
 
     def ack(self) -> None:
         """Delete the events of the last poll from their queue."""
@@ -264,7 +276,7 @@ class LambdaEngine:
         return self._last_depths[1]
 
     def _read_depths(self) -> Depths:
-        found = discover.depths(self._session, self._found.region, self._names)
+        found = discover.depths(self._session, self._found.region, self._made.queue_urls)
         work = {kind: Depth(found[kind].waiting, found[kind].in_flight) for kind in ("list", "copy") if kind in found}
         dead = sum(depth.waiting + depth.in_flight for kind, depth in found.items() if kind.endswith("-dead"))
         return Depths(list=work.get("list", Depth(0, 0)), copy=work.get("copy", Depth(0, 0)), dead=dead)

@@ -275,7 +275,11 @@ class Copier:
         """
         batch.requests += 1
         page = await self._s3.page(batch.job.source, item.key, "", max_keys=1)
-        return isinstance(page, Page) and item.key not in (found.key for found in page.items)
+        if isinstance(page, Page):
+            return item.key not in (found.key for found in page.items)
+        if page.next is Next.DENIED:  # it is not the object that is denied: this environment has lost its rights
+            raise Failed(page, "copying and listing")
+        return False
 
 
 def _refusal(job: Job, item: Item) -> Fault | None:

@@ -1,0 +1,354 @@
+"""What the worker's tests share: time that passes only when everything waits, and an S3 and an SQS behind the HTTP client.
+
+The fakes read the very bytes that the worker would put on the wire, and answer with the documents of the real services.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import selectors
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qsl, quote_plus, unquote, urlsplit
+
+from hypothesis import strategies as st
+
+from s3bulkcopy.worker.http import Host, Response
+from s3bulkcopy.worker.model import MAX_KEY_BYTES, Item, Job, Location
+from s3bulkcopy.worker.s3 import S3
+from s3bulkcopy.worker.sigv4 import Credentials
+from s3bulkcopy.worker.sqs import Sqs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable
+
+T = TypeVar("T")
+
+CREDENTIALS = Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "token/+==")
+SOURCE = Location("source", "", "eu-west-1", "http://store.test/source")
+DESTINATION = Location("destination", "", "eu-west-1", "http://store.test/destination")
+JOB = Job("run", SOURCE, DESTINATION)
+NOW = 1_700_000_000.0
+
+# ------------------------------------------------------------------------------------------------------------ strategies
+
+#: Characters that have been trouble somewhere, beside all the others.
+characters = st.one_of(
+    st.sampled_from("/.%+?#& \t\n\r\0\x01\x7f\x85\xa0<>\"'~=:*ab01\u2028\ufffe\uffff\ue000\U00010000\U0010ffff"),
+    st.characters(exclude_categories=["Cs"]),
+)
+
+
+def _within_limit(text: str) -> str:
+    return text.encode()[:MAX_KEY_BYTES].decode("utf-8", "ignore")
+
+
+#: Any legal key, up to 1,024 bytes.
+keys = st.one_of(
+    st.text(characters, min_size=1, max_size=20),
+    st.lists(st.sampled_from(["a", "b", "/", ".", "..", "//", "%2F", "+", " ", "ø", "日", "\U0001f600"]), min_size=1).map(
+        "".join
+    ),
+    st.builds(lambda c, n: _within_limit(c * n) or c, characters, st.integers(1, MAX_KEY_BYTES)),
+)
+prefixes = st.one_of(st.just(""), st.text(characters, max_size=8))
+etags = st.from_regex(r'\A"[0-9a-f]{32}(-[1-9][0-9]{0,3})?"\Z')
+items = st.builds(Item, keys, st.integers(0, 5 * 1024**4), etags)
+
+
+def item(key: str, size: int = 1) -> Item:
+    """Make an item whose ETag follows from its key and size."""
+    return Item(key, size, f'"{key.encode().hex()[:24]}{size:08x}"')
+
+
+# ------------------------------------------------------------------------------------------------------------------ time
+
+
+class _Clock(selectors.DefaultSelector):
+    """Turns waiting into time that has passed."""
+
+    seconds = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if ready or timeout == 0:
+            return ready
+        if timeout is None:
+            raise AssertionError("everything waits, and nothing will ever happen")
+        self.seconds += timeout
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer when there is nothing else to do."""
+
+    def __init__(self) -> None:
+        """Begin at zero."""
+        self._clock = _Clock()
+        super().__init__(self._clock)
+
+    def time(self) -> float:
+        """Give the seconds that have passed."""
+        return self._clock.seconds
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in virtual time; fails if it leaves anything pending."""
+
+    async def watched() -> T:
+        answer = await main
+        await asyncio.sleep(0)
+        pending = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not pending, f"left pending: {pending}"
+        return answer
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(watched())
+
+
+# -------------------------------------------------------------------------------------------------------------- requests
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as it was on the wire."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def path(self) -> str:
+        """Give the path, decoded."""
+        return unquote(self.target.partition("?")[0])
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Give the parameters, decoded."""
+        return dict(parse_qsl(self.target.partition("?")[2].replace("+", "%2B"), keep_blank_values=True))
+
+
+def parse_request(wire: bytes) -> Request:
+    """Read a request; fails where it is none."""
+    head, separator, body = wire.partition(b"\r\n\r\n")
+    first, *lines = head.decode("ascii").split("\r\n")
+    found = re.fullmatch(r"([A-Z]+) (\S+) HTTP/1\.1", first)
+    assert separator, wire
+    assert found, first
+    pairs = [line.split(": ", 1) for line in lines]
+    headers = {name.lower(): value for name, value in pairs}
+    assert len(headers) == len(pairs), f"a header twice: {head!r}"
+    assert int(headers.get("content-length", "0")) == len(body)
+    return Request(found[1], found[2], headers, body)
+
+
+def answer(status: int, body: str | bytes = b"", **headers: str) -> Response:
+    """Make an answer."""
+    lines = "".join(f"\r\n{name.replace('_', '-')}: {value}" for name, value in headers.items())
+    return Response(status, f"HTTP/1.1 {status} X{lines}\r\n".encode(), body.encode() if isinstance(body, str) else body)
+
+
+def error(status: int, code: str, message: str = "because", extra: str = "") -> Response:
+    """Make an error document as S3 writes it."""
+    return answer(
+        status,
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message>{extra}'
+        "<RequestId>656c76696e6727732072657175657374</RequestId></Error>",
+    )
+
+
+SLOW_DOWN = error(503, "SlowDown", "Please reduce your request rate.")
+DENIED = error(403, "AccessDenied", "Access Denied")
+NO_SUCH_KEY = error(404, "NoSuchKey", "The specified key does not exist.")
+COPIED = answer(
+    200,
+    '<?xml version="1.0" encoding="UTF-8"?>\n<CopyObjectResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+    "<LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>&quot;x&quot;</ETag></CopyObjectResult>",
+)
+
+
+class _Connection:
+    """A connection that answers in virtual time."""
+
+    usable = True
+
+    def __init__(self, serve: Callable[[Request], Response], seconds: float) -> None:
+        self._serve = serve
+        self._seconds = seconds
+
+    async def exchange(self, request: bytes, timeout_seconds: float) -> Response:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await asyncio.sleep(self._seconds)
+                return self._serve(parse_request(request))
+        except TimeoutError:
+            raise TimeoutError("no answer in time") from None
+
+    def close(self) -> None:
+        self.usable = False
+
+
+def fake_host(serve: Callable[[Request], Response], seconds: float = 0.05) -> Host:
+    """Give a host whose every request is served by a function, after a while."""
+
+    async def dial() -> _Connection:
+        return _Connection(serve, seconds)
+
+    return Host(dial)
+
+
+# -------------------------------------------------------------------------------------------------------------------- S3
+
+
+def listing(items: Iterable[Item], *, truncated: bool, encode: Callable[[str], str] | None = None) -> bytes:
+    """Write a ListObjectsV2 answer as S3 does; `encode` replaces its URL encoding."""
+    write = encode or (lambda key: quote_plus(key, safe="/*"))
+    entries = "".join(
+        f"<Contents><Key>{write(it.key)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+        f"<ETag>{escape(it.etag)}</ETag><Size>{it.size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+        for it in items
+    )
+    encoding = "" if encode else "<EncodingType>url</EncodingType>"
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"<Name>source</Name><Prefix></Prefix><MaxKeys>1000</MaxKeys>{encoding}"
+        f"<IsTruncated>{'true' if truncated else 'false'}</IsTruncated>{entries}</ListBucketResult>"
+    ).encode()
+
+
+Scripted = Response | Exception
+
+
+@dataclass
+class FakeS3:
+    """A store with one source and one destination, path-style; faults come from a script."""
+
+    objects: dict[str, Item] = field(default_factory=dict)
+    page_keys: int = 1000
+    #: Faults that a copy of this key meets first, in order.
+    copy_faults: dict[str, list[Scripted]] = field(default_factory=lambda: defaultdict(list))
+    #: Faults that list requests meet first, in order.
+    list_faults: list[Scripted] = field(default_factory=list)
+    #: A fault for all copies, from a function of the key and the number of copies asked for so far.
+    copy_rule: Callable[[str, int], Scripted | None] = lambda _key, _n: None
+    list_rule: Callable[[list[Item], dict[str, str]], list[Item]] = lambda found, _query: found
+    copied: dict[str, Item] = field(default_factory=dict)
+    copy_requests: Counter[str] = field(default_factory=Counter)
+    list_requests: list[dict[str, str]] = field(default_factory=list)
+    in_flight: int = 0
+    most_in_flight: int = 0
+
+    @classmethod
+    def of(cls, items: Iterable[Item], **more: Any) -> FakeS3:
+        """Make a store that holds these items."""
+        return cls({it.key: it for it in items}, **more)
+
+    def client(self, seconds: float = 0.05) -> S3:
+        """Give the worker's client of this store."""
+        return S3(lambda: CREDENTIALS, now=lambda: NOW, host=lambda _: fake_host(self.serve, seconds))
+
+    def serve(self, request: Request) -> Response:
+        """Answer a request."""
+        assert request.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/")
+        if request.method == "GET":
+            assert request.target.partition("?")[0] == "/source"
+            return self._list(request.query)
+        assert request.method == "PUT"
+        source = unquote(request.headers["x-amz-copy-source"])
+        assert source.startswith("/source/")
+        assert request.path.startswith("/destination/")
+        return self._copy(source[8:], request.path[13:], request.headers)
+
+    def _list(self, query: dict[str, str]) -> Response:
+        self.list_requests.append(query)
+        if self.list_faults:
+            return _raised(self.list_faults.pop(0))
+        after, prefix = query.get("start-after", ""), query["prefix"]
+        found = self.list_rule(
+            sorted(
+                (it for key, it in self.objects.items() if key > after and key.startswith(prefix)),
+                key=lambda it: it.key.encode(),
+            ),
+            query,
+        )
+        page = found[: min(self.page_keys, int(query["max-keys"]))]
+        return answer(200, listing(page, truncated=len(page) < len(found)))
+
+    def _copy(self, key: str, target: str, headers: dict[str, str]) -> Response:
+        self.copy_requests[key] += 1
+        if self.copy_faults[key]:
+            return _raised(self.copy_faults[key].pop(0))
+        ruled = self.copy_rule(key, self.copy_requests.total())
+        if ruled is not None:
+            return _raised(ruled)
+        found = self.objects.get(key)
+        if found is None:
+            return NO_SUCH_KEY
+        if headers["x-amz-copy-source-if-match"] != found.etag:
+            return error(412, "PreconditionFailed", extra="<Condition>x-amz-copy-source-If-Match</Condition>")
+        if headers.get("if-none-match") == "*" and target in self.copied:
+            return error(412, "PreconditionFailed", extra="<Condition>If-None-Match</Condition>")
+        self.copied[target] = found
+        return COPIED
+
+
+def _raised(scripted: Scripted) -> Response:
+    if isinstance(scripted, Exception):
+        raise scripted
+    return scripted
+
+
+# ------------------------------------------------------------------------------------------------------------------- SQS
+
+QUEUES = {name: f"https://sqs.eu-west-1.amazonaws.com/123456789012/run-{name}" for name in ("list", "copy", "reports")}
+
+
+@dataclass
+class FakeSqs:
+    """Queues that keep what they are sent; `refuse` may name a Failed entry for a message."""
+
+    sent: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    visibility: list[tuple[str, str, int]] = field(default_factory=list)
+    #: Answers that requests meet first, in order.
+    faults: list[Scripted] = field(default_factory=list)
+    #: The code with which a message is refused, given the queue's name and the message; None accepts it.
+    refuse: Callable[[str, str], str | None] = lambda _queue, _body: None
+    requests: list[tuple[str, int]] = field(default_factory=list)
+
+    def client(self, seconds: float = 0.01) -> Sqs:
+        """Give the worker's client of these queues."""
+        return Sqs(lambda: CREDENTIALS, "eu-west-1", now=lambda: NOW, host=lambda _: fake_host(self.serve, seconds))
+
+    def serve(self, request: Request) -> Response:
+        """Answer a request."""
+        action = request.headers["x-amz-target"].removeprefix("AmazonSQS.")
+        parameters = json.loads(request.body)
+        if self.faults:
+            return _raised(self.faults.pop(0))
+        queue = urlsplit(parameters["QueueUrl"]).path.rpartition("-")[2]
+        if action == "ChangeMessageVisibility":
+            self.visibility.append((queue, parameters["ReceiptHandle"], parameters["VisibilityTimeout"]))
+            return answer(200, "{}")
+        assert action == "SendMessageBatch"
+        entries = parameters["Entries"]
+        self.requests.append((queue, len(entries)))
+        assert 1 <= len(entries) <= 10
+        refused = {e["Id"]: code for e in entries if (code := self.refuse(queue, e["MessageBody"])) is not None}
+        self.sent[queue] += [e["MessageBody"] for e in entries if e["Id"] not in refused]
+        return answer(
+            200,
+            json.dumps(
+                {
+                    "Successful": [{"Id": e["Id"], "MessageId": "m"} for e in entries if e["Id"] not in refused],
+                    "Failed": [
+                        {"Id": name, "Code": code, "SenderFault": code == "InvalidMessageContents"}
+                        for name, code in refused.items()
+                    ],
+                }
+            ),
+        )
