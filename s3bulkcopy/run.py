@@ -90,6 +90,7 @@ def run(
         proven = clock()
         watcher.step(f"queueing {len(roots)} ranges that cover the key space")
         engine.submit(roots)
+        watcher.step("listing and copying")
         _watch(engine, tally, watcher, max_failures, check)
         if tally.snapshot().unquiet:
             watcher.step("waiting until no worker is at work any more")

@@ -53,8 +53,9 @@ def _lines(found: FoundRun, now: datetime, *, detail: bool) -> list[str]:
         if not kind.endswith("-dead")
     )
     held = f"dead letters {count_text(found.dead_letters)}  resources {len(found.resources)}"
+    what = f"  {safe(found.source)} -> {safe(found.destination)}" if found.source else ""
     lines = [
-        f"{found.run_id}  {state_of(found)}{age}  {safe(found.source)} -> {safe(found.destination)}",
+        f"{found.run_id}  {state_of(found)}{age}{what}",
         f"  queues (waiting+in flight): {queues or 'none'}  {held}",
     ]
     if detail:

@@ -87,7 +87,8 @@ class LambdaEngine:
         self._names = Names(found.job.run_id)
         self._deployed: Deployed | None = None
         self._receipts: list[str] = []
-        self._last_depths: tuple[float, Depths] | None = None
+        self._last_depths = Depths(Depth(0, 0), Depth(0, 0), 0)
+        self._depths_read_at = float("-inf")
         self._dead_seen_at = float("-inf")
         self._strays: set[str] = set()
         self.left: tuple[str, ...] = ()
@@ -189,6 +190,7 @@ class LambdaEngine:
             bodies = [encode_task(task) for task in tasks if isinstance(task, kind)]
             for batch in _in_batches(bodies, self._made.message_bytes):
                 self._send(urls[role], batch)
+        self._say(f"queued {len(tasks)} tasks; a mapping takes up to a minute to become active")
 
     def _send(self, url: str, bodies: list[str]) -> None:
         left = {str(n): body for n, body in enumerate(bodies)}
@@ -237,8 +239,7 @@ class LambdaEngine:
 
     def _dead_letters(self, *, force: bool) -> list[Event]:
         """Look for tasks that died. Dead letters stay where they are: they are what a retry begins with."""
-        known_dead = self._last_depths is not None and self._last_depths[1].dead > 0
-        if not force and not known_dead and self._clock() - self._dead_seen_at < _DEAD_SECONDS:
+        if not force and not self._last_depths.dead and self._clock() - self._dead_seen_at < _DEAD_SECONDS:
             return []
         self._dead_seen_at = self._clock()
         events: list[Event] = []
@@ -269,11 +270,13 @@ class LambdaEngine:
                 self._client("sqs").delete_message_batch(QueueUrl=url, Entries=entries)
 
     def depths(self) -> Depths:
-        """Give the queues' depths, read every two seconds."""
+        """Give the queues' depths, read every two seconds; where SQS does not tell them, those that it told last."""
         now = self._clock()
-        if self._last_depths is None or now - self._last_depths[0] >= _DEPTHS_SECONDS:
-            self._last_depths = (now, self._read_depths())
-        return self._last_depths[1]
+        if now - self._depths_read_at >= _DEPTHS_SECONDS:
+            self._depths_read_at = now
+            with suppress(S3BulkCopyError):
+                self._last_depths = self._read_depths()
+        return self._last_depths
 
     def _read_depths(self) -> Depths:
         found = discover.depths(self._session, self._found.region, self._made.queue_urls)

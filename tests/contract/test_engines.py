@@ -1,0 +1,148 @@
+"""What every engine must do, whatever it runs tasks on. An engine that is added is added to ENGINES, and passes all of this."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import boto3
+import pytest
+
+from s3bulkcopy.aws.preflight import preflight
+from s3bulkcopy.aws.session import AwsSession
+from s3bulkcopy.aws.stack import new_run_id
+from s3bulkcopy.demo import AWKWARD_KEYS, Store
+from s3bulkcopy.emulator import REGION, Emulator
+from s3bulkcopy.engines.awslambda import LambdaEngine
+from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, StackSettings
+from s3bulkcopy.worker.model import CopyTask, Done, Event, Fatal, Item, ListTask, Range
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from s3bulkcopy.engines import Engine
+
+#: Longest that an event may take to come, in seconds.
+PATIENCE_SECONDS = 60.0
+
+
+def silently(_text: str) -> None:
+    """Hear nothing of what is done."""
+
+
+@contextmanager
+def lambda_engine(emulator: Emulator, source: str, destination: str) -> Iterator[Engine]:
+    """The lambda engine on an emulator."""
+    settings = AwsSettings(REGION, None, emulator.url)
+    session = AwsSession(settings)
+    job = CopySettings(BucketPrefix(source), BucketPrefix(destination))
+    found = preflight(session, settings, job, new_run_id(time.time(), "k3f9xa"))
+    clock = time.monotonic
+    engine = LambdaEngine(
+        session, found, StackSettings(), version="0", created="", say=silently, sleep=time.sleep, rest=time.sleep, clock=clock
+    )
+    with engine:
+        yield engine
+
+
+ENGINES = [lambda_engine]
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Iterator[Emulator]:
+    """An emulator that engines and tests speak to."""
+    with pytest.MonkeyPatch.context() as patch, Emulator() as running:
+        patch.delenv("AWS_PROFILE", raising=False)
+        for name, value in running.variables.items():
+            patch.setenv(name, value)
+        yield running
+
+
+@pytest.fixture(params=ENGINES)
+def made(request: pytest.FixtureRequest, emulator: Emulator) -> Iterator[tuple[Engine, Store, str, str]]:
+    """An engine for a job, the store, and the job's two buckets, of which the first holds every awkward key."""
+    store = Store(emulator.url)
+    stem = f"c{abs(hash(request.node.nodeid)):x}"
+    source, destination = f"{stem}-src", f"{stem}-dst"
+    for bucket in (source, destination):
+        store.make(bucket)
+    store.fill(source, iter(AWKWARD_KEYS))
+    with request.param(emulator, source, destination) as engine:
+        yield engine, store, source, destination
+
+
+def events_until(engine: Engine, enough: Callable[[list[Event]], bool], *, ack: bool = True) -> list[Event]:
+    """Poll until there are enough events."""
+    events: list[Event] = []
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    while not enough(events):
+        assert time.monotonic() < give_up_at, events
+        events += engine.poll(1.0)
+        if ack:
+            engine.ack()
+    return events
+
+
+def test_a_task_is_worked_on_with_all_its_children_and_each_reports(made: tuple[Engine, Store, str, str]) -> None:
+    engine, store, source, destination = made
+
+    engine.submit([ListTask("run.1", engine.job, Range("", None))])
+    events = events_until(engine, lambda seen: sum(e.counts.copied for e in seen if isinstance(e, Done)) == len(AWKWARD_KEYS))
+
+    (root,) = (e for e in events if isinstance(e, Done) and e.id == "run.1")
+    assert root.counts.listed == len(AWKWARD_KEYS)
+    children = {e.id for e in events if isinstance(e, Done)} - {"run.1"}
+    assert children == {f"{root.attempt.nonce}.{n}" for n in range(root.children)}
+    assert store.items(destination) == store.items(source)
+
+
+def test_proving_copies_a_first_object_and_says_so(made: tuple[Engine, Store, str, str]) -> None:
+    engine, store, source, destination = made
+    first = [*store.items(source).values()][:3]
+
+    proof = engine.prove("run.0", first)
+
+    (event,) = proof.events
+    assert isinstance(event, Done)
+    assert (event.id, event.counts.copied, proof.taken) == ("run.0", 1, 1)
+    assert list(store.items(destination)) == [first[0].key]
+
+
+def test_an_object_that_cannot_be_copied_is_a_failure_of_its_task(made: tuple[Engine, Store, str, str]) -> None:
+    engine, store, source, _ = made
+    item = next(iter(store.items(source).values()))
+    changed = Item(item.key, item.size, '"00000000000000000000000000000000"')
+    gone = Item("never was there", 1, '"x"')
+
+    engine.submit([CopyTask("run.1", engine.job, (changed, gone))])
+    (event,) = events_until(engine, lambda seen: any(isinstance(e, Done) for e in seen))
+
+    assert isinstance(event, Done)
+    assert [(f.key, f.code) for f in event.failures] == [(item.key, "PreconditionFailed")]
+    assert (event.counts.failed, event.counts.vanished, event.counts.copied) == (1, 1, 0)
+
+
+def test_a_bucket_that_is_gone_is_fatal(made: tuple[Engine, Store, str, str], emulator: Emulator) -> None:
+    engine, _, _, destination = made
+    boto3.client("s3", endpoint_url=emulator.url, region_name=REGION).delete_bucket(Bucket=destination)
+
+    engine.submit([CopyTask("run.1", engine.job, (Item("a key", 1, '"x"'),))])
+    events = events_until(engine, lambda seen: any(isinstance(e, Fatal) for e in seen))
+
+    assert {(e.id, e.kind) for e in events if isinstance(e, Fatal)} == {("run.1", "not_found")}
+
+
+def test_once_it_has_settled_nothing_is_written_any_more(made: tuple[Engine, Store, str, str]) -> None:
+    engine, store, source, destination = made
+    items = tuple(store.items(source).values())
+    engine.submit([CopyTask(f"run.{n}", engine.job, (item,)) for n, item in enumerate(items)])
+    events_until(engine, lambda seen: any(isinstance(e, Done) for e in seen))
+
+    engine.settle()
+    there = store.items(destination)
+    reported = {e.id for e in engine.poll(1.0)}
+
+    assert there
+    assert store.items(destination) == there
+    assert not [e for e in engine.poll(1.0) if e.id not in reported]
