@@ -94,7 +94,7 @@ def _run(copy: CopySettings, stack: StackSettings, aws: AwsSettings, output: Out
     with view:
         view.step("checking credentials and buckets")
         found = preflight(AwsSession(aws), aws, copy, run_id)
-        view.plan(run_id, _plan_lines(found, copy, stack))
+        view.plan(run_id, _plan_lines(found, copy, stack), source=str(found.job.source), destination=str(found.job.destination))
         if not found.first_page.items:
             result = _nothing_to_copy(found)
         else:
@@ -150,12 +150,13 @@ def _copy(found: Preflight, copy: CopySettings, stack: StackSettings, aws: AwsSe
                 check=interrupts.check,
                 clock=time.monotonic,
             )
-        except Interrupted as error:
-            error.hint = "everything was torn down" if not engine.left else f"clean up with: {clean_up}"
-            raise
-        finally:
+        except S3BulkCopyError as error:
             for line in engine.left:
                 view.warning(f"left behind: {line}")
+            if isinstance(error, Interrupted):
+                error.hint = "everything was torn down" if not engine.left else f"clean up with: {clean_up}"
+            raise
+        finally:
             if stack.keep:
                 view.note(f"the run's resources stay in place (--keep); remove them with: {clean_up}")
 

@@ -1,26 +1,29 @@
 """One tally, three faces: a live display in a terminal, plain lines without one, JSON lines for scripts.
 
 Results go to stdout, everything else to stderr. Keys and causes are foreign text: control characters in them are escaped, and
-markup is never interpreted.
+markup is never interpreted. Nothing here sleeps; time comes from a clock that is an argument.
 """
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rich.console import Console, RenderableType
+    from rich.text import Text
 
     from s3bulkcopy.engines import Depths
     from s3bulkcopy.errors import S3BulkCopyError
-    from s3bulkcopy.run import Result
+    from s3bulkcopy.run import Phases, Result
     from s3bulkcopy.settings import OutputSettings
-    from s3bulkcopy.tally import Snapshot
+    from s3bulkcopy.tally import RangeFailure, Snapshot
+    from s3bulkcopy.worker.model import Counts, Failure
 
 #: Failures that a summary names; the count tells of the others.
 SHOWN_FAILURES = 10
@@ -28,10 +31,20 @@ SHOWN_FAILURES = 10
 #: How far back a rate looks, in seconds.
 RATE_SECONDS = 10.0
 
-#: Pauses between plain progress lines, in seconds: the first, those of the first minutes, all others.
-_PACES = ((0.0, 5.0), (5.0, 10.0), (120.0, 30.0))
+#: Pauses between plain progress lines, in seconds: from when on, and how long; the first line comes after the first.
+_PACES = ((0.0, 5.0), (5.0, 10.0), (115.0, 30.0))
 
+#: Least time between JSON progress lines, in seconds; a run may poll more often.
+_JSON_SECONDS = 0.25
+
+#: The CLI shares its cores with local workers, so it draws no more often than needed.
 _FRAMES_A_SECOND = 4
+
+#: Widths of a bar in the terminal, in cells: less is no bar, more tells no more.
+_BAR_CELLS = (8, 40)
+
+#: Columns of the bars' table that give way in a narrow terminal, the first one first.
+_DISPENSABLE = ("bytes", "share", "rate", "bar")
 
 
 # ----------------------------------------------------------------------------------------------------------- formatting
@@ -49,24 +62,35 @@ def count_text(number: int) -> str:
 def bytes_text(number: float) -> str:
     """Write a number of bytes in decimal units.
 
-    >>> bytes_text(999), bytes_text(5_230_000_000)
-    ('999 B', '5.2 GB')
+    >>> bytes_text(999), bytes_text(999_960), bytes_text(5_230_000_000)
+    ('999 B', '1.0 MB', '5.2 GB')
     """
-    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
-        if number < 1000 or unit == "PB":  # noqa: PLR2004 - decimal units
-            return f"{number:,.0f} {unit}" if unit == "B" else f"{number:,.1f} {unit}"
+    if round(number) < 1000:  # noqa: PLR2004 - decimal units
+        return f"{number:.0f} B"
+    for unit in ("kB", "MB", "GB", "TB"):
         number /= 1000
-    raise AssertionError("unreachable")
+        if round(number, 1) < 1000:  # noqa: PLR2004
+            return f"{number:.1f} {unit}"
+    return f"{number / 1000:,.1f} PB"
 
 
 def duration_text(seconds: float) -> str:
-    """Write a duration in hours, minutes and seconds.
+    """Write a duration in hours, minutes and seconds; a part of a second is dropped.
 
-    >>> duration_text(65), duration_text(360_000)
+    >>> duration_text(65.9), duration_text(360_000)
     ('0:01:05', '100:00:00')
     """
     whole = int(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def seconds_text(seconds: float) -> str:
+    """Write how long something took: tenths of a second up to a minute, then as a duration.
+
+    >>> seconds_text(12.34), seconds_text(65)
+    ('12.3 s', '0:01:05')
+    """
+    return f"{seconds:.1f} s" if seconds < 60 else duration_text(seconds)  # noqa: PLR2004 - a minute
 
 
 def rate_text(rate: float) -> str:
@@ -78,6 +102,15 @@ def rate_text(rate: float) -> str:
     return f"{rate:,.0f}/s"
 
 
+def share_text(part: int, whole: int) -> str:
+    """Write a share in percent, rounded down: 100% is said of all only.
+
+    >>> share_text(999_999, 1_000_000), share_text(5, 5), share_text(0, 0)
+    ('99%', '100%', '0%')
+    """
+    return f"{part * 100 // whole if whole else 0}%"
+
+
 def safe(text: str) -> str:
     r"""Escape what could drive a terminal.
 
@@ -87,61 +120,114 @@ def safe(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def _put_line(stream: TextIO, line: str) -> None:
+    """Write a line; what the stream's encoding lacks is escaped, so that a key cannot end the command."""
+    encoding = stream.encoding or "utf-8"
+    stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()
+
+
+# ------------------------------------------------------------------------------------------------------------ measuring
+
+
 @dataclass(slots=True)
 class Rate:
-    """How fast a count grows, over the last seconds of an injected clock."""
+    """How fast a count grows a second, over the last seconds of a clock.
 
+    >>> now = iter([0.0, 1.0, 2.0])
+    >>> rate = Rate(lambda: next(now))
+    >>> rate.add(0), rate.add(300), rate.add(400)
+    (0.0, 300.0, 200.0)
+    """
+
+    clock: Callable[[], float]
     seconds: float = RATE_SECONDS
     _seen: deque[tuple[float, int]] = field(default_factory=deque)
 
-    def add(self, now: float, count: int) -> float:
-        """Take note of a count, and give its growth a second."""
-        self._seen.append((now, count))
-        while len(self._seen) > 2 and self._seen[1][0] <= now - self.seconds:  # noqa: PLR2004 - two make a rate
-            self._seen.popleft()
-        (then, before), (_, after) = self._seen[0], self._seen[-1]
-        return max(0, after - before) / (now - then) if now > then else 0.0
+    def add(self, count: int) -> float:
+        """Take note of the count as it is now, and give its growth a second since the window began."""
+        now, seen = self.clock(), self._seen
+        seen.append((now, count))
+        while len(seen) > 2 and seen[1][0] <= now - self.seconds:  # noqa: PLR2004 - two make a rate
+            seen.popleft()
+        then, before = seen[0]
+        return max(0, count - before) / (now - then) if now > then else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a moment looks like, counted and waiting work together."""
+    """What a moment looks like."""
 
-    listed: int
-    listed_bytes: int
+    #: Counted and waiting work together. What ended was listed, even if its lister has not reported yet.
+    counts: Counts
+    #: Objects whose fate is known: copied, skipped, vanished or failed.
     ended: int
-    copied: int
-    copied_bytes: int
-    rate: float
-    eta_seconds: float | None
-    #: Whether more may yet be listed.
+    #: Whether more may yet be listed, so that the total is provisional.
     listing: bool
+    #: Objects listed, and objects ended, a second.
+    list_rate: float
+    rate: float
+    #: Until what is listed so far has ended; None where nothing moves.
+    eta_seconds: float | None
     snapshot: Snapshot
     depths: Depths | None
+
+    @property
+    def listed_text(self) -> str:
+        """Give the number of listed objects, with a tilde while it is provisional."""
+        return f"{'~' if self.listing else ''}{count_text(self.counts.listed)}"
+
+    @property
+    def copied_text(self) -> str:
+        """Give the number of copied objects, with a tilde if some of them may not count."""
+        return f"{'~' if self.snapshot.provisional.copied else ''}{count_text(self.counts.copied)}"
+
+    @property
+    def eta_text(self) -> str:
+        """Give the time left, with a tilde while more is being listed; nothing where it is not known."""
+        if self.eta_seconds is None:
+            return ""
+        known = self.eta_seconds < 100 * 3600
+        return f"ETA {'~' if self.listing else ''}{duration_text(self.eta_seconds)}" if known else "ETA over 100 h"
 
 
 class _Meter:
     """Turns snapshots into Progress."""
 
-    def __init__(self) -> None:
-        self._rate = Rate()
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._list_rate, self._rate = Rate(clock), Rate(clock)
 
-    def read(self, now: float, snapshot: Snapshot, depths: Depths | None) -> Progress:
+    def read(self, snapshot: Snapshot, depths: Depths | None) -> Progress:
         counts = snapshot.counts + snapshot.provisional
         ended = counts.copied + counts.skipped + counts.vanished + counts.failed
-        rate = self._rate.add(now, ended)
-        # Children may report before their parents: what ended was listed.
-        listed, listed_bytes = max(counts.listed, ended), max(counts.listed_bytes, counts.copied_bytes)
-        eta = (listed - ended) / rate if rate else None
-        listing = depths is None or bool(depths.list.waiting or depths.list.in_flight)
-        return Progress(listed, listed_bytes, ended, counts.copied, counts.copied_bytes, rate, eta, listing, snapshot, depths)
+        listed = max(counts.listed, ended)
+        counts = replace(counts, listed=listed, listed_bytes=max(counts.listed_bytes, counts.copied_bytes))
+        rate = self._rate.add(ended)
+        return Progress(
+            counts=counts,
+            ended=ended,
+            listing=_may_still_list(snapshot, depths),
+            list_rate=self._list_rate.add(listed),
+            rate=rate,
+            eta_seconds=(listed - ended) / rate if rate else None,
+            snapshot=snapshot,
+            depths=depths,
+        )
+
+
+def _may_still_list(snapshot: Snapshot, depths: Depths | None) -> bool:
+    """Guess from the depths, which lag, and from events that wait for their lister's."""
+    if snapshot.complete:
+        return False
+    waiting = snapshot.provisional.listed or snapshot.provisional.copied
+    return depths is None or bool(depths.list.waiting or depths.list.in_flight or waiting)
 
 
 # ---------------------------------------------------------------------------------------------------------- the faces
 
 
 class View(Protocol):
-    """A face of a run; also what the run tells how it goes."""
+    """A face of a run; also what the run tells how it goes. Entered while the run goes on."""
 
     def __enter__(self) -> Self:
         """Begin to show."""
@@ -149,7 +235,7 @@ class View(Protocol):
     def __exit__(self, *_: object) -> None:
         """Stop showing."""
 
-    def plan(self, run_id: str, lines: Sequence[str]) -> None:
+    def plan(self, run_id: str, lines: Sequence[str], *, source: str = "", destination: str = "") -> None:
         """Say what is about to be done."""
 
     def step(self, text: str) -> None:
@@ -167,8 +253,8 @@ class View(Protocol):
     def note(self, text: str) -> None:
         """Say something worth knowing."""
 
-    def summary(self, result: Result) -> None:
-        """Give the result."""
+    def summary(self, result: Result, notes: Sequence[str] = ()) -> None:
+        """Give the result, and then say what is worth knowing about it."""
 
 
 def make_view(
@@ -178,7 +264,11 @@ def make_view(
     if settings.json:
         return JsonView(settings, stdout, stderr, clock)
     if is_terminal and settings.progress and not settings.quiet:
-        return LiveView(settings, stdout, stderr, clock)
+        from rich.console import Console  # noqa: PLC0415 - takes long to import, and only a terminal needs it
+
+        console = Console(file=stderr, force_terminal=True, markup=False, highlight=False, emoji=False)
+        if not console.is_dumb_terminal:
+            return LiveView(settings, stdout, stderr, clock, console)
     return PlainView(settings, stdout, stderr, clock)
 
 
@@ -188,7 +278,8 @@ class _Lines:
     def __init__(self, settings: OutputSettings, stdout: TextIO, stderr: TextIO, clock: Callable[[], float]) -> None:
         self._settings, self._out, self._err, self._clock = settings, stdout, stderr, clock
         self._began = clock()
-        self._meter = _Meter()
+        self._meter = _Meter(clock)
+        self._run_id = self._route = ""
 
     def __enter__(self) -> Self:
         return self
@@ -196,21 +287,24 @@ class _Lines:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def _say(self, text: str) -> None:
-        self._err.write(f"{safe(text)}\n")
-        self._err.flush()
+    def _elapsed(self) -> float:
+        return self._clock() - self._began
 
-    def plan(self, _run_id: str, lines: Sequence[str]) -> None:
+    def _say(self, text: str) -> None:
+        _put_line(self._err, safe(text))
+
+    def plan(self, run_id: str, lines: Sequence[str], *, source: str = "", destination: str = "") -> None:
+        self._run_id, self._route = run_id, f"{source} -> {destination}" if source else ""
         for line in lines:
             self.note(line)
 
     def step(self, text: str) -> None:
-        if self._settings.quiet:
-            return
-        self._say(f"{duration_text(self._clock() - self._began)}  {text}")
+        if not self._settings.quiet:
+            self._say(f"{duration_text(self._elapsed())}  {text}")
 
     def stopping(self, text: str) -> None:
-        self._say(text)
+        with suppress(RuntimeError):  # the signal came amid a write to stderr, which cannot be entered again
+            self._say(text)
 
     def warning(self, text: str) -> None:
         self._say(f"warning: {text}")
@@ -219,10 +313,11 @@ class _Lines:
         if not self._settings.quiet:
             self._say(text)
 
-    def summary(self, result: Result) -> None:
-        lines = [one_line(result)] if self._settings.quiet else summary_lines(result)
-        self._out.write("".join(f"{line}\n" for line in lines))
-        self._out.flush()
+    def summary(self, result: Result, notes: Sequence[str] = ()) -> None:
+        for line in [one_line(result)] if self._settings.quiet else summary_lines(result):
+            _put_line(self._out, line)
+        for note in notes:
+            self.note(note)
 
 
 class PlainView(_Lines):
@@ -231,15 +326,15 @@ class PlainView(_Lines):
     def __init__(self, settings: OutputSettings, stdout: TextIO, stderr: TextIO, clock: Callable[[], float]) -> None:
         """Begin the clock."""
         super().__init__(settings, stdout, stderr, clock)
-        self._next_line_at = _PACES[0][1]
+        self._due = _PACES[0][1]
 
     def progress(self, snapshot: Snapshot, depths: Depths | None) -> None:
         """Write a line if one is due."""
-        now = self._clock()
-        progress, elapsed = self._meter.read(now, snapshot, depths), now - self._began
-        if self._settings.quiet or not self._settings.progress or elapsed < self._next_line_at:
+        progress, elapsed = self._meter.read(snapshot, depths), self._elapsed()
+        if self._settings.quiet or not self._settings.progress or elapsed < self._due:
             return
-        self._next_line_at = elapsed + next(pace for since, pace in reversed(_PACES) if elapsed >= since)
+        while self._due <= elapsed:
+            self._due += next(pace for since, pace in reversed(_PACES) if self._due >= since)
         self._say(f"{duration_text(elapsed)}  {progress_line(progress)}")
 
 
@@ -249,77 +344,85 @@ class JsonView(_Lines):
     def __init__(self, settings: OutputSettings, stdout: TextIO, stderr: TextIO, clock: Callable[[], float]) -> None:
         """Begin the clock."""
         super().__init__(settings, stdout, stderr, clock)
-        self._run_id = ""
+        self._due = 0.0
 
-    def _put(self, value: dict[str, Any]) -> None:
-        self._out.write(json.dumps(value) + "\n")
-        self._out.flush()
+    def _put(self, event: str, **values: object) -> None:
+        if not self._settings.quiet:
+            _put_line(self._out, json.dumps({"event": event, **values}))
 
-    def plan(self, run_id: str, lines: Sequence[str]) -> None:
-        """Say what is about to be done."""
+    def plan(self, run_id: str, lines: Sequence[str], *, source: str = "", destination: str = "") -> None:  # noqa: ARG002
+        """Say what is about to be done; the lines name source and destination."""
         self._run_id = run_id
-        self._put({"event": "plan", "run_id": run_id, "lines": list(lines)})
+        self._put("plan", run_id=run_id, lines=list(lines))
 
     def step(self, text: str) -> None:
         """Say what is being done."""
-        self._put({"event": "step", "seconds": round(self._clock() - self._began, 3), "text": text})
+        self._put("step", seconds=round(self._elapsed(), 3), text=text)
 
     def progress(self, snapshot: Snapshot, depths: Depths | None) -> None:
-        """Write what is known now."""
-        if not self._settings.progress:
+        """Write what is known now, unless the last line is too young."""
+        progress, elapsed = self._meter.read(snapshot, depths), self._elapsed()
+        if not self._settings.progress or (elapsed < self._due and not snapshot.complete):
             return
-        now = self._clock()
-        progress = self._meter.read(now, snapshot, depths)
-        counts = snapshot.counts + snapshot.provisional
+        self._due = elapsed + _JSON_SECONDS
+        counts = progress.counts
         self._put(
-            {
-                "event": "progress",
-                "run_id": self._run_id,
-                "seconds": round(now - self._began, 3),
-                "listed": progress.listed,
-                "listed_bytes": progress.listed_bytes,
-                "copied": progress.copied,
-                "copied_bytes": progress.copied_bytes,
-                "skipped": counts.skipped,
-                "vanished": counts.vanished,
-                "failed": counts.failed,
-                "retries": counts.retries,
-                "rate": round(progress.rate, 1),
-                "tasks": snapshot.tasks,
-                "tasks_open": snapshot.tasks_open,
-                "dead": snapshot.dead,
-                "depths": asdict(depths) if depths is not None else None,
-            }
+            "progress",
+            run_id=self._run_id,
+            seconds=round(elapsed, 3),
+            listed=counts.listed,
+            listed_bytes=counts.listed_bytes,
+            copied=counts.copied,
+            copied_bytes=counts.copied_bytes,
+            skipped=counts.skipped,
+            vanished=counts.vanished,
+            failed=counts.failed,
+            retries=counts.retries,
+            rate=round(progress.rate, 1),
+            provisional=progress.listing or bool(snapshot.provisional.copied),
+            tasks=snapshot.tasks,
+            tasks_open=snapshot.tasks_open,
+            dead=snapshot.dead,
+            depths=asdict(depths) if depths is not None else None,
         )
 
-    def summary(self, result: Result) -> None:
+    def summary(self, result: Result, notes: Sequence[str] = ()) -> None:
         """Write where the time went, each failure that a text summary names, and the summary."""
-        self._put({"event": "phases", **{name: round(value, 3) for name, value in asdict(result.phases).items()}})
+        self._put("phases", **{name: round(value, 3) for name, value in asdict(result.phases).items()})
         for failure in result.failures[:SHOWN_FAILURES]:
-            self._put({"event": "failure", **asdict(failure)})
-        self._put(summary_object(result))
+            self._put("failure", **asdict(failure))
+        _put_line(self._out, json.dumps(summary_object(result)))
+        for note in notes:
+            self.note(note)
 
 
 class LiveView(_Lines):
-    """Bars in a terminal."""
+    """Bars in a terminal, drawn by a thread of their own from frozen values."""
 
-    def __init__(self, settings: OutputSettings, stdout: TextIO, stderr: TextIO, clock: Callable[[], float]) -> None:
-        """Prepare the display."""
-        from rich.console import Console  # noqa: PLC0415 - only a terminal needs it
-        from rich.live import Live  # noqa: PLC0415
+    def __init__(
+        self, settings: OutputSettings, stdout: TextIO, stderr: TextIO, clock: Callable[[], float], console: Console
+    ) -> None:
+        """Prepare the display on a console that writes to `stderr`."""
+        from rich.live import Live  # noqa: PLC0415 - as in make_view
 
         super().__init__(settings, stdout, stderr, clock)
-        self._console: Console = Console(file=stderr, markup=False, highlight=False, emoji=False)
-        self._live = Live(
-            console=self._console, refresh_per_second=_FRAMES_A_SECOND, transient=True, get_renderable=self.render
-        )
-        self._step = ""
-        self._stopping = ""
+        self._console = console
+        self._step = self._stopping = ""
         self._progress: Progress | None = None
+        # The last thing to make: it draws while it is being made.
+        self._live = Live(
+            console=console,
+            refresh_per_second=_FRAMES_A_SECOND,
+            transient=True,
+            redirect_stdout=False,
+            get_renderable=self.render,
+        )
 
     def __enter__(self) -> Self:
         """Begin to draw."""
-        self._live.start()
+        self._live.start(refresh=True)
+        # A second Ctrl-C leaves without any cleaning up, and must not leave a terminal without a cursor.
+        self._console.show_cursor()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -327,7 +430,7 @@ class LiveView(_Lines):
         self._live.stop()
 
     def _say(self, text: str) -> None:
-        self._console.print(safe(text))
+        self._console.print(safe(text), soft_wrap=True)
 
     def step(self, text: str) -> None:
         """Show what is being done; with -v as a line that stays, too."""
@@ -337,64 +440,109 @@ class LiveView(_Lines):
 
     def progress(self, snapshot: Snapshot, depths: Depths | None) -> None:
         """Show what is known now."""
-        self._progress = self._meter.read(self._clock(), snapshot, depths)
+        self._progress = self._meter.read(snapshot, depths)
 
     def stopping(self, text: str) -> None:
-        """Show at once that the run is being stopped."""
+        """Show with the next frame that the run is being stopped; takes no lock, so a signal handler may call it."""
         self._stopping = text
 
     def render(self) -> RenderableType:
         """Draw the display as it is now."""
-        from rich.console import Group  # noqa: PLC0415
+        from rich.console import Group  # noqa: PLC0415 - as in make_view
         from rich.text import Text  # noqa: PLC0415
 
-        elapsed = duration_text(self._clock() - self._began)
-        spin = "|/-\\"[int(self._clock() * _FRAMES_A_SECOND) % 4]
-        lines = [Text(f"{spin} {elapsed}  {safe(self._stopping or self._step)}", style="yellow" if self._stopping else "")]
+        elapsed, width = self._elapsed(), self._console.width
+        title = (duration_text(elapsed), safe(self._run_id), safe(self._route))
+        lines: list[RenderableType] = [*_flow((_Field(text, "bold") for text in title if text), width)]
         if self._progress is not None:
-            lines += _bars(self._progress, self._console.width)
-        for line in lines:
-            line.no_wrap, line.overflow = True, "ellipsis"
+            lines += [_bars(self._progress, elapsed, width), *_flow(_queues(self._progress), width)]
+            lines += _flow(_effort(self._progress), width)
+        if self._stopping:
+            lines.append(Text(safe(self._stopping), style="bold yellow"))
+        spinner = "|/-\\"[int(elapsed * _FRAMES_A_SECOND) % 4]
+        lines.append(Text(f"{spinner} {safe(self._step)}", no_wrap=True, overflow="ellipsis"))
         return Group(*lines)
 
 
-def _bars(progress: Progress, width: int) -> list[Any]:
-    from rich.text import Text  # noqa: PLC0415
+def _bars(progress: Progress, elapsed: float, width: int) -> RenderableType:
+    """Draw listing and copying, one bar each, with as many numbers beside them as the width allows."""
+    from rich.progress_bar import ProgressBar  # noqa: PLC0415 - as in make_view
+    from rich.table import Table  # noqa: PLC0415
 
-    snapshot, depths = progress.snapshot, progress.depths
-    total = f"{'~' if progress.listing else ''}{count_text(progress.listed)}"
-    bar_width = max(8, min(40, width - 62))
-    share = progress.ended / progress.listed if progress.listed else 0.0
-    filled = int(share * bar_width)
-    eta = duration_text(progress.eta_seconds) if progress.eta_seconds is not None else "-:--:--"
-    listing = "listing" if progress.listing else "listed"
-    lines = [
-        Text.assemble(
-            (f"  {listing:8}", "bold"), f"{total:>15}  {bytes_text(progress.listed_bytes):>9}",
-            f"  {count_text(snapshot.counts.pages)} pages",
-        ),
-        Text.assemble(
-            ("  copied  ", "bold"), f"{count_text(progress.copied):>15}  {bytes_text(progress.copied_bytes):>9}  ",
-            ("━" * filled, "green"), ("━" * (bar_width - filled), "bright_black"),
-            f" {share:4.0%}  {rate_text(progress.rate)}  ETA {eta}",
-        ),
-    ]  # fmt: skip
-    if depths is not None:
-        busy = depths.list.in_flight + depths.copy.in_flight
-        lines.append(
-            Text(
-                f"  queues  list {count_text(depths.list.waiting)}+{count_text(depths.list.in_flight)}"
-                f"  copy {count_text(depths.copy.waiting)}+{count_text(depths.copy.in_flight)}  dead {count_text(depths.dead)}"
-                f"  in workers' hands {count_text(busy)}"
-            )
-        )
-    counts = snapshot.counts + snapshot.provisional
-    troubled = "red" if counts.failed or snapshot.ranges_failed else ""
-    words = (
-        f"  tasks   {count_text(snapshot.tasks_open)} open of {count_text(snapshot.tasks)}"
-        f"  retries {count_text(counts.retries)}  throttled {count_text(counts.throttles)}  failed {count_text(counts.failed)}"
+    counts, (least, most) = progress.counts, _BAR_CELLS
+    columns = {
+        "name": ("  list", "  copy"),
+        "bar": ("", ""),
+        "count": (progress.listed_text, progress.copied_text),
+        "bytes": (bytes_text(counts.listed_bytes), bytes_text(counts.copied_bytes)),
+        "rate": (rate_text(progress.list_rate), rate_text(progress.rate)),
+        "share": ("", share_text(progress.ended, counts.listed)),
+        "eta": ("", f"{progress.eta_text:12}"),  # always as wide, so that the bars stay where they are
+    }
+
+    def room() -> int:
+        return width - sum(max(map(len, cells)) + 2 for cells in columns.values())
+
+    for name in _DISPENSABLE:
+        if room() >= least:
+            break
+        del columns[name]
+    grid = Table.grid(padding=(0, 2))
+    for name in columns:
+        grid.add_column(no_wrap=True, justify="left" if name in ("name", "eta") else "right")
+    cells, total = min(most, room()), max(1, counts.listed)
+    bars = (
+        ProgressBar(width=cells, completed=total, total=total, pulse=progress.listing, animation_time=elapsed),
+        ProgressBar(width=cells, completed=progress.ended, total=total),
     )
-    lines.append(Text(words, style=troubled))
+    for n, bar in enumerate(bars):
+        grid.add_row(*(bar if name == "bar" else texts[n] for name, texts in columns.items()))
+    return grid
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A few words that stay on one line."""
+
+    text: str
+    style: str = ""
+
+
+def _queues(progress: Progress) -> Iterator[_Field]:
+    depths = progress.depths
+    if depths is None:
+        return
+    yield _Field(f"waiting+in flight: list {count_text(depths.list.waiting)}+{count_text(depths.list.in_flight)}")
+    yield _Field(f"copy {count_text(depths.copy.waiting)}+{count_text(depths.copy.in_flight)}")
+    yield _Field(f"workers busy ~{count_text(depths.list.in_flight + depths.copy.in_flight)}")
+    dead = max(depths.dead, progress.snapshot.dead)
+    yield _Field(f"dead letters {count_text(dead)}", "bold red" if dead else "")
+
+
+def _effort(progress: Progress) -> Iterator[_Field]:
+    counts, snapshot = progress.counts, progress.snapshot
+    yield _Field(f"tasks open {count_text(snapshot.tasks_open)} of {count_text(snapshot.tasks)}")
+    yield _Field(f"retries {count_text(counts.retries)}")
+    yield _Field(f"throttled {count_text(counts.throttles)}", "yellow" if counts.throttles else "")
+    yield _Field(f"failed {count_text(counts.failed)}", "bold red" if counts.failed else "")
+    if snapshot.ranges_failed:
+        yield _Field(f"ranges failed {count_text(snapshot.ranges_failed)}", "bold red")
+    for name in ("skipped", "vanished"):
+        if number := getattr(counts, name):
+            yield _Field(f"{name} {count_text(number)}")
+
+
+def _flow(fields: Iterable[_Field], width: int) -> list[Text]:
+    """Put fields beside each other, and on a new line where the next one finds no room."""
+    from rich.text import Text  # noqa: PLC0415 - as in make_view
+
+    lines: list[Text] = []
+    for one in fields:
+        text = Text(one.text, one.style)
+        if lines and lines[-1].cell_len + 3 + text.cell_len <= width:
+            lines[-1].append("   ").append_text(text)
+        else:
+            lines.append(Text("  ", no_wrap=True, overflow="ellipsis").append_text(text))
     return lines
 
 
@@ -403,18 +551,18 @@ def _bars(progress: Progress, width: int) -> list[Any]:
 
 def progress_line(progress: Progress) -> str:
     """Write a moment as one line."""
-    counts = progress.snapshot.counts + progress.snapshot.provisional
-    share = f"{progress.ended / progress.listed:.0%}" if progress.listed else "0%"
-    eta = f"  ETA {duration_text(progress.eta_seconds)}" if progress.eta_seconds is not None else ""
-    queued = ""
-    if progress.depths is not None:
-        list_, copy = progress.depths.list, progress.depths.copy
-        queued = f"  queued {count_text(list_.waiting + copy.waiting)}+{count_text(list_.in_flight + copy.in_flight)}"
-    return (
-        f"listed {'~' if progress.listing else ''}{count_text(progress.listed)} ({bytes_text(progress.listed_bytes)})  "
-        f"copied {count_text(progress.copied)} ({share})  {rate_text(progress.rate)}{eta}{queued}  "
-        f"retries {count_text(counts.retries)}  failed {count_text(counts.failed)}"
-    )
+    counts, depths = progress.counts, progress.depths
+    fields = [
+        f"listed {progress.listed_text} ({bytes_text(counts.listed_bytes)})",
+        f"copied {progress.copied_text} ({share_text(progress.ended, counts.listed)})",
+        rate_text(progress.rate),
+        progress.eta_text,
+    ]
+    if depths is not None:
+        waiting, in_flight = depths.list.waiting + depths.copy.waiting, depths.list.in_flight + depths.copy.in_flight
+        fields.append(f"queued {count_text(waiting)}+{count_text(in_flight)}")
+    fields += [f"retries {count_text(counts.retries)}", f"failed {count_text(counts.failed)}"]
+    return "  ".join(filter(None, fields))
 
 
 def summary_object(result: Result) -> dict[str, Any]:
@@ -442,48 +590,97 @@ def summary_object(result: Result) -> dict[str, Any]:
 def one_line(result: Result) -> str:
     """Write the summary as one line."""
     counts = result.snapshot.counts
-    return (
-        f"{result.run_id}: copied {count_text(counts.copied)} of {count_text(counts.listed)} objects "
-        f"({bytes_text(counts.copied_bytes)}) in {duration_text(result.seconds)}, {count_text(counts.failed)} failed"
+    line = (
+        f"{safe(result.run_id)}: copied {_copied(counts)} in {seconds_text(result.seconds)}, {count_text(counts.failed)} failed"
     )
+    if result.snapshot.ranges_failed:
+        line += ", the listing is incomplete"
+    if result.resources_left:
+        line += f", {_many(len(result.resources_left), 'resource')} left in the account"
+    return line
 
 
 def summary_lines(result: Result) -> list[str]:
     """Write the summary as text."""
     counts, snapshot, phases = result.snapshot.counts, result.snapshot, result.phases
-    rate = counts.copied / phases.work if phases.work else 0.0
-    objects = f"{count_text(counts.copied)} of {count_text(counts.listed)} objects ({bytes_text(counts.copied_bytes)})"
-    before = f"deploying {phases.deploy:,.1f} s, proving rights {phases.probe:,.1f} s"
-    repeated = f"{count_text(counts.retries)} of them repeated, {count_text(counts.throttles)} throttled"
-    lines = [
-        f"copied {objects} from {safe(result.source)} to {safe(result.destination)} in {result.seconds:,.1f} s",
-        f"  rate      {rate_text(rate)} while at work",
-        f"  time      {before}, at work {phases.work:,.1f} s, tearing down {phases.teardown:,.1f} s",
-        f"  requests  {count_text(counts.pages)} LIST, {count_text(counts.copy_requests)} COPY, {repeated}",
+    where = f"from {safe(result.source)} to {safe(result.destination)}"
+    notable = (
+        ("skipped", counts.skipped, "there already"),
+        ("vanished", counts.vanished, "deleted after being listed"),
+        ("duplicates", snapshot.duplicates, "copied more than once, counted once"),
+        ("failed", counts.failed, "not at the destination"),
+    )
+    return [
+        f"copied {_copied(counts)} {where} in {seconds_text(result.seconds)}",
+        f"  rate        {_rate(counts, phases)} while at work",
+        f"  time        {_times(phases)}",
+        f"  requests    {_requests(counts)}",
+        *(f"  {word:10}  {count_text(number)} ({meaning})" for word, number, meaning in notable if number),
+        *_some((_failure_text(failure) for failure in result.failures[:SHOWN_FAILURES]), counts.failed),
+        *_ranges(result.failed_ranges, snapshot.ranges_failed),
+        *_left(result.resources_left),
     ]
-    notable = {
-        "skipped": (counts.skipped, "existed at the destination"),
-        "vanished": (counts.vanished, "deleted after they were listed"),
-        "duplicate": (snapshot.duplicates, "copied more than once, counted once"),
-        "failed": (counts.failed, "not at the destination"),
+
+
+def _copied(counts: Counts) -> str:
+    return f"{count_text(counts.copied)} of {_many(counts.listed, 'object')} ({bytes_text(counts.copied_bytes)})"
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{count_text(number)} {noun}{'' if number == 1 else 's'}"
+
+
+def _rate(counts: Counts, phases: Phases) -> str:
+    return f"{counts.copied / phases.work if phases.work else 0:,.0f} objects/s"
+
+
+def _times(phases: Phases) -> str:
+    words = {
+        "deploying": phases.deploy,
+        "proving rights": phases.probe,
+        "at work": phases.work,
+        "tearing down": phases.teardown,
     }
-    lines += [f"  {word:9} {count_text(number)} {meaning}" for word, (number, meaning) in notable.items() if number]
-    for failure in result.failures[:SHOWN_FAILURES]:
-        lines.append(f"    {safe(repr(failure.key))}: {safe(failure.code)}: {safe(failure.cause)}")
-    if len(result.failures) > SHOWN_FAILURES:
-        lines.append(f"    … and {count_text(len(result.failures) - SHOWN_FAILURES)} more")
-    if snapshot.ranges_failed:
-        lines.append(f"  {count_text(snapshot.ranges_failed)} ranges were not listed to their end: the listing is incomplete")
-    for failed in result.failed_ranges[:SHOWN_FAILURES]:
-        until = "the end" if failed.range.until is None else repr(failed.range.until)
-        lines.append(f"    from behind {safe(repr(failed.range.after))} to {safe(until)}: {safe(failed.cause)}")
-    lines += [f"  left      {safe(line)}" for line in result.resources_left]
-    return lines
+    return ", ".join(f"{word} {seconds_text(seconds)}" for word, seconds in words.items())
+
+
+def _requests(counts: Counts) -> str:
+    sent = f"{count_text(counts.pages)} LIST, {count_text(counts.copy_requests)} COPY"
+    return f"{sent}; {count_text(counts.retries)} repeated, {count_text(counts.throttles)} throttled"
+
+
+def _failure_text(failure: Failure) -> str:
+    return f"{failure.key!r}: {failure.code}: {failure.cause}"
+
+
+def _ranges(failed: Sequence[RangeFailure], number: int) -> list[str]:
+    if not number:
+        return []
+    title = f"  ranges      {count_text(number)} not listed to the end: the listing is incomplete"
+    return [title, *_some((_range_text(one) for one in failed[:SHOWN_FAILURES]), number)]
+
+
+def _range_text(failed: RangeFailure) -> str:
+    after = f"after {failed.range.after!r}" if failed.range.after else "from the start"
+    until = f"until {failed.range.until!r}" if failed.range.until is not None else "to the end"
+    return f"{after} {until}: {failed.cause}"
+
+
+def _some(texts: Iterable[str], number: int) -> list[str]:
+    """Write foreign texts, and how many more there are of `number`."""
+    lines = [f"    {safe(text)}" for text in texts]
+    return [*lines, f"    … and {count_text(number - len(lines))} more"] if number > len(lines) else lines
+
+
+def _left(resources: Sequence[str]) -> list[str]:
+    if not resources:
+        return []
+    title = f"  left        {_many(len(resources), 'resource')} in the account; the command that removes it follows each"
+    return [title, *(f"    {safe(line)}" for line in resources)]
 
 
 def show_error(error: S3BulkCopyError, stderr: TextIO) -> None:
     """Say what went wrong, and what to do."""
-    stderr.write(f"error: {safe(error.message)}\n")
+    _put_line(stderr, f"error: {safe(error.message)}")
     if error.hint:
-        stderr.write(f"hint: {safe(error.hint)}\n")
-    stderr.flush()
+        _put_line(stderr, f"hint: {safe(error.hint)}")

@@ -10,14 +10,17 @@ from functools import singledispatchmethod
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
+from s3bulkcopy.aws import discover
 from s3bulkcopy.aws import stack as plans
 from s3bulkcopy.aws.session import error_code, translate
 from s3bulkcopy.errors import DeployFailed, NameTaken, NotPermitted, S3BulkCopyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tenacity import RetryCallState
 
     from s3bulkcopy.aws.session import AwsSession
 
@@ -115,10 +118,12 @@ class _Maker:
             raise _refused(resource.name, error) from error
 
     def message_bytes(self) -> int:
-        """Ask the queues for their largest message."""
-        attributes = self._client("sqs").get_queue_attributes(
-            QueueUrl=self.queue_urls["copy"], AttributeNames=["MaximumMessageSize"]
-        )["Attributes"]
+        """Ask the queues for their largest message; raises as `make` does."""
+        asked = {"QueueUrl": self.queue_urls["copy"], "AttributeNames": ["MaximumMessageSize"]}
+        try:
+            attributes = self._client("sqs").get_queue_attributes(**asked)["Attributes"]
+        except (ClientError, BotoCoreError) as error:
+            raise _refused(self._stack.names.queues["copy"], error) from error
         return int(attributes["MaximumMessageSize"])
 
     def _client(self, service: str) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
@@ -128,11 +133,32 @@ class _Maker:
         retrying = Retrying(
             retry=retry_if_exception(is_not_yet),
             wait=wait_random_exponential(0.5, max=8),
-            stop=stop_after_delay(PATIENCE_SECONDS),
+            stop=_is_out_of_patience,
             sleep=self._sleep,
             reraise=True,
         )
         return retrying(call, **arguments)
+
+    def _create(self, kind: str, name: str, call: Callable[..., Any], **arguments: Any) -> None:  # noqa: ANN401
+        """Create a thing; raises NameTaken where one of that name is there already and is not this run's.
+
+        botocore repeats a request whose answer was lost, and is then told of what the first one made: that is ours.
+        """
+        try:
+            self._patiently(call, **arguments)
+        except ClientError as error:
+            if error_code(error) not in _TAKEN or is_not_yet(error):
+                raise
+            if not self._is_ours(kind, name):
+                raise _taken(name) from error
+
+    def _is_ours(self, kind: str, name: str) -> bool:
+        service, rest = {"function": ("lambda", f"function:{name}"), "log group": ("logs", f"log-group:{name}")}.get(
+            kind, ("", "")
+        )
+        arn = f"arn:{self._stack.partition}:{service}:{self._stack.region}:{self._stack.account}:{rest}"
+        tags = discover.tags_of(self._session, self._stack.region, discover.FoundResource(kind, name, arn))
+        return tags is not None and tags.get("s3bulkcopy:run") == self._stack.names.run_id
 
     @singledispatchmethod
     def _make(self, resource: plans.Resource) -> None:
@@ -154,6 +180,8 @@ class _Maker:
         try:
             answer = self._patiently(create, QueueName=queue.name, Attributes=attributes, tags=self._tags)
         except ClientError as error:
+            if error_code(error) in _TAKEN:  # the same queue made twice is no error
+                raise _taken(queue.name) from error
             if error_code(error) != "InvalidAttributeValue":
                 raise
             del attributes["MaximumMessageSize"]  # a region that does not take messages of this size yet
@@ -163,13 +191,16 @@ class _Maker:
     @_make.register
     def _log_group(self, group: plans.LogGroup) -> None:
         logs = self._client("logs")
-        self._patiently(logs.create_log_group, logGroupName=group.name, tags=self._tags)
+        self._create("log group", group.name, logs.create_log_group, logGroupName=group.name, tags=self._tags)
         self._patiently(logs.put_retention_policy, logGroupName=group.name, retentionInDays=plans.LOG_RETENTION_DAYS)
 
     @_make.register
     def _role(self, role: plans.Role) -> None:
         iam = self._client("iam")
-        iam.create_role(
+        self._create(
+            "role",
+            role.name,
+            iam.create_role,
             RoleName=role.name,
             Path=plans.ROLE_PATH,
             AssumeRolePolicyDocument=json.dumps(role.trust),
@@ -187,7 +218,9 @@ class _Maker:
     def _function(self, function: plans.Function) -> None:
         client = self._client("lambda")
         variables = {f"S3BULKCOPY_{kind.upper()}_QUEUE": self.queue_urls[kind] for kind in ("list", "copy", "reports")}
-        self._patiently(
+        self._create(
+            "function",
+            function.name,
             client.create_function,
             FunctionName=function.name,
             Runtime=plans.RUNTIME,
@@ -225,23 +258,34 @@ class _Maker:
 
     @_make.register
     def _mapping(self, mapping: plans.EventMapping) -> None:
-        self._patiently(
-            self._client("lambda").create_event_source_mapping,
-            EventSourceArn=f"arn:{self._stack.partition}:sqs:{self._stack.region}:{self._stack.account}:{mapping.queue}",
-            FunctionName=mapping.function,
-            BatchSize=mapping.batch_messages,
-            ScalingConfig={"MaximumConcurrency": mapping.concurrency},
-            FunctionResponseTypes=["ReportBatchItemFailures"],
-            Tags=self._tags,
-        )
+        queue = f"arn:{self._stack.partition}:sqs:{self._stack.region}:{self._stack.account}:{mapping.queue}"
+        try:
+            self._patiently(
+                self._client("lambda").create_event_source_mapping,
+                EventSourceArn=queue,
+                FunctionName=mapping.function,
+                BatchSize=mapping.batch_messages,
+                ScalingConfig={"MaximumConcurrency": mapping.concurrency},
+                FunctionResponseTypes=["ReportBatchItemFailures"],
+                Tags=self._tags,
+            )
+        except ClientError as error:
+            # Its queue and its function are this run's, and so is a mapping between them.
+            if error_code(error) not in _TAKEN or is_not_yet(error):
+                raise
+
+
+def _is_out_of_patience(state: RetryCallState) -> bool:
+    """Count what was slept, so that the bound holds for any clock."""
+    return state.idle_for >= PATIENCE_SECONDS
+
+
+def _taken(name: str) -> NameTaken:
+    return NameTaken(f"{name} exists already and is not this run's", name, hint="start again: the next run has another name")
 
 
 def _refused(name: str, error: ClientError | BotoCoreError) -> S3BulkCopyError:
     """Put a refusal to make a resource into our words."""
-    if isinstance(error, ClientError) and error_code(error) in _TAKEN:
-        return NameTaken(
-            f"{name} exists already and is not this run's", name, hint="start again: the next run has another name"
-        )
     known = translate(error, f"making {name}")
     if isinstance(known, NotPermitted):
         return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,18 +12,17 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from s3bulkcopy.aws.session import error_code, translate
 from s3bulkcopy.aws.stack import PREFIX, ROLE_PATH, Names, decode_tag, run_id_of
+from s3bulkcopy.errors import NotPermitted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from s3bulkcopy.aws.session import AwsSession
 
 #: What is asked of SQS about a queue.
 _DEPTHS = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible", "ApproximateNumberOfMessagesDelayed")
 
-_GONE = frozenset(
-    {"NonExistentQueue", "QueueDoesNotExist", "ResourceNotFoundException", "NoSuchEntity" }
-)  # fmt: skip
+_GONE = frozenset({"NonExistentQueue", "QueueDoesNotExist", "ResourceNotFoundException", "NoSuchEntity"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,14 @@ class FoundResource:
     kind: str
     name: str
     id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at an account found, by run, and the kinds that could not be looked for, each with why."""
+
+    runs: dict[str, list[FoundResource]]
+    refused: dict[str, NotPermitted]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +89,34 @@ def find_run(session: AwsSession, region: str, run_id: str) -> FoundRun | None:
 
 
 def resources(session: AwsSession, region: str, stem: str) -> dict[str, list[FoundResource]]:
-    """Find everything whose name begins with `stem`, by run; raises NotPermitted where looking is denied."""
-    looks: list[Callable[[AwsSession, str, str], Iterator[FoundResource]]] = [
-        _mappings, _functions, _queues, _log_groups, _roles
-    ]  # fmt: skip
-    found: dict[str, list[FoundResource]] = defaultdict(list)
-    try:
-        with ThreadPoolExecutor(len(looks)) as pool:
-            for some in [pool.submit(lambda look=look: list(look(session, region, stem))) for look in looks]:  # type: ignore[misc]
-                for resource in some.result():
-                    found[run_id_of(resource.name) or ""].append(resource)
-    except (ClientError, BotoCoreError) as error:
-        raise translate(error, f"looking for runs in {region}") from error
-    found.pop("", None)
-    return found
+    """Find everything whose name begins with `stem`, by run; raises NotPermitted where looking is denied.
+
+    Roles alone may stay unseen: with a role of one's own a run can be had without a right in IAM.
+    """
+    seen = look(session, region, stem)
+    for kind, why in seen.refused.items():
+        if kind != "role":
+            raise why
+    return seen.runs
+
+
+def look(session: AwsSession, region: str, stem: str) -> Look:
+    """Find everything whose name begins with `stem`, passing over the kinds that may not be looked for."""
+    runs: dict[str, list[FoundResource]] = defaultdict(list)
+    refused: dict[str, NotPermitted] = {}
+    with ThreadPoolExecutor(len(_LOOKS)) as pool:
+        looks = {kind: pool.submit(_all, find, session, region, stem) for kind, find in _LOOKS.items()}
+    for kind, found in looks.items():
+        try:
+            for resource in found.result():
+                runs[run_id_of(resource.name) or ""].append(resource)
+        except (ClientError, BotoCoreError) as error:
+            known = translate(error, f"looking for runs in {region}")
+            if not isinstance(known, NotPermitted):
+                raise known from error
+            refused[kind] = known
+    runs.pop("", None)
+    return Look(dict(runs), refused)
 
 
 def _find(session: AwsSession, region: str, stem: str) -> list[FoundRun]:
@@ -235,3 +257,18 @@ def _roles(session: AwsSession, _region: str, stem: str) -> Iterator[FoundResour
     for entry in _pages(session.client("iam"), "list_roles", "Roles", PathPrefix=ROLE_PATH):
         if entry["RoleName"].startswith(stem):
             yield FoundResource("role", entry["RoleName"], entry["Arn"])
+
+
+_Look = Callable[["AwsSession", str, str], "Iterator[FoundResource]"]
+
+_LOOKS: dict[str, _Look] = {
+    "mapping": _mappings,
+    "function": _functions,
+    "queue": _queues,
+    "log group": _log_groups,
+    "role": _roles,
+}
+
+
+def _all(find: _Look, session: AwsSession, region: str, stem: str) -> list[FoundResource]:
+    return list(find(session, region, stem))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from botocore.exceptions import (
     HTTPClientError,
     NoCredentialsError,
     NoRegionError,
+    ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
     SSOError,
@@ -52,6 +54,10 @@ _ACTIONS = {
     "sqs:SendMessageBatch": "sqs:SendMessage",
     "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
 }
+
+#: How AWS names the action that it refuses, which need not be that of the operation: creating a function also passes a role
+#: and sets tags.
+_REFUSED = re.compile(r"not authorized to perform: ([a-z0-9-]+:[A-Za-z]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +139,8 @@ def translate(error: Exception, doing: str) -> S3BulkCopyError:  # noqa: PLR0911
         return NotPermitted(f"{doing}: {error}", hint="log in again: `aws sso login`")
     if isinstance(error, NoRegionError):
         return UsageError(f"{doing}: no region", hint="give --region, or set AWS_REGION")
+    if isinstance(error, ParamValidationError):
+        return UsageError(f"{doing}: {error}")
     if isinstance(error, (EndpointConnectionError, HTTPClientError)):
         return S3BulkCopyError(f"{doing}: nobody answers: {error}", hint="look at the network, the proxy and --endpoint-url")
     return S3BulkCopyError(f"{doing}: {error}")
@@ -159,10 +167,12 @@ def error_code(error: ClientError) -> str:
 
 
 def action_of(error: ClientError) -> str:
-    """Name the refused operation as IAM does.
+    """Name the refused action as IAM does: in AWS's own words where it says, else by the operation that failed.
 
     boto3 says which operation failed but not of which service; operation names of the services used here do not clash.
     """
+    if said := _REFUSED.search(str(error.response.get("Error", {}).get("Message", ""))):
+        return said[1]
     operation = str(error.operation_name)
     service = next((name for name, operations in _SERVICES.items() if operation in operations), "s3")
     return _ACTIONS.get(f"{service}:{operation}", f"{service}:{operation}")

@@ -41,7 +41,7 @@ LIST_BATCH_MESSAGES, COPY_BATCH_MESSAGES = 10, 4
 #: Longest value of a tag, in characters (IAM and Lambda quotas).
 MAX_TAG_CHARS = 256
 
-_RUN_ID = re.compile(r"\d{8}-\d{6}-[0-9a-z]{6}")
+_RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-z]{6}(?![0-9a-z])")
 _PLAIN = re.compile(r"[A-Za-z0-9 _.:/=+\-]")
 
 
@@ -65,9 +65,9 @@ def run_id_of(name: str) -> str | None:
     >>> run_id_of("/aws/lambda/s3bulkcopy-19700101-000000-k3f9xa-lister")
     '19700101-000000-k3f9xa'
     """
-    bare = name.removeprefix("/aws/lambda/").removeprefix(PREFIX)
-    found = _RUN_ID.match(bare)
-    return found[0] if found and PREFIX in name else None
+    bare = name.removeprefix("/aws/lambda/")
+    found = _RUN_ID.match(bare, len(PREFIX))
+    return found[0] if found and bare.startswith(PREFIX) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,3 +247,26 @@ def plan(job: Job, identity: Identity, region: str, settings: StackSettings, ver
         ]
     tags = tuple(sorted(tags_for(job, settings, version, created).items()))
     return Stack(names, identity.account, identity.partition, region, tags, tuple(resources))
+
+
+def describe(stack: Stack) -> list[str]:
+    """Say what a stack makes: where, then one line for each resource in the order of the plan."""
+    return [f"in account {stack.account}, {stack.region}:", *(f"  {_line(resource)}" for resource in stack.resources)]
+
+
+def _line(resource: Resource) -> str:
+    match resource:
+        case Queue():
+            after = f", then to {resource.dead_letters}" if resource.dead_letters else ""
+            times = f", {MAX_RECEIVE_COUNT} deliveries" if resource.dead_letters else ""
+            return f"queue {resource.name}: {resource.visibility_seconds} s of visibility timeout{times}{after}"
+        case LogGroup():
+            return f"log group {resource.name}: kept for {LOG_RETENTION_DAYS} days"
+        case Role():
+            return f"role {ROLE_PATH}{resource.name}"
+        case Function():
+            limits = f"{resource.memory_mib:,} MiB, {resource.timeout_seconds} s"
+            return f"function {resource.name}: {RUNTIME} on {ARCHITECTURE}, {limits}, as {resource.role_arn}"
+        case EventMapping():
+            most = f"{resource.batch_messages} messages an invocation, {resource.concurrency} invocations at most"
+            return f"mapping of {resource.queue} to {resource.function}: {most}"

@@ -13,13 +13,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from s3bulkcopy.aws import discover, policy
 from s3bulkcopy.aws.session import error_code, identity, translate
-from s3bulkcopy.aws.stack import POLICY_NAME, Names
+from s3bulkcopy.aws.stack import POLICY_NAME, ROLE_PATH, Names
 from s3bulkcopy.errors import S3BulkCopyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from s3bulkcopy.aws.discover import FoundResource
+    from s3bulkcopy.aws.discover import FoundResource, Look
     from s3bulkcopy.aws.session import AwsSession
 
 #: Kinds in the order in which they can be removed: what is used goes after what uses it.
@@ -43,7 +43,7 @@ _SAY_SECONDS = 10.0
 
 #: Answers that pass while something else of the run is being removed.
 _BUSY = frozenset({"ResourceInUseException", "ResourceConflictException", "DeleteConflict", "OperationAbortedException"})
-_BUSY_TRIES = 60
+_BUSY_TRIES = int(MAPPING_SECONDS / _PAUSE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,30 +105,47 @@ def teardown(
     leave: frozenset[str] = frozenset(),
 ) -> TornDown:
     """Remove everything of a run but what `leave` names; goes on past a failure and says what is left."""
-    removed: list[str] = []
+    names, again = Names(run_id), f"s3bulkcopy teardown {run_id} --region {region}"
+    removed: dict[str, None] = {}  # in order, each once: a queue is listed for a while after it was deleted
     left: dict[str, Left] = {}
-    for _ in range(2):  # a worker that ended late may have brought its log group back
+    for first in (True, False):  # a worker that ended late may have brought its log group back
         try:
-            things = discover.resources(session, region, Names(run_id).stem).get(run_id, [])
+            seen = discover.look(session, region, names.stem)
         except S3BulkCopyError as error:
-            command = f"s3bulkcopy teardown {run_id} --region {region}"
-            return TornDown(tuple(removed), (Left(run_id, f"cannot look for it: {error.message}", command),))
-        things = [thing for thing in things if thing.name not in leave and thing.name not in left]
+            left[run_id] = Left(run_id, f"cannot look for it: {error.message}", again)
+            break
+        if first:
+            left |= {kind: Left(*what, again) for kind, what in _unseen(session, region, names, seen).items()}
+        things = [thing for thing in seen.runs.get(run_id, ()) if thing.name not in leave and thing.id not in left]
         if not things:
             break
         say(f"removing {len(things)} resources of {run_id}")
-        for kind in ORDER:
-            some = [thing for thing in things if thing.kind == kind]
-            if kind == "function" and some:
-                _wait_for_workers(session, region, Names(run_id), say, sleep, most_seconds=_LAST_INVOCATIONS_SECONDS)
-            with ThreadPoolExecutor(8) as pool:
-                outcomes = pool.map(lambda thing: _remove_ours(session, region, run_id, thing, sleep), some)
-            for thing, why in zip(some, outcomes, strict=True):
-                if why is None:
-                    removed.append(thing.name if kind != "mapping" else f"{thing.name} (mapping)")
-                else:
-                    left[thing.name] = Left(thing.name, why, _by_hand(thing, region))
+        for thing, still_there in _remove_in_order(session, region, run_id, things, say, sleep):
+            if still_there:
+                left[thing.id] = still_there
+            else:
+                removed[thing.name if thing.kind != "mapping" else f"{thing.name} (mapping)"] = None
     return TornDown(tuple(removed), tuple(left.values()))
+
+
+def _unseen(session: AwsSession, region: str, names: Names, seen: Look) -> dict[str, tuple[str, str]]:
+    """Give what may be there without our seeing it, by kind: what it is, and why it cannot be looked for."""
+    if len(seen.refused) == len(ORDER):
+        return {names.run_id: (names.run_id, f"cannot look for it: {seen.refused[ORDER[0]].message}")}
+    return {
+        kind: (f"{kind}s of {names.run_id}", f"cannot look for them: {why.message}")
+        for kind, why in seen.refused.items()
+        if kind != "role" or not _uses_a_given_role(session, region, names)
+    }
+
+
+def _uses_a_given_role(session: AwsSession, region: str, names: Names) -> bool:
+    """Tell whether a run's functions have a role that was not made for it; False where they don't say."""
+    for name in names.functions:
+        with suppress(ClientError, BotoCoreError):
+            role = session.client("lambda", region).get_function_configuration(FunctionName=name)["Role"]
+            return not role.endswith(f":role{ROLE_PATH}{names.stem}")
+    return False
 
 
 # --------------------------------------------------------------------------------------------------------------- halting
@@ -215,29 +232,56 @@ def _time_limit(session: AwsSession, region: str, names: Names) -> float:
 # -------------------------------------------------------------------------------------------------------------- removing
 
 
+def _remove_in_order(
+    session: AwsSession,
+    region: str,
+    run_id: str,
+    things: Sequence[FoundResource],
+    say: Callable[[str], None],
+    sleep: Callable[[float], None],
+) -> Iterator[tuple[FoundResource, Left | None]]:
+    """Remove resources, those of one kind side by side; gives each with what is to be said if it is still there."""
+    for kind in ORDER:
+        some = [thing for thing in things if thing.kind == kind]
+        if kind == "function" and some:
+            with suppress(S3BulkCopyError):  # the wait is a courtesy to the last workers
+                _wait_for_workers(session, region, Names(run_id), say, sleep, most_seconds=_LAST_INVOCATIONS_SECONDS)
+        with ThreadPoolExecutor(8) as pool:
+            outcomes = pool.map(lambda thing: _remove_ours(session, region, run_id, thing, sleep), some)
+        yield from zip(some, outcomes, strict=True)
+
+
 def _remove_ours(
     session: AwsSession, region: str, run_id: str, thing: FoundResource, sleep: Callable[[float], None]
-) -> str | None:
-    """Remove a resource; None where it is gone, else why it is not."""
+) -> Left | None:
+    """Remove a resource unless its tags say that it is not for us to remove; None where it is gone."""
     tags = discover.tags_of(session, region, thing)
     if tags is not None and tags.get("s3bulkcopy:run") != run_id:
-        return "not tagged as this run's, so left alone"
+        return Left(thing.name, "not tagged as this run's, so left alone", _by_hand(thing, region))
+    home = (tags or {}).get("s3bulkcopy:region", region)
+    if thing.kind == "role" and home != region:  # IAM is global: there its workers may be running
+        return Left(thing.name, f"its run is in {home}", f"s3bulkcopy teardown {run_id} --region {home}")
+    why = _remove(session, region, thing, sleep)
+    return Left(thing.name, why, _by_hand(thing, region)) if why else None
+
+
+def _remove(session: AwsSession, region: str, thing: FoundResource, sleep: Callable[[float], None]) -> str:
+    """Remove a resource; gives why it is still there, or nothing."""
     why = ""
     for _ in range(_BUSY_TRIES):
         try:
             _REMOVERS[thing.kind](session, region, thing)
+            if thing.kind != "mapping" or discover.mapping_state(session, region, thing.id) == "Gone":
+                return ""
+            why = "still being deleted"
         except ClientError as error:
             if discover.is_gone(error):
-                return None
+                return ""
             why = translate(error, "removing it").message
             if error_code(error) not in _BUSY:
                 return why
-        except BotoCoreError as error:
+        except (BotoCoreError, S3BulkCopyError) as error:
             return translate(error, "removing it").message
-        else:
-            if thing.kind != "mapping" or discover.mapping_state(session, region, thing.id) == "Gone":
-                return None
-            why = "still being deleted"
         sleep(_PAUSE_SECONDS)
     return why
 
