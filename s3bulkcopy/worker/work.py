@@ -6,8 +6,9 @@ Nothing here knows SQS or Lambda: children go out through `emit`, time comes fro
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import TYPE_CHECKING
 
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from s3bulkcopy.worker.copying import Copier
-    from s3bulkcopy.worker.model import Emit, Job
+    from s3bulkcopy.worker.model import Emit, Job, Location
     from s3bulkcopy.worker.s3 import S3
 
 #: Sends of one list task that may be under way before it waits for the oldest.
@@ -27,6 +28,10 @@ _SENDS_UNDER_WAY = 16
 
 #: Faults of one list request after which the attempt is given up, and the queue delivers the task again.
 _LIST_TRIES = 10
+
+#: Pages that are remembered for the ranges next to them: how many, and for how long in seconds.
+_ANSWERS_KEPT = 4
+_ANSWER_SECONDS = 10.0
 
 #: Deliveries of a list task after which a denial is believed: until then a permission may be on its way.
 _LIST_PROOF_ATTEMPTS = 3
@@ -80,6 +85,27 @@ class _Children:
         await asyncio.gather(*self._sends, return_exceptions=True)
 
 
+class _Answers:
+    """The last few pages that ranges began with.
+
+    A page shows all keys from where it was asked for to its own last key, or to the top where no more follow. A range that
+    begins in between needs no request of its own; most ranges of a first fan-out are empty, and begin so.
+    """
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[Location, str, Page, float]] = deque(maxlen=_ANSWERS_KEPT)
+
+    def keep(self, where: Location, after: str, page: Page, now: float) -> None:
+        self._kept.append((where, after, page, now))
+
+    def find(self, where: Location, after: str, now: float) -> Page | None:
+        for place, began, page, asked_at in reversed(self._kept):
+            reaches = not page.truncated or (bool(page.items) and after < page.items[-1].key)
+            if place == where and began <= after and reaches and now - asked_at <= _ANSWER_SECONDS:
+                return Page(tuple(item for item in page.items if item.key > after), page.truncated)
+        return None
+
+
 class Worker:
     """Works on tasks; one per environment, with the connections and the pace that outlive a task."""
 
@@ -88,6 +114,8 @@ class Worker:
         self._s3 = s3
         self._copier = copier
         self._pauses = pauses
+        self._answers = _Answers()
+        self._first_pages = asyncio.Lock()
 
     async def work(self, task: Task, attempt: Attempt, budget: Budget, emit: Emit) -> Done:
         """Work on a task until it ends or the budget is spent, the rest having been handed on.
@@ -117,15 +145,16 @@ class Worker:
         job, after = task.job, task.range.after
         packer = Packer(job)
         counts = Counts()
-        while True:
-            if budget.is_spent(counts.pages):
-                idle = 0 if counts.pages else task.idle_hops + 1
+        for answered in count():
+            if budget.is_spent(answered):
+                idle = 0 if answered else task.idle_hops + 1
                 await _hand_on(job, Range(after, task.range.until), idle, children)
                 break
             try:
-                page, effort = await self._page(job, after, attempt, budget)
+                ask = self._page if answered else self._first_page
+                page, effort = await ask(job, after, attempt, budget)
             except Failed:
-                if not counts.pages:
+                if not answered:
                     raise
                 # What was listed stands; otherwise it would be listed, and copied, again.
                 await _hand_on(job, Range(after, task.range.until), 0, children)
@@ -140,6 +169,17 @@ class Worker:
                 break
         await _send_batches(job, packer.rest(), children)
         return counts
+
+    async def _first_page(self, job: Job, after: str, attempt: Attempt, budget: Budget) -> tuple[Page, Counts]:
+        """List the first page of a range, one range at a time: the answer often tells of the next ones too."""
+        async with self._first_pages:
+            now = asyncio.get_running_loop().time()
+            known = self._answers.find(job.source, after, now)
+            if known is not None:
+                return known, Counts()
+            page, effort = await self._page(job, after, attempt, budget)
+            self._answers.keep(job.source, after, page, now)
+            return page, effort
 
     async def _page(self, job: Job, after: str, attempt: Attempt, budget: Budget) -> tuple[Page, Counts]:
         """List one page, asking again where that may help."""

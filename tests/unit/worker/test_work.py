@@ -32,6 +32,7 @@ from tests.unit.worker.worker_fakes import DENIED, JOB, SLOW_DOWN, FakeS3, Scrip
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from random import Random
 
 ALL = Range("", None)
 FIRST = Attempt(1, "nonce")
@@ -140,6 +141,46 @@ def test_ranges_cut_anywhere_and_handed_on_at_any_page_list_every_object_once(
         open_tasks += [task for task in queue.accepted if isinstance(task, ListTask)]
 
     assert sorted(found, key=lambda it: it.key.encode()) == inside(store, ALL)
+
+
+def work_side_by_side(store: FakeS3, tasks: list[ListTask]) -> tuple[list[Done], Queue]:
+    """Work on list tasks at the same time in one environment."""
+    queue = Queue()
+
+    async def main() -> list[Done]:
+        pauses = full_jitter(lambda: 1.0)
+        s3 = store.client()
+        worker = Worker(s3, Copier(s3, Window(), pauses), pauses)
+        works = (worker.work(task, Attempt(1, f"nonce-{n}"), AMPLE, queue) for n, task in enumerate(tasks))
+        return await asyncio.gather(*works)
+
+    return run(main()), queue
+
+
+@settings(max_examples=40, deadline=None)
+@given(stores, st.lists(keys, max_size=8), st.randoms())
+def test_ranges_that_learn_from_each_others_answers_list_every_object_once(
+    store: FakeS3, boundaries: list[str], random: Random
+) -> None:
+    pieces = cut(ALL, boundaries)
+    random.shuffle(pieces)
+
+    done, queue = work_side_by_side(store, [ListTask(f"run.{n}", JOB, piece) for n, piece in enumerate(pieces)])
+
+    found = [it for task in queue.accepted if isinstance(task, CopyTask) for it in task.items]
+    assert sorted(found, key=lambda it: it.key.encode()) == inside(store, ALL)
+    assert sum(d.counts.listed for d in done) == len(found)
+    assert sum(d.counts.pages for d in done) == len(store.list_requests)
+
+
+def test_a_page_that_shows_a_gap_answers_for_all_the_ranges_in_it() -> None:
+    store = FakeS3.of([item("b"), item("x")], page_keys=1000)
+    tasks = [ListTask(f"run.{n}", JOB, piece) for n, piece in enumerate(cut(ALL, "acdefghijklmnopqrstuvwyz"))]
+
+    _, queue = work_side_by_side(store, tasks)
+
+    assert len(store.list_requests) == 1
+    assert [it.key for it in queue.items] == ["b", "x"]
 
 
 def test_only_the_prefix_is_listed() -> None:
