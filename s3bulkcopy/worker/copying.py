@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 #: Faults of one item, other than SlowDown, after which it is recorded as failed.
 ITEM_TRIES = 8
 
+#: How long copies on their way are waited for after the deadline: in seconds, and as a share of the time before it.
+LANDING_SECONDS = 15.0
+LANDING_SHARE = 0.2
+
 #: How long a permission may be on its way to an environment that has not copied anything yet, in seconds.
 PROOF_SECONDS = 15.0
 
@@ -50,7 +54,9 @@ class _Batch:
         self.deadline = deadline
         #: Whether a denial is believed although nothing was ever copied.
         self.trusting = trusting
-        self.in_flight = 0
+        self.in_flight: set[Item] = set()
+        #: Set once the outcome was given: nothing counts any more.
+        self.closed = False
         #: When the first denial came that could be a permission on its way, in seconds of the event loop's clock.
         self.denied_since: float | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -69,11 +75,17 @@ class _Batch:
         return now - self.denied_since > PROOF_SECONDS
 
     def end(self, error: BaseException | None = None) -> None:
-        if not self.ended.done():
+        if not self.ended.done() and not self.closed:
             if error is not None:
                 self.ended.set_exception(error)
             else:
                 self.ended.set_result(None)
+
+    def close(self) -> Outcome:
+        """Give what became of the items; those that are still on their way are left over, whatever becomes of them."""
+        self.closed = True
+        self.rest.extend(self.in_flight)
+        return self.outcome()
 
     def outcome(self) -> Outcome:
         counts = Counts(
@@ -103,7 +115,7 @@ class Copier:
         self._proven = False
 
     async def copy(self, job: Job, items: Iterable[Item], deadline: float, *, attempt: int) -> Outcome:
-        """Copy items until `deadline`, in seconds of the event loop's clock.
+        """Copy items until `deadline`, in seconds of the event loop's clock; those on their way then get a little longer.
 
         Raises Stop where no request of the run can succeed, and Failed where this environment is of no use.
         """
@@ -112,11 +124,15 @@ class Copier:
         self._open_lanes()
         if not batch.items:
             batch.end()
+        seconds = deadline - asyncio.get_running_loop().time()
+        landing = min(LANDING_SECONDS, LANDING_SHARE * seconds)
         try:
-            await batch.ended
+            await asyncio.wait([batch.ended], timeout=None if deadline == float("inf") else seconds + landing)
         finally:
             batch.items.clear()
-        return batch.outcome()
+        if batch.ended.done():
+            batch.ended.result()
+        return batch.close()
 
     async def probe(self, job: Job, items: Iterable[Item]) -> Outcome | Failed:
         """Copy one item after another until one proves the right to, or give the denial that all of them met.
@@ -165,8 +181,9 @@ class Copier:
                 batch.rest.extend(batch.items)
                 batch.items.clear()
             if batch.items:
-                batch.in_flight += 1
-                return batch, batch.items.popleft()
+                item = batch.items.popleft()
+                batch.in_flight.add(item)
+                return batch, item
             self._batches.remove(batch)
             if not batch.in_flight:
                 batch.end()
@@ -181,7 +198,7 @@ class Copier:
                 except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
                     batch.items.clear()
                     batch.end(error)
-                batch.in_flight -= 1
+                batch.in_flight.discard(item)
                 if not batch.items and not batch.in_flight:
                     batch.end()
         finally:
@@ -208,6 +225,8 @@ class Copier:
             batch.requests += 1
             fault = await batch.copies.copy(item)
             now = loop.time()
+            if batch.closed:
+                return
             if fault is None:
                 self._copied(batch, item)
                 self._window.answered(now)

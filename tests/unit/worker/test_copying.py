@@ -10,17 +10,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s3bulkcopy.worker.copying import ITEM_TRIES, PROOF_SECONDS, Copier, Outcome
+from s3bulkcopy.worker.copying import ITEM_TRIES, LANDING_SECONDS, PROOF_SECONDS, Copier, Outcome
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop
 from s3bulkcopy.worker.model import MAX_COPY_OBJECT_BYTES, Counts, Failure, Item
 from s3bulkcopy.worker.pacing import Window, full_jitter
 from s3bulkcopy.worker.s3 import S3
-from tests.unit.worker.worker_fakes import COPIED, DENIED, JOB, SLOW_DOWN, FakeS3, error, fake_host, item, items, run
+from tests.unit.worker.worker_fakes import (
+    COPIED,
+    CREDENTIALS,
+    DENIED,
+    JOB,
+    NOW,
+    SLOW_DOWN,
+    FakeS3,
+    error,
+    fake_host,
+    item,
+    items,
+    run,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from s3bulkcopy.worker.http import Response
+    from s3bulkcopy.worker.http import Host, Response
     from tests.unit.worker.worker_fakes import Request
 
 ANY_TIME = float("inf")
@@ -298,6 +311,34 @@ def test_at_the_deadline_the_rest_is_handed_back() -> None:
     outcome, seconds = run(main())
     assert outcome == Outcome(all_copied(found[:200]), (), tuple(found[200:]))
     assert seconds == pytest.approx(20.0)
+
+
+class HangingS3(S3):
+    """A store that never answers about one key."""
+
+    async def ask(self, host: Host, request: bytes, timeout_seconds: float) -> Response | Fault:
+        if b"/slow " in request:
+            await asyncio.Event().wait()
+        return await super().ask(host, request, timeout_seconds)
+
+
+def test_copies_that_outlast_the_deadline_by_much_are_handed_back_with_nothing_counted() -> None:
+    found = [item("fast"), item("slow")]
+    store = FakeS3.of(found)
+
+    async def main() -> Outcome:
+        s3 = HangingS3(lambda: CREDENTIALS, now=lambda: NOW, host=lambda _: fake_host(store.serve, 0.05))
+        one = Copier(s3, Window(), full_jitter(lambda: 1.0))
+        began = asyncio.get_running_loop().time()
+        outcome = await one.copy(JOB, found, began + 100, attempt=1)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(100 + LANDING_SECONDS, abs=1)
+        await one.stop()
+        return outcome
+
+    outcome = run(main())
+
+    assert [it.key for it in outcome.rest] == ["slow"]
+    assert outcome.counts.copied == 1
 
 
 def test_no_request_is_sent_after_the_deadline() -> None:
