@@ -83,14 +83,23 @@ def run(**values: Any) -> None:  # noqa: ANN401 - click's own
     sys.exit(_run(copy, stack, aws, output))
 
 
-def _run(copy: CopySettings, stack: StackSettings, aws: AwsSettings, output: OutputSettings) -> int:
-    from s3bulkcopy.aws.preflight import check_quota, preflight  # noqa: PLC0415 - boto3 is slow to import
+def _run(
+    copy: CopySettings,
+    stack: StackSettings,
+    aws: AwsSettings,
+    output: OutputSettings,
+    *,
+    last_words: Callable[[], str] | None = None,
+) -> int:
+    """Run; `last_words` are said in place of the command that cleans up where a second Ctrl-C leaves at once."""
+    from s3bulkcopy.aws.preflight import check_overlap, check_quota, preflight  # noqa: PLC0415 - boto3 is slow to import
     from s3bulkcopy.aws.session import AwsSession  # noqa: PLC0415
     from s3bulkcopy.aws.stack import new_run_id  # noqa: PLC0415
     from s3bulkcopy.view import make_view  # noqa: PLC0415
 
     run_id = new_run_id(time.time(), secrets.token_hex(3))
     view = make_view(output, stdout=sys.stdout, stderr=sys.stderr, is_terminal=sys.stderr.isatty(), clock=time.monotonic)
+    check_overlap(copy.source, copy.destination)
     with view:
         view.step("checking credentials and buckets")
         found = preflight(AwsSession(aws), aws, copy, run_id)
@@ -99,7 +108,7 @@ def _run(copy: CopySettings, stack: StackSettings, aws: AwsSettings, output: Out
             result = _nothing_to_copy(found)
         else:
             check_quota(found, stack)
-            result = _copy(found, copy, stack, aws, view)
+            result = _copy(found, copy, stack, aws, view, last_words)
     view.summary(result)
     return _exit_code(result, stack)
 
@@ -116,7 +125,14 @@ def _plan_lines(found: Preflight, copy: CopySettings, stack: StackSettings) -> l
     ]
 
 
-def _copy(found: Preflight, copy: CopySettings, stack: StackSettings, aws: AwsSettings, view: View) -> Result:
+def _copy(
+    found: Preflight,
+    copy: CopySettings,
+    stack: StackSettings,
+    aws: AwsSettings,
+    view: View,
+    last_words: Callable[[], str] | None,
+) -> Result:
     from s3bulkcopy import run as runs  # noqa: PLC0415
     from s3bulkcopy.aws.session import AwsSession  # noqa: PLC0415
     from s3bulkcopy.engines.awslambda import LambdaEngine  # noqa: PLC0415
@@ -126,7 +142,7 @@ def _copy(found: Preflight, copy: CopySettings, stack: StackSettings, aws: AwsSe
     clean_up = f"s3bulkcopy teardown {run_id}{_aws_flags(aws, found.region)}"
     interrupts = Interrupts(
         stopping=partial(view.stopping, "stopping: workers first, then everything is torn down (again to leave at once)"),
-        last_words=lambda: f"left at once; clean up with: {clean_up}",
+        last_words=last_words or (lambda: f"left at once; clean up with: {clean_up}"),
     )
     with interrupts:
         engine = LambdaEngine(
@@ -136,6 +152,7 @@ def _copy(found: Preflight, copy: CopySettings, stack: StackSettings, aws: AwsSe
             version=__version__,
             created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             say=view.step,
+            detail=view.detail,
             sleep=interrupts.sleep,
             rest=time.sleep,
             clock=time.monotonic,
@@ -154,7 +171,8 @@ def _copy(found: Preflight, copy: CopySettings, stack: StackSettings, aws: AwsSe
             for line in engine.left:
                 view.warning(f"left behind: {line}")
             if isinstance(error, Interrupted):
-                error.hint = "everything was torn down" if not engine.left else f"clean up with: {clean_up}"
+                again = "everything this run made is gone; to go on, run it again with --no-overwrite"
+                error.hint = f"clean up with: {clean_up}" if engine.left else again
             raise
         finally:
             if stack.keep:
@@ -198,6 +216,8 @@ def status(run_id: str | None, *, watch: bool, **values: Any) -> None:  # noqa: 
     from s3bulkcopy.aws.discover import find_run, find_runs  # noqa: PLC0415
     from s3bulkcopy.aws.session import AwsSession  # noqa: PLC0415
 
+    if run_id is not None:
+        _check_run_id(run_id)
     session = AwsSession(aws)
     region = _region(session, aws)
 
@@ -214,7 +234,7 @@ def status(run_id: str | None, *, watch: bool, **values: Any) -> None:  # noqa: 
 
     with suppress(KeyboardInterrupt):
         for runs in _again(look, watch=watch):
-            _show_runs(runs, output, region, detail=run_id is not None, live=watch)
+            _show_runs(runs, output, region, flags=_aws_flags(aws, region), detail=run_id is not None, live=watch)
 
 
 def _again(look: Callable[[], list[FoundRun]], *, watch: bool) -> Iterator[list[FoundRun]]:
@@ -224,7 +244,7 @@ def _again(look: Callable[[], list[FoundRun]], *, watch: bool) -> Iterator[list[
         yield look()
 
 
-def _show_runs(runs: Sequence[FoundRun], output: OutputSettings, region: str, *, detail: bool, live: bool) -> None:
+def _show_runs(runs: Sequence[FoundRun], output: OutputSettings, region: str, *, flags: str, detail: bool, live: bool) -> None:
     from s3bulkcopy.status import run_as_json, runs_as_text  # noqa: PLC0415
 
     if output.json:
@@ -233,7 +253,7 @@ def _show_runs(runs: Sequence[FoundRun], output: OutputSettings, region: str, *,
         return
     if live and sys.stdout.isatty():
         click.clear()
-    click.echo(runs_as_text(runs, region, datetime.now(UTC), detail=detail))
+    click.echo(runs_as_text(runs, region, datetime.now(UTC), flags=flags if detail else None))
 
 
 # ------------------------------------------------------------------------------------------------------------- teardown
@@ -249,15 +269,14 @@ def teardown(run_ids: tuple[str, ...], *, everything: bool, **values: Any) -> No
     output, aws = options.output_settings(values), options.aws_settings(values)
     _speak(output)
     if bool(run_ids) == everything:
-        raise UsageError("name the runs to tear down, or give --all", hint="`s3bulkcopy status` lists them")
-    from s3bulkcopy.aws import stack  # noqa: PLC0415
+        wrong = "give run ids or --all, not both" if everything else "name the runs to tear down, or give --all"
+        raise UsageError(wrong, hint="`s3bulkcopy status` lists the runs")
     from s3bulkcopy.aws.discover import find_runs  # noqa: PLC0415
     from s3bulkcopy.aws.session import AwsSession  # noqa: PLC0415
     from s3bulkcopy.view import make_view  # noqa: PLC0415
 
-    strange = [name for name in run_ids if not stack.is_run_id(name)]
-    if strange:
-        raise UsageError(f"{strange[0]!r} is no run id", hint="it looks like 20261123-121632-4f2a91; see `s3bulkcopy status`")
+    for name in run_ids:
+        _check_run_id(name)
     session = AwsSession(aws)
     region = _region(session, aws)
     names = run_ids or tuple(found.run_id for found in find_runs(session, region))
@@ -271,7 +290,10 @@ def teardown(run_ids: tuple[str, ...], *, everything: bool, **values: Any) -> No
 def _tear_down(session: Any, region: str, run_id: str, output: OutputSettings, view: View) -> list[str]:  # noqa: ANN401
     from s3bulkcopy.aws import teardown as teardowns  # noqa: PLC0415
 
-    teardowns.halt(session, region, run_id, say=view.step, sleep=time.sleep)
+    try:
+        teardowns.halt(session, region, run_id, say=view.step, sleep=time.sleep)
+    except S3BulkCopyError as error:
+        view.warning(f"could not stop the workers first: {error.message}")
     done = teardowns.teardown(session, region, run_id, say=view.step, sleep=time.sleep)
     left = [f"{left.name} ({left.why}): {left.command}" for left in done.left]
     if output.json:
@@ -320,10 +342,22 @@ def _speak(output: OutputSettings) -> None:
 
 
 def _region(session: Any, aws: AwsSettings) -> str:  # noqa: ANN401
+    """Give the region to look in, having made sure that AWS answers at all."""
+    from s3bulkcopy.aws.session import identity  # noqa: PLC0415
+
     region = aws.region or session.region
     if not region:
-        raise UsageError("which region?", hint="give --region, or set AWS_REGION")
+        raise UsageError("no region given", hint="give --region, or set AWS_REGION or a region in your profile")
+    identity(session)
     return str(region)
+
+
+def _check_run_id(text: str) -> None:
+    from s3bulkcopy.aws.stack import is_run_id  # noqa: PLC0415
+
+    if not is_run_id(text):
+        hint = "it looks like 20261123-121632-4f2a91; `s3bulkcopy status` lists them"
+        raise UsageError(f"{text!r} is not a run id", hint=hint)
 
 
 def _aws_flags(aws: AwsSettings, region: str) -> str:

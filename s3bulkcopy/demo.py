@@ -172,7 +172,7 @@ def demo(
     port: int | None,
     output: OutputSettings,
     *,
-    run: Callable[[CopySettings, StackSettings, AwsSettings, OutputSettings], int],
+    run: Callable[..., int],
     say: Callable[[str], None],
 ) -> int:
     """Do the whole job on an emulator; give the exit code. `run` is the command's own."""
@@ -188,7 +188,14 @@ def demo(
         store.fill(SOURCE, keys(objects))
         say(f"filled in {time.monotonic() - began:.1f} s; now `s3bulkcopy run {SOURCE} {DESTINATION}`")
         aws = AwsSettings(region=REGION, endpoint_url=emulator.url)
-        code = run(CopySettings(BucketPrefix(SOURCE), BucketPrefix(DESTINATION)), StackSettings(), aws, output)
+
+        def last_words() -> str:
+            emulator.stop()
+            return "left at once; the emulator is gone, and everything in it"
+
+        copy = CopySettings(BucketPrefix(SOURCE), BucketPrefix(DESTINATION))
+        code = run(copy, StackSettings(), aws, output, last_words=last_words)
+        say("comparing destination with source by listing both")
         difference = compare(store.items(SOURCE), store.items(DESTINATION))
     if difference:
         raise S3BulkCopyError(f"the destination is not equal to the source: {difference}")

@@ -19,6 +19,7 @@ _MAX_PREFIX_BYTES = 1024
 
 #: General purpose bucket names (S3 user guide, "Bucket naming rules").
 _BUCKET = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9](?!.*\.\.)[a-z0-9.-]{1,61}[a-z0-9]")
+_ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
 _DIRECTORY_BUCKET = re.compile(r".*--[a-z0-9-]+--x-s3$")
 
 
@@ -42,7 +43,7 @@ class BucketPrefixType(click.ParamType[BucketPrefix]):
             self.fail(f"{bucket!r} is a directory bucket, which cannot be listed in ranges of keys", param, ctx)
         if not _BUCKET.fullmatch(bucket):
             rule = "3 to 63 lower-case letters, digits, dots and hyphens, with a letter or digit at both ends"
-            self.fail(f"{bucket!r} is no bucket name ({rule})", param, ctx)
+            self.fail(f"{bucket!r} is not a valid bucket name ({rule})", param, ctx)
         if len(prefix.encode("utf-8", "surrogateescape")) > _MAX_PREFIX_BYTES:
             self.fail(f"the prefix has more than {_MAX_PREFIX_BYTES} bytes, the longest that a key may be", param, ctx)
         return BucketPrefix(bucket, prefix)
@@ -59,17 +60,30 @@ class TagType(click.ParamType[tuple[str, str]]):
             return value
         key, equals, content = str(value).partition("=")
         if not equals or not key:
-            self.fail(f"{value!r} is no tag: write KEY=VALUE", param, ctx)
+            self.fail(f"{value!r} is not a tag: write KEY=VALUE", param, ctx)
         if key.lower().startswith(("aws:", "s3bulkcopy:")):
             self.fail(f"{key!r}: tags that begin with 'aws:' and 's3bulkcopy:' are taken", param, ctx)
         if len(key) > 128 or len(content) > 256 or not all(map(_is_tag_text, (key, content))):  # noqa: PLR2004 - see below
             rule = "key up to 128 and value up to 256 letters, digits, spaces and _ . : / = + - @"
-            self.fail(f"{value!r} is no tag that every service takes ({rule})", param, ctx)
+            self.fail(f"{value!r} is not a tag that every service takes ({rule})", param, ctx)
         return key, content
 
 
 def _is_tag_text(text: str) -> bool:
     return all(c.isalnum() or c in " _.:/=+-@" for c in text)
+
+
+class RoleArnType(click.ParamType[str]):
+    """The ARN of a role."""
+
+    name = "arn"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        """Check the form of an ARN; whether there is such a role, AWS says."""
+        text = str(value)
+        if not _ROLE_ARN.fullmatch(text):
+            self.fail(f"{text!r} is not the ARN of a role (arn:aws:iam::123456789012:role/NAME)", param, ctx)
+        return text
 
 
 def _option(*names: str, **settings: Any) -> Callable[[F], F]:  # noqa: ANN401 - click's own arguments
@@ -97,36 +111,36 @@ def locations(command: F) -> F:
 
 
 aws_options = _together(
-    _option("--region", help="Region of the run's resources; for `run` found from the destination bucket."),
+    _option("--region", help="Region of the run's resources. `run` takes the destination bucket's and needs none."),
     _option("--profile", help="Profile of the AWS configuration."),
     _option("--endpoint-url", help="Speak to this endpoint in place of AWS."),
 )
 
 copy_options = _together(
     _option("--batch-size", type=click.IntRange(1, 5000), default=1000, show_default=True, metavar="KEYS",
-            help="Most keys in one copy message; bytes and copy work bound it too."),
-    _option("--overwrite/--no-overwrite", default=True,
-            help="Leave objects alone that exist at the destination (If-None-Match), and count them as skipped."),
+            help="Most keys in one copy message; it ends earlier where keys are long or objects large."),
+    _option("--no-overwrite", is_flag=True,
+            help="Skip objects that already exist at the destination (If-None-Match), and count them as skipped."),
     _option("--max-failures", type=click.IntRange(0), metavar="N", help="Stop once more than N objects have failed."),
 )  # fmt: skip
 
 stack_options = _together(
-    _option("--workers", type=click.IntRange(2, 1000), default=6, show_default=True,
+    _option("--workers", type=click.IntRange(2, 1000), default=6, show_default=True, metavar="N",
             help="Most copy functions at a time (MaximumConcurrency of the copy mapping)."),
-    _option("--list-workers", type=click.IntRange(2, 1000), default=2, show_default=True,
+    _option("--list-workers", type=click.IntRange(2, 1000), default=2, show_default=True, metavar="N",
             help="Most list functions at a time."),
     _option("--memory", type=click.IntRange(128, 10240), default=512, show_default=True, metavar="MIB",
             help="Memory of each function; its processor share grows with it."),
     _option("--function-timeout", type=click.IntRange(10, 900), default=120, show_default=True, metavar="SECONDS",
             help="Time limit of one invocation. A killed worker's message comes back 30 seconds after it."),
-    _option("--role-arn", metavar="ARN", help="Use this role for the functions in place of making one."),
+    _option("--role-arn", type=RoleArnType(), help="Use this role for the functions in place of making one."),
     _option("--tag", "tags", type=TagType(), multiple=True, help="Tag the run's resources; may be given again."),
     _option("--keep", is_flag=True, help="Leave the run's resources in place at the end."),
 )  # fmt: skip
 
 output_options = _together(
     _option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
-            help="json: one JSON object a line on stdout, the last is the summary."),
+            help="json: one JSON object a line on stdout."),
     _option("--no-progress", is_flag=True, help="No bars and no progress lines."),
     _option("--quiet", "-q", is_flag=True, help="Only errors and one line at the end."),
     click.option("--verbose", "-v", count=True, help="Say more of what is done; twice for AWS calls."),
@@ -143,7 +157,7 @@ def copy_settings(values: dict[str, Any]) -> CopySettings:
     return CopySettings(
         values.pop("source"),
         values.pop("destination"),
-        overwrite=values.pop("overwrite"),
+        overwrite=not values.pop("no_overwrite"),
         batch_keys=values.pop("batch_size"),
         max_failures=values.pop("max_failures"),
     )
@@ -164,6 +178,8 @@ def stack_settings(values: dict[str, Any]) -> StackSettings:
 
 def output_settings(values: dict[str, Any]) -> OutputSettings:
     """Take the output group out of a command's values."""
+    if values["quiet"] and values["verbose"]:
+        raise click.UsageError("--quiet and --verbose exclude each other")
     return OutputSettings(
         json=values.pop("output") == "json",
         progress=not values.pop("no_progress"),

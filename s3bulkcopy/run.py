@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from s3bulkcopy.errors import BucketUnavailable, NotPermitted, ObjectsFailed, S3BulkCopyError
+from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, ObjectsFailed, S3BulkCopyError
 from s3bulkcopy.tally import Tally
 from s3bulkcopy.worker.keyspace import fan_out
 from s3bulkcopy.worker.model import Counts, Done, ListTask, Range
@@ -81,23 +81,28 @@ def run(
     """
     began = clock()
     tally = Tally()
-    with engine:
-        deployed = clock()
-        watcher.step("proving that the workers may list, read, write and report")
-        roots, first_events = _prepare(engine, job, first_page)
-        tally.announce(job.run_id, len(roots) + 1)
-        tally.add(first_events)
-        proven = clock()
-        watcher.step(f"queueing {len(roots)} ranges that cover the key space")
-        engine.submit(roots)
-        watcher.step("listing and copying")
-        _watch(engine, tally, watcher, max_failures, check)
-        if tally.snapshot().unquiet:
-            watcher.step("waiting until no worker is at work any more")
-            engine.settle()
-            tally.add(_drain(engine))
-        worked = clock()
-        watcher.step("tearing down")
+    try:
+        with engine:
+            deployed = clock()
+            watcher.step("checking that the workers may list, read, write and report")
+            roots, first_events = _prepare(engine, job, first_page)
+            tally.announce(job.run_id, len(roots) + 1)
+            tally.add(first_events)
+            proven = clock()
+            watcher.step(f"queueing {_some(len(roots), 'range')} that cover the key space")
+            engine.submit(roots)
+            watcher.step("listing and copying")
+            _watch(engine, tally, watcher, max_failures, check)
+            if tally.snapshot().unquiet:
+                watcher.step("waiting until no worker is at work any more")
+                engine.settle()
+                tally.add(_drain(engine))
+            worked = clock()
+            watcher.step("tearing down")
+    except Interrupted as error:
+        counts = tally.counts
+        error.message = f"interrupted; of {_some(counts.listed, 'object')} listed so far at least {counts.copied:,} were copied"
+        raise
     ended = clock()
     return Result(
         run_id=job.run_id,
@@ -111,6 +116,10 @@ def run(
         seconds=ended - began,
         resources_left=engine.left,
     )
+
+
+def _some(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _prepare(engine: Engine, job: Job, first_page: Page) -> tuple[list[ListTask], list[Event]]:

@@ -38,14 +38,14 @@ def state_of(found: FoundRun) -> str:
     return "running" if all(state in ("Enabled", "Creating", "Enabling") for state in found.mappings.values()) else "stopped"
 
 
-def runs_as_text(runs: Sequence[FoundRun], region: str, now: datetime, *, detail: bool) -> str:
-    """Write runs for people; `detail` adds every resource."""
+def runs_as_text(runs: Sequence[FoundRun], region: str, now: datetime, *, flags: str | None = None) -> str:
+    """Write runs for people; with `flags`, those of the command that removes a run, every resource is named too."""
     if not runs:
         return f"no runs in {region}"
-    return "\n".join(line for found in runs for line in _lines(found, now, detail=detail))
+    return "\n".join(line for found in runs for line in _lines(found, now, flags))
 
 
-def _lines(found: FoundRun, now: datetime, *, detail: bool) -> list[str]:
+def _lines(found: FoundRun, now: datetime, flags: str | None) -> list[str]:
     age = f", {_age(found.created, now)} old" if found.created else ""
     queues = "  ".join(
         f"{kind} {count_text(depth.waiting)}+{count_text(depth.in_flight)}"
@@ -58,11 +58,11 @@ def _lines(found: FoundRun, now: datetime, *, detail: bool) -> list[str]:
         f"{found.run_id}  {state_of(found)}{age}{what}",
         f"  queues (waiting+in flight): {queues or 'none'}  {held}",
     ]
-    if detail:
+    if flags is not None:
         lines += [f"  made by s3bulkcopy {found.version} at {found.created}"] if found.created else []
         lines += [f"  mapping {name}: {state}" for name, state in found.mappings.items()]
         lines += [f"  {thing.kind:9} {safe(thing.name)}" for thing in found.resources]
-        lines += [f"  remove everything with: s3bulkcopy teardown {found.run_id}"]
+        lines += [f"  remove everything with: s3bulkcopy teardown {found.run_id}{flags}"]
     return lines
 
 

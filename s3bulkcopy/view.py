@@ -184,11 +184,15 @@ class Progress:
 
     @property
     def eta_text(self) -> str:
-        """Give the time left, with a tilde while more is being listed; nothing where it is not known."""
-        if self.eta_seconds is None:
+        """Give the time left; nothing where it is not known, as it never is while more is being listed."""
+        if self.eta_seconds is None or self.listing:
             return ""
-        known = self.eta_seconds < 100 * 3600
-        return f"ETA {'~' if self.listing else ''}{duration_text(self.eta_seconds)}" if known else "ETA over 100 h"
+        return f"ETA {duration_text(self.eta_seconds)}" if self.eta_seconds < 100 * 3600 else "ETA over 100 h"
+
+    @property
+    def share_text(self) -> str:
+        """Give the share of the listed objects that has ended; nothing while more is being listed."""
+        return "" if self.listing else share_text(self.ended, self.counts.listed)
 
 
 class _Meter:
@@ -243,6 +247,9 @@ class View(Protocol):
 
     def progress(self, snapshot: Snapshot, depths: Depths | None) -> None:
         """Show what is known now."""
+
+    def detail(self, text: str) -> None:
+        """Say what was done, where more is wanted to be heard than the steps."""
 
     def stopping(self, text: str) -> None:
         """Say at once that the run is being stopped; may be called from a signal handler."""
@@ -301,6 +308,10 @@ class _Lines:
     def step(self, text: str) -> None:
         if not self._settings.quiet:
             self._say(f"{duration_text(self._elapsed())}  {text}")
+
+    def detail(self, text: str) -> None:
+        if self._settings.verbose:
+            self.step(text)
 
     def stopping(self, text: str) -> None:
         with suppress(RuntimeError):  # the signal came amid a write to stderr, which cannot be entered again
@@ -476,8 +487,9 @@ def _bars(progress: Progress, elapsed: float, width: int) -> RenderableType:
         "count": (progress.listed_text, progress.copied_text),
         "bytes": (bytes_text(counts.listed_bytes), bytes_text(counts.copied_bytes)),
         "rate": (rate_text(progress.list_rate), rate_text(progress.rate)),
-        "share": ("", share_text(progress.ended, counts.listed)),
-        "eta": ("", f"{progress.eta_text:12}"),  # always as wide, so that the bars stay where they are
+        "share": ("", progress.share_text),
+        # Always as wide, so that the bars stay where they are.
+        "eta": ("", f"{'listing goes on' if progress.listing else progress.eta_text:15}"),
     }
 
     def room() -> int:
@@ -514,7 +526,6 @@ def _queues(progress: Progress) -> Iterator[_Field]:
         return
     yield _Field(f"waiting+in flight: list {count_text(depths.list.waiting)}+{count_text(depths.list.in_flight)}")
     yield _Field(f"copy {count_text(depths.copy.waiting)}+{count_text(depths.copy.in_flight)}")
-    yield _Field(f"workers busy ~{count_text(depths.list.in_flight + depths.copy.in_flight)}")
     dead = max(depths.dead, progress.snapshot.dead)
     yield _Field(f"dead letters {count_text(dead)}", "bold red" if dead else "")
 
@@ -554,7 +565,7 @@ def progress_line(progress: Progress) -> str:
     counts, depths = progress.counts, progress.depths
     fields = [
         f"listed {progress.listed_text} ({bytes_text(counts.listed_bytes)})",
-        f"copied {progress.copied_text} ({share_text(progress.ended, counts.listed)})",
+        f"copied {progress.copied_text}" + (f" ({progress.share_text})" if progress.share_text else ""),
         rate_text(progress.rate),
         progress.eta_text,
     ]
@@ -637,7 +648,7 @@ def _rate(counts: Counts, phases: Phases) -> str:
 def _times(phases: Phases) -> str:
     words = {
         "deploying": phases.deploy,
-        "proving rights": phases.probe,
+        "checking rights": phases.probe,
         "at work": phases.work,
         "tearing down": phases.teardown,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -83,9 +84,9 @@ def deploy(
     waiting = list(stack.resources)
     made: set[str] = set()
     running: dict[Future[None], plans.Resource] = {}
-    say(f"making {len(waiting)} resources in {stack.region}")
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool, ExitStack() as leaving:
         leaving.callback(pool.shutdown, wait=True, cancel_futures=True)
+        leaving.callback(maker.abandon)
         while waiting or running:
             for resource in [r for r in waiting if made.issuperset(r.needs)]:
                 waiting.remove(resource)
@@ -108,6 +109,7 @@ class _Maker:
         self._sleep = sleep
         self._tags = dict(stack.tags)
         self._kinds = {name: kind for kind, name in stack.names.queues.items()}
+        self._abandoned = threading.Event()
         self.queue_urls: dict[str, str] = {}
 
     def make(self, resource: plans.Resource) -> None:
@@ -116,6 +118,10 @@ class _Maker:
             self._make(resource)
         except (ClientError, BotoCoreError) as error:
             raise _refused(resource.name, error) from error
+
+    def abandon(self) -> None:
+        """Wait for nothing any more: what is being made ends with the answer that it has."""
+        self._abandoned.set()
 
     def message_bytes(self) -> int:
         """Ask the queues for their largest message; raises as `make` does."""
@@ -131,7 +137,7 @@ class _Maker:
 
     def _patiently(self, call: Callable[..., Any], **arguments: Any) -> Any:  # noqa: ANN401 - boto3's answers
         retrying = Retrying(
-            retry=retry_if_exception(is_not_yet),
+            retry=retry_if_exception(lambda error: is_not_yet(error) and not self._abandoned.is_set()),
             wait=wait_random_exponential(0.5, max=8),
             stop=_is_out_of_patience,
             sleep=self._sleep,
@@ -251,7 +257,7 @@ class _Maker:
                     return
                 case "Failed":
                     raise DeployFailed(f"function {name} could not be made: {found.get('StateReason', '')}")
-            if waited > PATIENCE_SECONDS:
+            if waited > PATIENCE_SECONDS or self._abandoned.is_set():
                 raise DeployFailed(f"function {name} is still {found.get('State')} after {waited:.0f} s")
             self._sleep(0.5)
             waited += 0.5

@@ -96,6 +96,7 @@ def caller_policy(
         ),
         _allow("OwnMappings", ["lambda:CreateEventSourceMapping", "lambda:UpdateEventSourceMapping",
                                "lambda:DeleteEventSourceMapping", "lambda:GetEventSourceMapping"], ["*"]),
+        _allow("TagMappings", ["lambda:TagResource"], [own("lambda", "event-source-mapping:*")]),
         _allow("OwnLogGroups", ["logs:CreateLogGroup", "logs:DeleteLogGroup", "logs:PutRetentionPolicy",
                                 "logs:TagResource", "logs:ListTagsForResource"],
                [own("logs", "log-group:/aws/lambda/s3bulkcopy-*")]),

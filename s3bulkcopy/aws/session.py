@@ -14,7 +14,6 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    EndpointConnectionError,
     HTTPClientError,
     NoCredentialsError,
     NoRegionError,
@@ -24,6 +23,7 @@ from botocore.exceptions import (
     SSOError,
     TokenRetrievalError,
 )
+from botocore.exceptions import ConnectionError as NoConnectionError
 
 from s3bulkcopy import __version__
 from s3bulkcopy.errors import BucketUnavailable, NotPermitted, S3BulkCopyError, UsageError
@@ -91,7 +91,8 @@ class AwsSession:
     @property
     def region(self) -> str | None:
         """The region that was asked for or is configured."""
-        region: str | None = self._session.region_name
+        # boto3 reads AWS_DEFAULT_REGION; the other SDKs, Lambda and most CI systems mean AWS_REGION.
+        region: str | None = self._session.region_name or os.environ.get("AWS_REGION")
         return region
 
     def client(self, service: str, region: str | None = None) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
@@ -111,7 +112,8 @@ class AwsSession:
             connect_timeout=10,
             read_timeout=130,
             max_pool_connections=32,
-            s3={"addressing_style": "path"} if path_style else None,
+            # Left to itself botocore presigns for the global endpoint, which redirects while a bucket is young.
+            s3={"addressing_style": "path" if path_style else "virtual"},
         )
         try:
             return self._session.client(
@@ -132,7 +134,7 @@ def translate(error: Exception, doing: str) -> S3BulkCopyError:  # noqa: PLR0911
         return _translate_answer(error, doing)
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
         return NotPermitted(
-            f"{doing}: no AWS credentials: {error}",
+            f"no AWS credentials found: {error}",
             hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, give --profile, or run `aws configure`",
         )
     if isinstance(error, (SSOError, TokenRetrievalError)):
@@ -141,7 +143,7 @@ def translate(error: Exception, doing: str) -> S3BulkCopyError:  # noqa: PLR0911
         return UsageError(f"{doing}: no region", hint="give --region, or set AWS_REGION")
     if isinstance(error, ParamValidationError):
         return UsageError(f"{doing}: {error}")
-    if isinstance(error, (EndpointConnectionError, HTTPClientError)):
+    if isinstance(error, (NoConnectionError, HTTPClientError)):
         return S3BulkCopyError(f"{doing}: nobody answers: {error}", hint="look at the network, the proxy and --endpoint-url")
     return S3BulkCopyError(f"{doing}: {error}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from s3bulkcopy.aws import policy
@@ -116,13 +117,13 @@ def encode_tag(text: str) -> str:
     >>> encode_tag("s3://b/ø@1")
     's3://b/@c3@b8@401'
     """
-    encoded = "".join(
+    encoded = [
         c if _PLAIN.fullmatch(c) else "".join(f"@{byte:02x}" for byte in c.encode("utf-8", "surrogateescape")) for c in text
-    )
-    if len(encoded) <= MAX_TAG_CHARS:
-        return encoded
-    cut = encoded[: MAX_TAG_CHARS - 3]
-    return re.sub(r"@[0-9a-f]?$", "", cut) + "..."
+    ]
+    if sum(map(len, encoded)) <= MAX_TAG_CHARS:
+        return "".join(encoded)
+    whole = sum(end <= MAX_TAG_CHARS - 3 for end in accumulate(map(len, encoded)))
+    return "".join(encoded[:whole]) + "..."
 
 
 def decode_tag(text: str) -> str:

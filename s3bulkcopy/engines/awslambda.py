@@ -71,19 +71,22 @@ class LambdaEngine:
         version: str,
         created: str,
         say: Callable[[str], None],
+        detail: Callable[[str], None],
         sleep: Callable[[float], None],
         rest: Callable[[float], None],
         clock: Callable[[], float],
     ) -> None:
         """Run the job that the checks allowed.
 
-        `sleep` waits while there is work and may raise to stop it; `rest` waits while things are unmade and does not.
+        `say` is told of every step and `detail` of every resource. `sleep` waits while there is work and may raise to
+        stop it; `rest` waits while things are unmade and does not.
         """
         self._session = session
         self._found = found
         self._settings = settings
         self._version, self._created = version, created
-        self._say, self._sleep, self._rest, self._clock = say, sleep, rest, clock
+        self._say, self._detail = say, detail
+        self._sleep, self._rest, self._clock = sleep, rest, clock
         self._names = Names(found.job.run_id)
         self._deployed: Deployed | None = None
         self._receipts: list[str] = []
@@ -99,8 +102,9 @@ class LambdaEngine:
         """Make the queues, the role, the functions and the mappings."""
         job, region = self._found.job, self._found.region
         stack = plan(job, self._found.identity, region, self._settings, self._version, self._created)
+        self._say(f"making {len(stack.resources)} resources in {region}")
         try:
-            self._deployed = deploy.deploy(stack, self._session, bundle.build(), say=self._say, sleep=self._sleep)
+            self._deployed = deploy.deploy(stack, self._session, bundle.build(), say=self._detail, sleep=self._sleep)
         except BaseException as error:
             spared = frozenset({error.resource}) if isinstance(error, NameTaken) else frozenset[str]()
             self._unmake(spared)
@@ -190,7 +194,7 @@ class LambdaEngine:
             bodies = [encode_task(task) for task in tasks if isinstance(task, kind)]
             for batch in _in_batches(bodies, self._made.message_bytes):
                 self._send(urls[role], batch)
-        self._say(f"queued {len(tasks)} tasks; a mapping takes up to a minute to become active")
+        self._say("queued; a mapping takes up to a minute to become active")
 
     def _send(self, url: str, bodies: list[str]) -> None:
         left = {str(n): body for n, body in enumerate(bodies)}

@@ -38,9 +38,17 @@ def lambda_engine(emulator: Emulator, source: str, destination: str) -> Iterator
     session = AwsSession(settings)
     job = CopySettings(BucketPrefix(source), BucketPrefix(destination))
     found = preflight(session, settings, job, new_run_id(time.time(), "k3f9xa"))
-    clock = time.monotonic
     engine = LambdaEngine(
-        session, found, StackSettings(), version="0", created="", say=silently, sleep=time.sleep, rest=time.sleep, clock=clock
+        session,
+        found,
+        StackSettings(),
+        version="0",
+        created="",
+        say=silently,
+        detail=silently,
+        sleep=time.sleep,
+        rest=time.sleep,
+        clock=time.monotonic,
     )
     with engine:
         yield engine

@@ -35,7 +35,9 @@ def filled(cloud: Cloud, buckets: tuple[str, str]) -> tuple[str, str]:
         (["run", "only-one"], 2, ["DST"]),
         (["run", "a-bucket", "b-bucket", "--tag", "x"], 2, ["KEY=VALUE"]),
         (["teardown"], 2, ["--all"]),
-        (["teardown", "nonsense"], 2, ["nonsense", "run id"]),
+        (["teardown", "nonsense"], 2, ["nonsense", "not a run id"]),
+        (["status", "nonsense"], 2, ["nonsense", "not a run id"]),
+        (["teardown", "--all", "20260101-000000-000000"], 2, ["not both"]),
         (["status", "20260101-000000-000000"], 2, ["no run 20260101-000000-000000"]),
     ],
 )

@@ -31,6 +31,8 @@ class Aws(AwsSession):
         #: Called with the operation (`sqs.create_queue`) and its arguments before a call; may raise.
         self.before: Callable[[str, dict[str, Any]], None] = lambda _name, _arguments: None
         self.calls: list[str] = []
+        #: What the functions' RecursiveLoop reads back as.
+        self.recursive_loop = "Allow"
 
     def client(self, service: str, region: str | None = None) -> Any:
         """Give a client that asks `before` first."""
@@ -43,7 +45,9 @@ class _Asking:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
-        if name in ("get_paginator", "exceptions", "meta", "generate_presigned_url"):
+        if name == "get_paginator":
+            return lambda operation: _AskingPaginator(self._aws, f"{self._service}.{operation}", method(operation))
+        if name in ("exceptions", "meta", "generate_presigned_url"):
             return method
 
         def call(**arguments: Any) -> Any:
@@ -51,10 +55,31 @@ class _Asking:
             self._aws.calls.append(operation)
             self._aws.before(operation, arguments)
             if operation in ("lambda.put_function_recursion_config", "lambda.get_function_recursion_config"):
-                return {"RecursiveLoop": "Allow"}  # moto has neither
+                return {"RecursiveLoop": self._aws.recursive_loop}  # moto has neither
             return method(**arguments)
 
         return call
+
+
+class _AskingPaginator:
+    def __init__(self, aws: Aws, operation: str, paginator: Any) -> None:
+        self._aws, self._operation, self._paginator = aws, operation, paginator
+
+    def paginate(self, **arguments: Any) -> Any:
+        self._aws.calls.append(self._operation)
+        self._aws.before(self._operation, arguments)
+        return self._paginator.paginate(**arguments)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def routes() -> None:
+    """Have moto compile its routes, which it does on a service's first request: Python 3.11 fails at times to in threads."""
+    nobody = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing", "region_name": REGION}
+    with mock_aws():
+        boto3.client("sqs", **nobody).list_queues()
+        boto3.client("lambda", **nobody).list_functions()
+        boto3.client("logs", **nobody).describe_log_groups()
+        boto3.client("iam", **nobody).list_roles()
 
 
 @pytest.fixture

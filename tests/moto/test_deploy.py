@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import boto3
 import pytest
 
 from s3bulkcopy.aws import bundle
-from s3bulkcopy.aws.deploy import Deployed, deploy
+from s3bulkcopy.aws.deploy import Deployed, _Maker, deploy
 from s3bulkcopy.aws.policy import trust_policy
 from s3bulkcopy.aws.stack import Names
 from s3bulkcopy.aws.teardown import teardown
@@ -120,7 +121,7 @@ def test_after_a_failure_at_any_step_nothing_is_left(aws: Aws) -> None:
                 raise refusal("InternalError", "broken")
 
         aws.before = fail
-        with pytest.raises((S3BulkCopyError, Exception), match="broken"):
+        with pytest.raises(S3BulkCopyError, match="broken"):
             make(aws)
         aws.before = silently_called
         done = teardown(aws, REGION, RUN_ID, say=silently, sleep=silently)
@@ -217,6 +218,138 @@ def test_a_queue_of_that_name_in_the_way_is_named_and_survives(aws: Aws) -> None
 
     assert leftovers() == [NAMES.queues["copy"]]
     assert [(left.name, left.why) for left in done.left] == [(NAMES.queues["copy"], "not tagged as this run's, so left alone")]
+
+
+def test_a_role_of_that_name_in_the_way_is_named_and_survives(aws: Aws) -> None:
+    trust = json.dumps(trust_policy("123456789012"))
+    boto3.client("iam").create_role(RoleName=NAMES.stem, Path="/s3bulkcopy/", AssumeRolePolicyDocument=trust)
+
+    with pytest.raises(NameTaken, match=NAMES.stem) as error:
+        make(aws)
+    teardown(aws, REGION, RUN_ID, say=silently, sleep=silently, leave=frozenset({error.value.resource}))
+
+    assert leftovers() == [NAMES.stem]
+
+
+def test_a_log_group_of_that_name_in_the_way_is_named_and_survives(aws: Aws) -> None:
+    (group, _) = NAMES.log_groups
+    boto3.client("logs", region_name=REGION).create_log_group(logGroupName=group)
+
+    with pytest.raises(NameTaken, match=group) as error:
+        make(aws)
+    teardown(aws, REGION, RUN_ID, say=silently, sleep=silently, leave=frozenset({error.value.resource}))
+
+    assert leftovers() == [group]
+
+
+@pytest.mark.parametrize(
+    ("service", "creation", "code"),
+    [
+        ("sqs", "create_queue", None),
+        ("logs", "create_log_group", None),
+        ("iam", "create_role", None),
+        ("lambda", "create_function", None),
+        ("lambda", "create_event_source_mapping", "ResourceConflictException"),
+    ],
+)
+def test_what_was_made_by_a_request_whose_answer_was_lost_is_this_runs(
+    aws: Aws, service: str, creation: str, code: str | None
+) -> None:
+    lost = iter([True])
+
+    def lose(name: str, arguments: dict[str, Any]) -> None:
+        if name == f"{service}.{creation}" and next(lost, False):
+            getattr(boto3.client(service, region_name=REGION), creation)(**arguments)
+            if code:  # moto makes a second one where AWS refuses
+                raise refusal(code, "already exists", creation)
+
+    aws.before = lose
+
+    assert make(aws).message_bytes == 1_048_576
+    assert len(leftovers()) == 12
+    teardown(aws, REGION, RUN_ID, say=silently, sleep=silently)
+    assert leftovers() == []
+
+
+def test_what_never_comes_to_pass_is_given_up_after_two_minutes(aws: Aws) -> None:
+    slept: dict[int, float] = {}
+
+    def refuse(name: str, _: dict[str, Any]) -> None:
+        if name == "lambda.create_function":
+            raise refusal("InvalidParameterValueException", UNPREPARED, "CreateFunction")
+
+    def sleep(seconds: float) -> None:
+        thread = threading.get_ident()
+        slept[thread] = slept.get(thread, 0) + seconds
+
+    aws.before = refuse
+
+    with pytest.raises(DeployFailed, match="cannot be assumed by Lambda"):
+        deploy(stack(), aws, bundle.build(), say=silently, sleep=sleep)
+    assert 120 <= max(slept.values()) < 130
+
+
+def test_after_a_failure_nothing_is_waited_for(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, abandoned = threading.Event(), threading.Event()
+    slept: list[float] = []
+
+    def refuse(name: str, arguments: dict[str, Any]) -> None:
+        if name == "lambda.create_function" and arguments["FunctionName"] == NAMES.copy_function:
+            raise refusal("InvalidParameterValueException", UNPREPARED, "CreateFunction")
+        if name == "lambda.create_function":
+            assert waiting.wait(60)
+            raise refusal("CodeStorageExceededException", "Code storage limit exceeded.", "CreateFunction")
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        waiting.set()
+        assert abandoned.wait(60)
+
+    abandon = _Maker.abandon
+
+    def abandon_and_tell(maker: _Maker) -> None:
+        abandon(maker)
+        abandoned.set()
+
+    monkeypatch.setattr(_Maker, "abandon", abandon_and_tell)
+    aws.before = refuse
+
+    with pytest.raises(DeployFailed, match="Code storage limit exceeded"):
+        deploy(stack(), aws, bundle.build(), say=silently, sleep=sleep)
+    assert len(slept) == 1
+
+
+def test_a_function_that_stays_pending_is_not_taken_for_someone_elses(aws: Aws) -> None:
+    def refuse(name: str, _: dict[str, Any]) -> None:
+        if name == "lambda.put_function_recursion_config":
+            raise refusal("ResourceConflictException", PENDING, "PutFunctionRecursionConfig")
+
+    aws.before = refuse
+
+    with pytest.raises(DeployFailed, match="Pending") as error:
+        make(aws)
+    assert not isinstance(error.value, NameTaken)
+
+
+def test_a_function_that_does_not_opt_out_of_the_loop_detection_is_an_error(aws: Aws) -> None:
+    aws.recursive_loop = "Terminate"
+
+    with pytest.raises(DeployFailed, match="did not take RecursiveLoop=Allow"):
+        make(aws)
+
+
+def test_a_refusal_names_the_action_that_aws_names(aws: Aws) -> None:
+    said = "User: arn:aws:iam::123456789012:user/someone is not authorized to perform: iam:PassRole on resource: arn:aws:…"
+
+    def refuse(name: str, _: dict[str, Any]) -> None:
+        if name == "lambda.create_function":
+            raise refusal("AccessDeniedException", said, "CreateFunction")
+
+    aws.before = refuse
+
+    with pytest.raises(NotPermitted, match="iam:PassRole is denied") as error:
+        make(aws)
+    assert error.value.hint.startswith("allow iam:PassRole;")
 
 
 def test_an_interruption_lets_running_creations_end_and_begins_no_more(aws: Aws) -> None:

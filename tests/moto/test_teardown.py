@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
 from moto.core import set_initial_no_auth_action_count
+from moto.iam.access_control import IAMRequestBase
 
 from s3bulkcopy.aws import bundle, policy
 from s3bulkcopy.aws.deploy import deploy
 from s3bulkcopy.aws.discover import find_run, find_runs
 from s3bulkcopy.aws.stack import Names
-from s3bulkcopy.aws.teardown import halt, teardown
+from s3bulkcopy.aws.teardown import TornDown, halt, teardown
 from s3bulkcopy.errors import NotPermitted
+from s3bulkcopy.settings import StackSettings
 from tests.moto.conftest import REGION, RUN_ID, Aws, leftovers, refusal, silently, stack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 OTHER = "20261123-121633-aaaaaa"
 
@@ -73,6 +78,137 @@ def test_a_teardown_goes_on_past_a_failure_and_says_what_is_left(aws: Aws) -> No
     assert left.command.startswith("aws sqs delete-queue --queue-url https://")
 
 
+def test_a_queue_that_is_not_tagged_as_the_runs_is_left_alone(aws: Aws) -> None:
+    boto3.client("sqs", region_name=REGION).create_queue(QueueName=f"{Names(RUN_ID).stem}-mine")
+
+    done = teardown(aws, REGION, RUN_ID, say=silently, sleep=silently)
+
+    assert done.removed == ()
+    assert [(left.name, left.why) for left in done.left] == [
+        (f"{Names(RUN_ID).stem}-mine", "not tagged as this run's, so left alone")
+    ]
+
+
+def test_a_mapping_and_its_function_that_both_stay_are_both_reported(aws: Aws) -> None:
+    make(aws)
+
+    def refuse(name: str, _: dict[str, Any]) -> None:
+        if name in ("lambda.delete_event_source_mapping", "lambda.delete_function"):
+            raise refusal("AccessDeniedException", "not you", "DeleteFunction")
+
+    aws.before = refuse
+    done = teardown(aws, REGION, RUN_ID, say=silently, sleep=silently)
+
+    kept = ["delete-event-source-mapping"] * 2 + ["delete-function"] * 2
+    assert sorted(left.command.split()[2] for left in done.left) == kept
+    assert {thing.kind for found in find_runs(aws, REGION) for thing in found.resources} == {"mapping", "function"}
+
+
+@pytest.mark.parametrize(
+    ("operation", "action"),
+    [("sqs.get_queue_url", "GetQueueUrl"), ("sqs.get_queue_attributes", "GetQueueAttributes"), ("sqs.list_queue_tags", "")],
+)
+def test_a_teardown_needs_no_right_to_look_at_the_queues(aws: Aws, operation: str, action: str) -> None:
+    make(aws)
+
+    def refuse(name: str, _: dict[str, Any]) -> None:
+        if name == operation:
+            raise refusal("AccessDenied", "not you", action)
+
+    aws.before = refuse
+    done = teardown(aws, REGION, RUN_ID, say=silently, sleep=silently)
+
+    assert (done.left, leftovers()) == ((), [])
+
+
+def test_a_teardown_removes_the_rest_where_one_kind_may_not_be_looked_for(aws: Aws) -> None:
+    make(aws)
+    aws.before = refuse_looking_for("sqs.list_queues", "ListQueues")
+
+    done = teardown(aws, REGION, RUN_ID, say=silently, sleep=silently)
+
+    assert sorted(leftovers()) == sorted(Names(RUN_ID).queues.values())
+    (left,) = done.left
+    assert left.name == f"queues of {RUN_ID}"
+    assert "sqs:ListQueues is denied" in left.why
+    assert left.command == f"s3bulkcopy teardown {RUN_ID} --region {REGION}"
+
+
+def test_with_a_role_of_ones_own_a_teardown_needs_no_right_in_iam(aws: Aws) -> None:
+    iam = boto3.client("iam")
+    role = iam.create_role(RoleName="mine", AssumeRolePolicyDocument=json.dumps(policy.trust_policy("123456789012")))["Role"]
+    deploy(stack(StackSettings(role_arn=role["Arn"])), aws, bundle.build(), say=silently, sleep=silently)
+    aws.before = refuse_looking_for("iam.list_roles", "ListRoles")
+
+    halt(aws, REGION, RUN_ID, say=silently, sleep=silently)
+    done = teardown(aws, REGION, RUN_ID, say=silently, sleep=silently)
+
+    assert (done.left, leftovers()) == ((), [])
+
+
+def test_a_role_that_may_not_be_looked_for_is_reported(aws: Aws) -> None:
+    make(aws)
+    aws.before = refuse_looking_for("iam.list_roles", "ListRoles")
+
+    done = teardown(aws, REGION, RUN_ID, say=silently, sleep=silently)
+
+    assert leftovers() == [Names(RUN_ID).stem]
+    assert [left.name for left in done.left] == [f"roles of {RUN_ID}"]
+
+
+def test_where_nothing_may_be_looked_for_a_teardown_says_so_once(aws: Aws) -> None:
+    def refuse(_name: str, _arguments: dict[str, Any]) -> None:
+        raise refusal("ExpiredTokenException", "expired", "Any")
+
+    aws.before = refuse
+
+    (left,) = teardown(aws, REGION, RUN_ID, say=silently, sleep=silently).left
+
+    assert (left.name, "expired" in left.why) == (RUN_ID, True)
+
+
+def test_a_teardown_in_another_region_spares_the_role_under_which_workers_may_be_running(aws: Aws) -> None:
+    make(aws)
+
+    (left,) = teardown(aws, "us-west-2", RUN_ID, say=silently, sleep=silently).left
+
+    assert (left.name, left.why) == (Names(RUN_ID).stem, f"its run is in {REGION}")
+    assert left.command == f"s3bulkcopy teardown {RUN_ID} --region {REGION}"
+    assert len(leftovers()) == 12
+
+
+def test_a_log_group_that_a_late_worker_brings_back_is_removed_too(aws: Aws) -> None:
+    make(aws)
+    late = iter([True])
+    (group, _) = Names(RUN_ID).log_groups
+
+    def write(name: str, _: dict[str, Any]) -> None:
+        if name == "iam.delete_role" and next(late, False):
+            tags = {"s3bulkcopy:run": RUN_ID}
+            boto3.client("logs", region_name=REGION).create_log_group(logGroupName=group, tags=tags)
+
+    aws.before = write
+    done = teardown(aws, REGION, RUN_ID, say=silently, sleep=silently)
+
+    assert (done.left, leftovers()) == ((), [])
+    assert done.removed.count(group) == 1
+
+
+def test_a_mapping_that_may_not_be_looked_at_does_not_keep_the_rest(aws: Aws) -> None:
+    make(aws)
+
+    def refuse(name: str, _: dict[str, Any]) -> None:
+        if name == "lambda.get_event_source_mapping":
+            raise refusal("AccessDeniedException", "not you", "GetEventSourceMapping")
+
+    aws.before = refuse
+    done = teardown(aws, REGION, RUN_ID, say=silently, sleep=silently)
+
+    assert leftovers() == []
+    assert {left.name for left in done.left} == set(Names(RUN_ID).functions)
+    assert all("lambda:GetEventSourceMapping is denied" in left.why for left in done.left)
+
+
 def test_a_mapping_that_is_busy_is_asked_again(aws: Aws) -> None:
     make(aws)
     busy = iter([True, True, True])
@@ -110,6 +246,16 @@ def test_halting_what_is_not_there_does_nothing(aws: Aws) -> None:
     assert leftovers() == []
 
 
+def refuse_looking_for(operation: str, action: str) -> Callable[[str, dict[str, Any]], None]:
+    """Give a `before` that denies one look."""
+
+    def refuse(name: str, _: dict[str, Any]) -> None:
+        if name == operation:
+            raise refusal("AccessDenied", "not you", action)
+
+    return refuse
+
+
 @pytest.fixture
 def caller(
     aws: Aws,  # noqa: ARG001 - the account
@@ -117,6 +263,8 @@ def caller(
 ) -> Any:
     """Give a function that goes on as a user with a policy, in an account that enforces it."""
     iam = boto3.client("iam")
+    # moto reckons the signature of a request without a body wrongly; what a policy allows is another matter.
+    monkeypatch.setattr(IAMRequestBase, "check_signature", lambda _: None)
     iam.create_user(UserName="caller")
     key = iam.create_access_key(UserName="caller")["AccessKey"]
 
@@ -141,3 +289,18 @@ def test_an_action_that_the_callers_policy_lacks_is_named(caller: Any, action: s
 
     with pytest.raises(NotPermitted, match=action):
         set_initial_no_auth_action_count(0)(make)(aws)
+
+
+def test_the_callers_policy_suffices_to_make_find_halt_and_remove_a_run(caller: Any) -> None:
+    aws = caller(policy.caller_policy())
+
+    @set_initial_no_auth_action_count(0)
+    def whole_life() -> tuple[int, TornDown]:
+        make(aws)
+        found = len(find_runs(aws, REGION))
+        halt(aws, REGION, RUN_ID, say=silently, sleep=silently)
+        return found, teardown(aws, REGION, RUN_ID, say=silently, sleep=silently)
+
+    found, done = whole_life()
+
+    assert (found, done.left, leftovers()) == (1, (), [])

@@ -21,11 +21,9 @@ def test_the_readme_names_the_permissions_that_the_code_asks_for() -> None:
 
 
 def test_the_readme_names_every_option_of_run() -> None:
-    options = {
-        name for option in cli.run.params if isinstance(option, click.Option) for name in (*option.opts, *option.secondary_opts)
-    }
+    options = {name for option in cli.run.params if isinstance(option, click.Option) for name in option.opts}
 
-    unnamed = {name for name in options if name not in README and name not in ("--overwrite", "--verbose", "-q")}
+    unnamed = {name for name in options if name not in README and name not in ("--verbose", "-q")}
     assert unnamed == set()
 
 

@@ -23,31 +23,31 @@ RUN = FoundRun(
 
 
 def test_a_run_is_two_lines() -> None:
-    assert runs_as_text([RUN], "eu-west-1", NOW, detail=False).splitlines() == [
+    assert runs_as_text([RUN], "eu-west-1", NOW).splitlines() == [
         "20261123-121632-k3f9xa  running, 1:00:00 old  s3://a -> s3://b",
         "  queues (waiting+in flight): list 3+1  copy 1,200+4  dead letters 3  resources 1",
     ]
 
 
 def test_detail_names_every_resource_and_how_to_remove_them() -> None:
-    lines = runs_as_text([RUN], "eu-west-1", NOW, detail=True).splitlines()
+    lines = runs_as_text([RUN], "eu-west-1", NOW, flags=" --region eu-west-1").splitlines()
 
     assert lines[2:] == [
         "  made by s3bulkcopy 0.1.0 at 2026-11-23T12:16:32Z",
         "  mapping lister: Enabled",
         "  queue     s3bulkcopy-20261123-121632-k3f9xa-copy",
-        "  remove everything with: s3bulkcopy teardown 20261123-121632-k3f9xa",
+        "  remove everything with: s3bulkcopy teardown 20261123-121632-k3f9xa --region eu-west-1",
     ]
 
 
 def test_no_runs_are_said_to_be_none() -> None:
-    assert runs_as_text([], "eu-west-1", NOW, detail=False) == "no runs in eu-west-1"
+    assert runs_as_text([], "eu-west-1", NOW) == "no runs in eu-west-1"
 
 
 def test_a_run_without_tags_is_shown_as_what_it_is() -> None:
     bare = replace(RUN, source="", destination="", created="", version="", mappings={})
 
-    assert runs_as_text([bare], "r", NOW, detail=False).splitlines()[0] == "20261123-121632-k3f9xa  remains"
+    assert runs_as_text([bare], "r", NOW).splitlines()[0] == "20261123-121632-k3f9xa  remains"
 
 
 def test_states_are_told_from_mappings_and_tags() -> None:

@@ -1,0 +1,252 @@
+"""The session: who we are, where buckets are, and AWS's errors in our words."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+from botocore.exceptions import (
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    NoRegionError,
+    ParamValidationError,
+    PartialCredentialsError,
+    UnauthorizedSSOTokenError,
+)
+from botocore.stub import Stubber
+
+from s3bulkcopy.aws.session import (
+    _SERVICES,
+    AwsSession,
+    Identity,
+    action_of,
+    bucket_region,
+    bucket_url,
+    free_concurrency,
+    identity,
+    translate,
+)
+from s3bulkcopy.errors import BucketUnavailable, NotPermitted, S3BulkCopyError, UsageError
+from s3bulkcopy.settings import AwsSettings
+from tests.moto.conftest import REGION, Aws, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def refuse(operation: str, error: Exception) -> Callable[[str, dict[str, Any]], None]:
+    """Give a `before` that lets one operation fail."""
+
+    def before(name: str, _: dict[str, Any]) -> None:
+        if name == operation:
+            raise error
+
+    return before
+
+
+# -------------------------------------------------------------------------------------------------------------- clients
+
+
+def test_an_unknown_profile_is_bad_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+
+    with pytest.raises(UsageError, match="no profile 'nobody'"):
+        AwsSession(AwsSettings(profile="nobody"))
+
+
+def test_an_endpoint_that_is_no_url_is_bad_usage(aws: Aws) -> None:  # noqa: ARG001 - its environment
+    with pytest.raises(UsageError, match="cannot speak to sqs"):
+        AwsSession(AwsSettings(region=REGION, endpoint_url="nowhere")).client("sqs")
+
+
+def test_threads_share_one_client_for_each_service_and_region(aws: Aws) -> None:  # noqa: ARG001
+    session = AwsSession(AwsSettings(region=REGION))
+
+    with ThreadPoolExecutor(8) as pool:
+        clients = set(pool.map(lambda _: session.client("sqs", REGION), range(16)))
+
+    assert len(clients) == 1
+    assert session.client("sqs", "us-west-2") not in clients
+
+
+def test_requests_say_that_they_are_ours(aws: Aws) -> None:  # noqa: ARG001
+    assert "s3bulkcopy/" in AwsSession(AwsSettings(region=REGION)).client("sqs").meta.config.user_agent
+
+
+# -------------------------------------------------------------------------------------------------------------- answers
+
+
+def test_aws_tells_who_we_are(aws: Aws) -> None:
+    found = identity(aws)
+
+    assert (found.account, found.partition) == ("123456789012", "aws")
+
+
+def test_an_account_in_another_partition_is_known_by_its_arn() -> None:
+    assert Identity("123456789012", "arn:aws-us-gov:iam::123456789012:user/someone").partition == "aws-us-gov"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (NoCredentialsError(), "no AWS credentials"),
+        (PartialCredentialsError(provider="env", cred_var="AWS_SECRET_ACCESS_KEY"), "no AWS credentials"),
+        (refusal("ExpiredToken"), "have expired"),
+        (refusal("InvalidClientTokenId"), "does not know these credentials"),
+        (UnauthorizedSSOTokenError(), "SSO"),
+    ],
+)
+def test_without_usable_credentials_nothing_is_permitted(aws: Aws, error: Exception, words: str) -> None:
+    aws.before = refuse("sts.get_caller_identity", error)
+
+    with pytest.raises(NotPermitted, match=words) as raised:
+        identity(aws)
+    assert raised.value.hint
+
+
+def test_a_bucket_is_found_wherever_it_is(aws: Aws) -> None:
+    assert [bucket_region(aws, name) for name in ("source", "destination")] == ["us-east-1", REGION]
+
+
+def test_a_bucket_that_is_not_there_is_named(aws: Aws) -> None:
+    with pytest.raises(BucketUnavailable, match="bucket 'nothing-here' does not exist"):
+        bucket_region(aws, "nothing-here")
+
+
+def test_a_bucket_that_refuses_us_is_named(aws: Aws) -> None:
+    aws.before = refuse("s3.head_bucket", refusal("403", "Forbidden", "HeadBucket"))
+
+    with pytest.raises(BucketUnavailable, match="bucket 'source' refuses these credentials") as error:
+        bucket_region(aws, "source")
+    assert "s3:ListBucket" in error.value.hint
+
+
+def test_a_redirection_tells_the_region(aws: Aws) -> None:
+    elsewhere = refusal("301", "Moved Permanently", "HeadBucket")
+    elsewhere.response["ResponseMetadata"]["HTTPHeaders"]["x-amz-bucket-region"] = "ap-southeast-2"
+    aws.before = refuse("s3.head_bucket", elsewhere)
+
+    assert bucket_region(aws, "source") == "ap-southeast-2"
+
+
+def test_an_endpoint_where_nobody_answers_is_named(aws: Aws) -> None:
+    aws.before = refuse("s3.head_bucket", EndpointConnectionError(endpoint_url="http://127.0.0.1:1"))
+
+    with pytest.raises(S3BulkCopyError, match=r"nobody answers: .*http://127\.0\.0\.1:1") as error:
+        bucket_region(aws, "source")
+    assert "--endpoint-url" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("bucket", "region", "url"),
+    [
+        ("source", "eu-west-1", "https://source.s3.eu-west-1.amazonaws.com"),
+        ("source", "cn-north-1", "https://source.s3.cn-north-1.amazonaws.com.cn"),
+        ("with.dots", "eu-west-1", "https://s3.eu-west-1.amazonaws.com/with.dots"),
+    ],
+)
+def test_a_buckets_url_is_what_botocore_makes_it(aws: Aws, bucket: str, region: str, url: str) -> None:
+    assert bucket_url(aws, bucket, region) == url
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9000", "http://localhost:9000/", "https://s3.example.com"])
+def test_with_an_endpoint_of_ones_own_the_bucket_stands_in_the_path(
+    aws: Aws,  # noqa: ARG001
+    endpoint: str,
+) -> None:
+    session = AwsSession(AwsSettings(region=REGION, endpoint_url=endpoint))
+
+    assert bucket_url(session, "bucket", REGION) == f"{endpoint.rstrip('/')}/bucket"
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_an_endpoint_from_the_environment_counts_as_well(aws: Aws, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "http://localhost:9000")
+
+    assert bucket_url(aws, "bucket", REGION) == "http://localhost:9000/bucket"
+
+
+def test_the_account_tells_its_free_concurrency(aws: Aws) -> None:  # noqa: ARG001
+    session = AwsSession(AwsSettings(region=REGION))
+    with Stubber(session.client("lambda", REGION)) as stub:
+        stub.add_response("get_account_settings", {"AccountLimit": {"UnreservedConcurrentExecutions": 10}})
+
+        assert free_concurrency(session, REGION) == 10
+
+
+def test_an_account_that_may_not_tell_its_free_concurrency_does_not_stop_us(aws: Aws) -> None:
+    aws.before = refuse("lambda.get_account_settings", refusal("AccessDeniedException"))
+
+    assert free_concurrency(aws, REGION) is None
+
+
+# --------------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("operation", "action"),
+    [
+        ("ListObjectsV2", "s3:ListBucket"),
+        ("HeadBucket", "s3:ListBucket"),
+        ("Invoke", "lambda:InvokeFunction"),
+        ("SendMessageBatch", "sqs:SendMessage"),
+        ("CreateFunction", "lambda:CreateFunction"),
+        ("PutRolePolicy", "iam:PutRolePolicy"),
+        ("CreateLogGroup", "logs:CreateLogGroup"),
+    ],
+)
+def test_a_refused_operation_is_named_as_iam_names_it(operation: str, action: str) -> None:
+    assert action_of(refusal("AccessDenied", "Access Denied", operation)) == action
+
+
+def test_what_aws_itself_names_comes_first() -> None:
+    said = "User: arn:aws:iam::1:user/x is not authorized to perform: lambda:TagResource on resource: arn:aws:lambda:…"
+
+    assert action_of(refusal("AccessDeniedException", said, "CreateFunction")) == "lambda:TagResource"
+
+
+@pytest.mark.parametrize("service", sorted(_SERVICES))
+def test_every_operation_that_is_told_by_its_service_is_one_of_it(service: str) -> None:
+    known = boto3.client(service, region_name=REGION).meta.service_model.operation_names
+
+    assert _SERVICES[service] <= set(known)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (refusal("AccessDenied", "no", "CreateRole"), NotPermitted, "doing it: iam:CreateRole is denied: no"),
+        (refusal("403", "Forbidden", "HeadBucket"), NotPermitted, "doing it: s3:ListBucket is denied: Forbidden"),
+        (refusal("RequestExpired"), NotPermitted, "doing it: the credentials have expired"),
+        (refusal("Throttling", "slower"), S3BulkCopyError, "doing it: Throttling: slower"),
+        (NoRegionError(), UsageError, "doing it: no region"),
+        (ParamValidationError(report="bad"), UsageError, "doing it: Parameter validation failed:\nbad"),
+        (ValueError("odd"), S3BulkCopyError, "doing it: odd"),
+    ],
+)
+def test_an_error_is_put_into_our_words(error: Exception, kind: type[S3BulkCopyError], message: str) -> None:
+    found = translate(error, "doing it")
+
+    assert (type(found), found.message) == (kind, message)
+
+
+def test_a_timeout_points_to_the_way_to_aws() -> None:
+    found = translate(ConnectTimeoutError(endpoint_url="http://example.com"), "doing it")
+
+    assert (type(found), "nobody answers" in found.message) == (S3BulkCopyError, True)
+
+
+def test_what_is_in_our_words_already_stays() -> None:
+    ours = UsageError("no")
+
+    assert translate(ours, "doing it") is ours
+
+
+def test_a_refusal_without_a_message_is_still_named() -> None:
+    bare = ClientError({"Error": {"Code": "AccessDenied"}}, "DeleteQueue")
+
+    assert translate(bare, "doing it").message.startswith("doing it: sqs:DeleteQueue is denied")
