@@ -337,8 +337,8 @@ def demo(objects: int, port: int | None, **values: Any) -> None:  # noqa: ANN401
 def _speak(output: OutputSettings) -> None:
     """Let AWS calls be seen on request."""
     if output.verbose > 1:
-        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-        logging.getLogger("botocore.endpoint").setLevel(logging.DEBUG)
+        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s")
+        logging.getLogger("s3bulkcopy.aws").setLevel(logging.INFO)
 
 
 def _region(session: Any, aws: AwsSettings) -> str:  # noqa: ANN401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -30,6 +31,8 @@ from s3bulkcopy.errors import BucketUnavailable, NotPermitted, S3BulkCopyError, 
 
 if TYPE_CHECKING:
     from s3bulkcopy.settings import AwsSettings
+
+_logger = logging.getLogger("s3bulkcopy.aws")
 
 #: Where requests go that belong to no region: any region knows where a bucket is.
 _ANY_REGION = "us-east-1"
@@ -84,6 +87,7 @@ class AwsSession:
             raise UsageError(
                 f"there is no profile '{settings.profile}'", hint="`aws configure list-profiles` shows those there are"
             ) from error
+        self._session.events.register("after-call.*", _log_call)
         self._endpoint_url = settings.endpoint_url
         self._lock = threading.Lock()
         self._clients: dict[tuple[str, str | None], Any] = {}
@@ -124,6 +128,13 @@ class AwsSession:
             )
         except (BotoCoreError, ValueError) as error:
             raise UsageError(f"cannot speak to {service}: {error}", hint="see --region and --endpoint-url") from error
+
+
+def _log_call(http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:  # noqa: ANN401 - botocore's
+    """Log a call and its outcome, and nothing that signs it."""
+    request_id = parsed.get("ResponseMetadata", {}).get("RequestId", "")
+    service = model.service_model.service_name
+    _logger.info("%s:%s %s %s", service, model.name, http_response.status_code, request_id)
 
 
 def translate(error: Exception, doing: str) -> S3BulkCopyError:  # noqa: PLR0911 - a table, read from top to bottom

@@ -105,10 +105,8 @@ def test_an_empty_source_makes_nothing_and_succeeds(cloud: Cloud, buckets: tuple
     assert (ended.code, ended.summary["listed"], ended.summary["resources_left"]) == (0, 0, [])
 
 
-def test_status_sees_a_run_from_another_process_and_json_lines_tell_how_it_goes(
-    cloud: Cloud, part_filled: tuple[str, str]
-) -> None:
-    process = cloud.start("run", *part_filled, "--output", "json")
+def test_status_sees_a_run_from_another_process_and_json_lines_tell_how_it_goes(cloud: Cloud, filled: tuple[str, str]) -> None:
+    process = cloud.start("run", *filled, "--output", "json")
     run_id = until_copying(process)
 
     seen = cloud.run("status", "--output", "json")
@@ -118,10 +116,10 @@ def test_status_sees_a_run_from_another_process_and_json_lines_tell_how_it_goes(
     assert process.returncode == 0, err
     (found,) = (json.loads(line) for line in seen.out.splitlines())
     assert found["run_id"] == run_id
-    assert (found["source"], found["destination"]) == tuple(f"s3://{bucket}" for bucket in part_filled)
+    assert (found["source"], found["destination"]) == tuple(f"s3://{bucket}" for bucket in filled)
     assert run_id in detail.out
     assert f"s3bulkcopy-{run_id}-copy" in detail.out
-    assert json.loads(out.splitlines()[-1])["copied"] == SOME_OBJECTS
+    assert json.loads(out.splitlines()[-1])["copied"] == OBJECTS
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
