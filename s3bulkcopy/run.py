@@ -149,7 +149,7 @@ def _watch(engine: Engine, tally: Tally, watcher: Watcher, max_failures: int | N
 def _drain(engine: Engine) -> list[Event]:
     """Take the events that are still there once nobody works any more."""
     events: list[Event] = []
-    while more := engine.poll(0.0):
+    while more := engine.poll(POLL_SECONDS):
         events += more
         engine.ack()
     return events

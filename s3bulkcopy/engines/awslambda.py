@@ -227,7 +227,7 @@ class LambdaEngine:
             if len(messages) < BATCH_MESSAGES:
                 break
             wait = 0
-        return events + self._dead_letters(force=seconds == 0)
+        return events + self._dead_letters()
 
     def _receive(self, role: str, wait_seconds: int) -> list[dict[str, Any]]:
         try:
@@ -241,9 +241,9 @@ class LambdaEngine:
             raise translate(error, f"receiving from the {role} queue") from error
         return list(answer.get("Messages", ()))
 
-    def _dead_letters(self, *, force: bool) -> list[Event]:
+    def _dead_letters(self) -> list[Event]:
         """Look for tasks that died. Dead letters stay where they are: they are what a retry begins with."""
-        if not force and not self._last_depths.dead and self._clock() - self._dead_seen_at < _DEAD_SECONDS:
+        if not self._last_depths.dead and self._clock() - self._dead_seen_at < _DEAD_SECONDS:
             return []
         self._dead_seen_at = self._clock()
         events: list[Event] = []
@@ -291,6 +291,7 @@ class LambdaEngine:
     def settle(self) -> None:
         """Disable the mappings and wait until nothing is in flight, for one function timeout at most."""
         teardown.quiet(self._session, self._found.region, self._names.run_id, say=self._say, sleep=self._sleep)
+        self._dead_seen_at = float("-inf")  # who died meanwhile is to be seen by the next poll
 
 
 def _in_batches(bodies: list[str], most_bytes: int) -> Iterator[list[str]]:
