@@ -12,6 +12,7 @@ import ssl
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
 from itertools import count
 from typing import Protocol
@@ -357,5 +358,7 @@ class Host:
         return self._addresses[first:] + self._addresses[:first]
 
 
+@cache
 def _tls_context() -> ssl.SSLContext:
+    """Give the one context of this process: reading the certificates costs some ten milliseconds."""
     return ssl.create_default_context()
