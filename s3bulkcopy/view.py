@@ -526,6 +526,7 @@ def _queues(progress: Progress) -> Iterator[_Field]:
         return
     yield _Field(f"waiting+in flight: list {count_text(depths.list.waiting)}+{count_text(depths.list.in_flight)}")
     yield _Field(f"copy {count_text(depths.copy.waiting)}+{count_text(depths.copy.in_flight)}")
+    yield _Field(f"workers ~{count_text(depths.workers)}")
     dead = max(depths.dead, progress.snapshot.dead)
     yield _Field(f"dead letters {count_text(dead)}", "bold red" if dead else "")
 

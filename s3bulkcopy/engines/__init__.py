@@ -27,6 +27,8 @@ class Depths:
     list: Depth
     copy: Depth
     dead: int
+    #: About how many workers are busy.
+    workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from s3bulkcopy.aws import bundle, deploy, discover, teardown
 from s3bulkcopy.aws.session import translate
-from s3bulkcopy.aws.stack import Names, plan
+from s3bulkcopy.aws.stack import COPY_BATCH_MESSAGES, LIST_BATCH_MESSAGES, Names, plan
 from s3bulkcopy.engines import Depth, Depths, Proof
 from s3bulkcopy.errors import DeployFailed, NameTaken, NotPermitted, S3BulkCopyError
 from s3bulkcopy.worker.model import (
@@ -286,12 +286,24 @@ class LambdaEngine:
         found = discover.depths(self._session, self._found.region, self._made.queue_urls)
         work = {kind: Depth(found[kind].waiting, found[kind].in_flight) for kind in ("list", "copy") if kind in found}
         dead = sum(depth.waiting + depth.in_flight for kind, depth in found.items() if kind.endswith("-dead"))
-        return Depths(list=work.get("list", Depth(0, 0)), copy=work.get("copy", Depth(0, 0)), dead=dead)
+        listing, copying = (work.get(kind, Depth(0, 0)) for kind in ("list", "copy"))
+        workers = _busy(listing, LIST_BATCH_MESSAGES, self._settings.list_workers)
+        workers += _busy(copying, COPY_BATCH_MESSAGES, self._settings.copy_workers)
+        return Depths(listing, copying, dead, workers)
 
     def settle(self) -> None:
         """Disable the mappings and wait until nothing is in flight, for one function timeout at most."""
         teardown.quiet(self._session, self._found.region, self._names.run_id, say=self._say, sleep=self._sleep)
         self._dead_seen_at = float("-inf")  # who died meanwhile is to be seen by the next poll
+
+
+def _busy(depth: Depth, batch_messages: int, most: int) -> int:
+    """Give how many workers hold what is in flight, each a whole batch of it, and never more than there may be.
+
+    >>> _busy(Depth(100, 9), 4, 6), _busy(Depth(100, 40), 4, 6)
+    (3, 6)
+    """
+    return min(most, -(-depth.in_flight // batch_messages))
 
 
 def _in_batches(bodies: list[str], most_bytes: int) -> Iterator[list[str]]:

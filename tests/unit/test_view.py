@@ -91,8 +91,8 @@ SNAPSHOT = Snapshot(
     unquiet=False,
     fatal=None,
 )
-LISTED = Depths(list=Depth(0, 0), copy=Depth(12, 3), dead=0)
-LISTING = Depths(list=Depth(7, 2), copy=Depth(12, 3), dead=0)
+LISTED = Depths(list=Depth(0, 0), copy=Depth(12, 3), dead=0, workers=1)
+LISTING = Depths(list=Depth(7, 2), copy=Depth(12, 3), dead=0, workers=2)
 
 RESULT = Result(
     run_id=RUN_ID,
@@ -445,7 +445,7 @@ def test_json_lines_tell_how_a_run_goes_and_nothing_else_is_on_stdout() -> None:
         "tasks": 5_000,
         "tasks_open": 35,
         "dead": 0,
-        "depths": {"list": {"waiting": 0, "in_flight": 0}, "copy": {"waiting": 12, "in_flight": 3}, "dead": 0},
+        "depths": {"list": {"waiting": 0, "in_flight": 0}, "copy": {"waiting": 12, "in_flight": 3}, "dead": 0, "workers": 1},
     }
     assert desk.events[5] == {"event": "failure", "key": EVIL, "size": 1, "code": "Odd", "cause": "odd"}
     assert desk.err == ["warning: something is odd", "stopping"]
@@ -518,7 +518,7 @@ def test_the_live_view_shows_everything_at_eighty_columns() -> None:
         "  s3://some-bucket/prefix -> s3://some-other-bucket",
         "  list  ━━━━━━━━━━━━━━━━━━━━━  ~1,234,567  5.2 GB  10,000/s",
         "  copy  ━━━━━━━━━━━━━━━━━━━━   ~1,200,000  5.1 GB   9,800/s    listing goes on",
-        "  waiting+in flight: list 7+2   copy 12+3   dead letters 0",
+        "  waiting+in flight: list 7+2   copy 12+3   workers ~2   dead letters 0",
         "  tasks open 35 of 5,000   retries 10   throttled 3   failed 0",
         "| copying",
     ]
@@ -530,7 +530,8 @@ def test_the_live_view_gives_up_columns_before_it_wraps() -> None:
         "  s3://some-bucket/prefix -> s3://some-other-bucket",
         "  list  ━━━━━━━━━  ~1,234,567  10,000/s",
         "  copy  ━━━━━━━━╸  ~1,200,000   9,800/s    listing goes on",
-        "  waiting+in flight: list 7+2   copy 12+3   dead letters 0",
+        "  waiting+in flight: list 7+2   copy 12+3   workers ~2",
+        "  dead letters 0",
         "  tasks open 35 of 5,000   retries 10   throttled 3",
         "  failed 0",
         "| copying",
@@ -564,7 +565,7 @@ def test_the_live_view_names_what_went_wrong() -> None:
     shown.progress(replace(with_counts(failed=12, skipped=2), ranges_failed=1, dead=2), LISTED)
 
     assert picture(shown, drawn)[3:5] == [
-        "  waiting+in flight: list 0+0   copy 12+3   dead letters 2",
+        "  waiting+in flight: list 0+0   copy 12+3   workers ~1   dead letters 2",
         "  tasks open 35 of 5,000   retries 10   throttled 3   failed 12",
     ]
     assert picture(shown, drawn)[5] == "  ranges failed 1   skipped 2"
