@@ -143,7 +143,7 @@ output_options = _together(
             help="json: one JSON object a line on stdout."),
     _option("--no-progress", is_flag=True, help="No bars and no progress lines."),
     _option("--quiet", "-q", is_flag=True, help="Only errors and one line at the end."),
-    click.option("--verbose", "-v", count=True, help="Say more of what is done; twice for AWS calls."),
+    _option("--verbose", "-v", count=True, help="Say more of what is done; twice for AWS calls."),
 )  # fmt: skip
 
 
