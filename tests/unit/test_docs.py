@@ -35,9 +35,7 @@ def test_the_readme_names_every_exit_code() -> None:
 
 
 def test_every_option_has_an_environment_variable() -> None:
-    options = [
-        option for option in cli.run.params if isinstance(option, click.Option) and option.name != "help"
-    ]
+    options = [option for option in cli.run.params if isinstance(option, click.Option) and option.name != "help"]
 
     assert {option.envvar for option in options} == {
         "S3BULKCOPY_" + option.opts[0].removeprefix("--").replace("-", "_").upper() for option in options
