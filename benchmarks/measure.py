@@ -1,0 +1,113 @@
+"""What a command costs: time, processor and memory of all its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+#: How often memory is looked at, in seconds.
+SAMPLE_SECONDS = 0.1
+#: The unit of ru_maxrss in bytes (getrusage(2)).
+_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a command and its descendants used."""
+
+    #: Exit code; negative: the signal that ended it.
+    code: int
+    seconds: float
+    #: User and system time of all processes that were waited for, which is every one of a tool that ends properly.
+    cpu_seconds: float
+    #: Most memory (RSS) of any one process.
+    largest_bytes: int
+    #: Most memory of all processes together; what they share counts in each.
+    tree_bytes: int
+    #: The last line that it wrote to stderr.
+    last_words: str
+
+
+class _Memory(threading.Thread):
+    """Looks at the memory of a process and its descendants from time to time, and ends them when their time is over."""
+
+    def __init__(self, group: int, give_up_seconds: float) -> None:
+        super().__init__(daemon=True)
+        self._group = group
+        self._give_up_at = time.monotonic() + give_up_seconds
+        self.ended = threading.Event()
+        self.largest_bytes = 0
+        self.tree_bytes = 0
+
+    def run(self) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            root = psutil.Process(self._group)
+            while not self.ended.is_set():
+                self._look([root, *root.children(recursive=True)])
+                if time.monotonic() > self._give_up_at:
+                    _kill(self._group)
+                self.ended.wait(SAMPLE_SECONDS)
+
+    def _look(self, processes: Sequence[psutil.Process]) -> None:
+        sizes = [0]
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                sizes.append(process.memory_info().rss)
+        self.largest_bytes = max(self.largest_bytes, *sizes)
+        self.tree_bytes = max(self.tree_bytes, sum(sizes))
+
+
+def measure(command: Sequence[str], environment: Mapping[str, str], give_up_seconds: float) -> Usage:
+    """Run a command to its end, or kill it when its time is over; raises OSError where there is no such command."""
+    own_bytes = psutil.Process().memory_info().rss
+    with tempfile.TemporaryFile() as words:
+        began = time.monotonic()
+        process = subprocess.Popen(
+            command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=words,
+            start_new_session=True,
+        )
+        memory = _Memory(process.pid, give_up_seconds)
+        memory.start()
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+            seconds = time.monotonic() - began
+            process.returncode = os.waitstatus_to_exitcode(status)
+        finally:
+            memory.ended.set()
+            _kill(process.pid)
+        memory.join()
+        words.seek(0)
+        lines = words.read().decode(errors="replace").split("\n")
+    # A process begins with ru_maxrss as its parent's, so nothing below that is known from it.
+    peak_bytes = used.ru_maxrss * _MAXRSS_BYTES
+    largest_bytes = max(memory.largest_bytes, peak_bytes if peak_bytes > own_bytes * 1.1 else 0)
+    return Usage(
+        process.returncode,
+        seconds,
+        used.ru_utime + used.ru_stime,
+        largest_bytes,
+        max(memory.tree_bytes, largest_bytes),
+        next((line.strip() for line in reversed(lines) if line.strip()), ""),
+    )
+
+
+def _kill(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
