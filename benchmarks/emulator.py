@@ -22,7 +22,7 @@ from s3bulkcopy.demo import Store, keys
 from s3bulkcopy.emulator import CREDENTIALS, Emulator
 from s3bulkcopy.worker.copying import Copier
 from s3bulkcopy.worker.model import Item, Job
-from s3bulkcopy.worker.pacing import Window
+from s3bulkcopy.worker.pacing import Pace
 from s3bulkcopy.worker.s3 import S3
 from s3bulkcopy.worker.sigv4 import Credentials
 
@@ -33,7 +33,7 @@ async def copy_raw(job: Job, items: list[Item], connections: int) -> float:
     """Copy the items; give the rate in objects a second."""
     credentials = Credentials(CREDENTIALS["AWS_ACCESS_KEY_ID"], CREDENTIALS["AWS_SECRET_ACCESS_KEY"])
     s3 = S3(lambda: credentials)
-    copier = Copier(s3, Window(connections, connections), lambda _: 0.1)
+    copier = Copier(s3, Pace(connections, connections), lambda _: 0.1)
     began = time.perf_counter()
     outcome = await copier.copy(job, items, float("inf"), attempt=1)
     if outcome.counts.copied != len(items):

@@ -25,15 +25,20 @@ from s3bulkcopy.errors import (
     S3BulkCopyError,
     UsageError,
 )
+from s3bulkcopy.settings import LocalSettings, StackSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from s3bulkcopy.aws.discover import FoundRun
-    from s3bulkcopy.aws.preflight import Preflight
+    from s3bulkcopy.aws.preflight import Found, Preflight
+    from s3bulkcopy.aws.session import AwsSession
+    from s3bulkcopy.engines import Engine
+    from s3bulkcopy.interrupts import Interrupts
     from s3bulkcopy.run import Result
-    from s3bulkcopy.settings import AwsSettings, CopySettings, OutputSettings, StackSettings
+    from s3bulkcopy.settings import AwsSettings, CopySettings, OutputSettings
     from s3bulkcopy.view import View
+    from s3bulkcopy.worker.model import Job
 
 #: Price of a million COPY requests to S3 Standard in US dollars (S3 pricing, us-east-1, 2026).
 COPY_DOLLARS_A_MILLION = 5.00
@@ -67,6 +72,7 @@ def cli() -> None:
 
 @cli.command(epilog=_EXIT_CODES)
 @options.locations
+@options.engine_options
 @options.copy_options
 @options.stack_options
 @options.aws_options
@@ -75,24 +81,25 @@ def run(**values: Any) -> None:  # noqa: ANN401 - click's own
     """Copy every object under SRC to DST.
 
     SRC and DST are a bucket, s3://bucket or s3://bucket/prefix. A key under SRC keeps what follows SRC's prefix, byte for
-    byte, behind DST's. Queues and Lambda functions are made for this run and removed when it ends.
+    byte, behind DST's. Queues and Lambda functions are made for this run and removed when it ends. With --engine local nothing
+    is made: the workers are processes on this machine.
     """
     output = options.output_settings(values)
-    copy, stack, aws = options.copy_settings(values), options.stack_settings(values), options.aws_settings(values)
+    copy, engine, aws = options.copy_settings(values), options.engine_settings(values), options.aws_settings(values)
     _speak(output)
-    sys.exit(_run(copy, stack, aws, output))
+    sys.exit(_run(copy, engine, aws, output))
 
 
 def _run(
     copy: CopySettings,
-    stack: StackSettings,
+    settings: StackSettings | LocalSettings,
     aws: AwsSettings,
     output: OutputSettings,
     *,
     last_words: Callable[[], str] | None = None,
 ) -> int:
     """Run; `last_words` are said in place of the command that cleans up where a second Ctrl-C leaves at once."""
-    from s3bulkcopy.aws.preflight import check_overlap, check_quota, preflight  # noqa: PLC0415 - boto3 is slow to import
+    from s3bulkcopy.aws.preflight import check_overlap, look, preflight  # noqa: PLC0415 - boto3 is slow to import
     from s3bulkcopy.aws.session import AwsSession  # noqa: PLC0415
     from s3bulkcopy.aws.stack import new_run_id  # noqa: PLC0415
     from s3bulkcopy.view import make_view  # noqa: PLC0415
@@ -102,61 +109,66 @@ def _run(
     check_overlap(copy.source, copy.destination)
     with view:
         view.step("checking credentials and buckets")
-        found = preflight(AwsSession(aws), aws, copy, run_id)
-        view.plan(run_id, _plan_lines(found, copy, stack), source=str(found.job.source), destination=str(found.job.destination))
-        if not found.first_page.items:
-            result = _nothing_to_copy(found)
+        session = AwsSession(aws)
+        found: Found
+        make: Callable[[Interrupts], Engine]
+        if isinstance(settings, LocalSettings):
+            found = look(session, copy, run_id)
+            workers = f"with {settings.processes} worker processes on this machine"
+            make = partial(_local_engine, found, settings, session, view)
         else:
-            check_quota(found, stack)
-            result = _copy(found, copy, stack, aws, view, last_words)
+            found = checked = preflight(session, aws, copy, run_id)
+            workers = _lambda_workers(checked, settings)
+            make = partial(_lambda_engine, checked, settings, session, view)
+        plan = [_plan_line(found.job, copy), workers]
+        view.plan(run_id, plan, source=str(found.job.source), destination=str(found.job.destination))
+        if found.first_page.items:
+            result = _copy(found, copy, settings, make, view, _aws_flags(aws, found.region), last_words)
+        else:
+            result = _nothing_to_copy(found.job, settings)
     view.summary(result)
-    return _exit_code(result, stack)
+    return _exit_code(result, is_kept=_is_kept(settings))
 
 
-def _plan_lines(found: Preflight, copy: CopySettings, stack: StackSettings) -> list[str]:
-    job = found.job
+def _plan_line(job: Job, copy: CopySettings) -> str:
     existing = "existing objects are overwritten" if copy.overwrite else "existing objects are left alone"
-    where = job.source.region if job.source.region == found.region else f"{job.source.region} to {found.region}"
+    here, there = job.source.region, job.destination.region
+    where = here if here == there else f"{here} to {there}"
     what = f"run {job.run_id}: copying {job.source} to {job.destination} ({where}), current versions only; {existing}"
+    return f"{what}; a million COPY requests cost ${COPY_DOLLARS_A_MILLION:.2f}"
+
+
+def _lambda_workers(found: Preflight, stack: StackSettings) -> str:
     workers = f"up to {stack.copy_workers} copy and {stack.list_workers} list workers of {stack.memory_mib} MiB"
-    return [
-        f"{what}; a million COPY requests cost ${COPY_DOLLARS_A_MILLION:.2f}",
-        f"with {workers} in account {found.identity.account}",
-    ]
+    return f"with {workers} in account {found.identity.account}"
+
+
+def _is_kept(settings: StackSettings | LocalSettings) -> bool:
+    return isinstance(settings, StackSettings) and settings.keep
 
 
 def _copy(
-    found: Preflight,
+    found: Found,
     copy: CopySettings,
-    stack: StackSettings,
-    aws: AwsSettings,
+    settings: StackSettings | LocalSettings,
+    make: Callable[[Interrupts], Engine],
     view: View,
+    flags: str,
     last_words: Callable[[], str] | None,
 ) -> Result:
     from s3bulkcopy import run as runs  # noqa: PLC0415
-    from s3bulkcopy.aws.session import AwsSession  # noqa: PLC0415
-    from s3bulkcopy.engines.awslambda import LambdaEngine  # noqa: PLC0415
     from s3bulkcopy.interrupts import Interrupts  # noqa: PLC0415
 
-    run_id = found.job.run_id
-    clean_up = f"s3bulkcopy teardown {run_id}{_aws_flags(aws, found.region)}"
+    is_local = isinstance(settings, LocalSettings)
+    clean_up = f"s3bulkcopy teardown {found.job.run_id}{flags}"
+    stopping = "requests on their way land first" if is_local else "workers first, then everything is torn down"
+    farewell = "left at once; nothing to clean up" if is_local else f"left at once; clean up with: {clean_up}"
     interrupts = Interrupts(
-        stopping=partial(view.stopping, "stopping: workers first, then everything is torn down (again to leave at once)"),
-        last_words=last_words or (lambda: f"left at once; clean up with: {clean_up}"),
+        stopping=partial(view.stopping, f"stopping: {stopping} (again to leave at once)"),
+        last_words=last_words or (lambda: farewell),
     )
     with interrupts:
-        engine = LambdaEngine(
-            AwsSession(aws),
-            found,
-            stack,
-            version=__version__,
-            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            say=view.step,
-            detail=view.detail,
-            sleep=interrupts.sleep,
-            rest=time.sleep,
-            clock=time.monotonic,
-        )
+        engine = make(interrupts)
         try:
             return runs.run(
                 found.job,
@@ -171,32 +183,68 @@ def _copy(
             for line in engine.left:
                 view.warning(f"left behind: {line}")
             if isinstance(error, Interrupted):
-                again = "everything this run made is gone; to go on, run it again with --no-overwrite"
+                again = "nothing is left of this run but its copies; to go on, run it again with --no-overwrite"
                 error.hint = f"clean up with: {clean_up}" if engine.left else again
             raise
         finally:
-            if stack.keep:
+            if _is_kept(settings):
                 view.note(f"the run's resources stay in place (--keep); remove them with: {clean_up}")
 
 
-def _nothing_to_copy(found: Preflight) -> Result:
-    from s3bulkcopy import run as runs  # noqa: PLC0415
-    from s3bulkcopy.tally import Tally  # noqa: PLC0415
+def _local_engine(found: Found, settings: LocalSettings, session: AwsSession, view: View, interrupts: Interrupts) -> Engine:
+    from s3bulkcopy.engines.local import LocalEngine  # noqa: PLC0415
 
-    job = found.job
-    return runs.Result(
-        job.run_id, "lambda", str(job.source), str(job.destination), Tally().snapshot(), (), (), runs.Phases(), 0.0
+    return LocalEngine(
+        found.job,
+        settings,
+        credentials=session.credentials,
+        renewed_credentials=session.renewed_credentials,
+        ca_file=session.ca_file,
+        say=view.step,
+        check=interrupts.check,
+        clock=time.monotonic,
     )
 
 
-def _exit_code(result: Result, stack: StackSettings) -> int:
+def _lambda_engine(
+    found: Preflight, settings: StackSettings, session: AwsSession, view: View, interrupts: Interrupts
+) -> Engine:
+    from s3bulkcopy.aws.preflight import check_quota  # noqa: PLC0415
+    from s3bulkcopy.engines.awslambda import LambdaEngine  # noqa: PLC0415
+
+    check_quota(found, settings)
+    return LambdaEngine(
+        session,
+        found,
+        settings,
+        version=__version__,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        say=view.step,
+        detail=view.detail,
+        sleep=interrupts.sleep,
+        rest=time.sleep,
+        clock=time.monotonic,
+    )
+
+
+def _nothing_to_copy(job: Job, settings: StackSettings | LocalSettings) -> Result:
+    from s3bulkcopy import run as runs  # noqa: PLC0415
+    from s3bulkcopy.tally import Tally  # noqa: PLC0415
+
+    engine = "local" if isinstance(settings, LocalSettings) else "lambda"
+    return runs.Result(
+        job.run_id, engine, str(job.source), str(job.destination), Tally().snapshot(), (), (), runs.Phases(), 0.0
+    )
+
+
+def _exit_code(result: Result, *, is_kept: bool) -> int:
     """Give the code of a run that ended."""
     counts, snapshot = result.snapshot.counts, result.snapshot
     if counts.failed or snapshot.ranges_failed:
         return ObjectsFailed.exit_code
     if counts.listed != counts.copied + counts.skipped + counts.vanished:
         return CountsIncomplete.exit_code
-    if result.resources_left and not stack.keep:
+    if result.resources_left and not is_kept:
         return LeftBehind.exit_code
     return 0
 

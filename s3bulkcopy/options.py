@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, OutputSettings, StackSettings
+from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, LocalSettings, OutputSettings, StackSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+#: Options that the lambda engine alone has.
+_STACK_NAMES = ("workers", "list_workers", "memory", "function_timeout", "role_arn", "tags", "keep")
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -121,7 +126,15 @@ copy_options = _together(
             help="Most keys in one copy message; it ends earlier where keys are long or objects large."),
     _option("--no-overwrite", is_flag=True,
             help="Skip objects that already exist at the destination (If-None-Match), and count them as skipped."),
+    _option("--max-rate", type=click.IntRange(1), metavar="N", help="Most COPY requests a second, of all workers together."),
     _option("--max-failures", type=click.IntRange(0), metavar="N", help="Stop once more than N objects have failed."),
+)  # fmt: skip
+
+engine_options = _together(
+    _option("--engine", type=click.Choice(["lambda", "local"]), default="lambda", show_default=True,
+            help="Where workers run: in AWS Lambda, or as processes on this machine."),
+    _option("--processes", type=click.IntRange(1, 256), metavar="N",
+            help="Worker processes of the local engine; one for each core by default."),
 )  # fmt: skip
 
 stack_options = _together(
@@ -163,8 +176,23 @@ def copy_settings(values: dict[str, Any]) -> CopySettings:
     )
 
 
-def stack_settings(values: dict[str, Any]) -> StackSettings:
-    """Take the stack group out of a command's values."""
+def engine_settings(values: dict[str, Any]) -> StackSettings | LocalSettings:
+    """Take the engine and stack groups out of a command's values; raises UsageError for those of the other engine."""
+    is_local = values.pop("engine") == "local"
+    _refuse_given(_STACK_NAMES if is_local else ("processes",), "lambda" if is_local else "local")
+    processes, max_rate = values.pop("processes"), values.pop("max_rate")
+    stack = _stack_settings(values, max_rate)
+    return LocalSettings(processes or len(os.sched_getaffinity(0)), max_rate) if is_local else stack
+
+
+def _refuse_given(names: tuple[str, ...], engine: str) -> None:
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[0]} is an option of the {engine} engine: add --engine {engine}")
+
+
+def _stack_settings(values: dict[str, Any], max_rate: int | None) -> StackSettings:
     return StackSettings(
         copy_workers=values.pop("workers"),
         list_workers=values.pop("list_workers"),
@@ -173,6 +201,7 @@ def stack_settings(values: dict[str, Any]) -> StackSettings:
         role_arn=values.pop("role_arn"),
         tags=values.pop("tags"),
         keep=values.pop("keep"),
+        max_rate=max_rate,
     )
 
 

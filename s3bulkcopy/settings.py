@@ -54,6 +54,17 @@ class StackSettings:
     tags: tuple[tuple[str, str], ...] = field(default=())
     #: Leave everything in place at the end.
     keep: bool = False
+    #: Most COPY requests a second, of all workers together; None for no limit of ours.
+    max_rate: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """How the local engine works."""
+
+    processes: int = 1
+    #: Most COPY requests a second, of all processes together; None for no limit of ours.
+    max_rate: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

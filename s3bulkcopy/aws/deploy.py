@@ -224,6 +224,8 @@ class _Maker:
     def _function(self, function: plans.Function) -> None:
         client = self._client("lambda")
         variables = {f"S3BULKCOPY_{kind.upper()}_QUEUE": self.queue_urls[kind] for kind in ("list", "copy", "reports")}
+        if function.max_rate is not None:
+            variables["S3BULKCOPY_MAX_RATE"] = str(function.max_rate)
         self._create(
             "function",
             function.name,

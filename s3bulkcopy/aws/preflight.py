@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -18,19 +20,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Preflight:
-    """What the checks found."""
+class Found:
+    """What every engine needs to know."""
 
     job: Job
-    identity: Identity
     first_page: Page
-    #: Concurrent executions that the account has left for us; None where it does not say.
-    free_concurrency: int | None
 
     @property
     def region(self) -> str:
         """Where the workers run: at the destination."""
         return self.job.destination.region
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight(Found):
+    """What the lambda engine needs to know besides."""
+
+    identity: Identity
+    #: Concurrent executions that the account has left for us; None where it does not say.
+    free_concurrency: int | None
 
 
 def check_overlap(source: BucketPrefix, destination: BucketPrefix) -> None:
@@ -46,18 +54,27 @@ def check_overlap(source: BucketPrefix, destination: BucketPrefix) -> None:
         )
 
 
+def look(session: AwsSession, copy: CopySettings, run_id: str) -> Found:
+    """Look at the buckets, and at nothing but S3: the store may be another one. Raises what a user can mend."""
+    check_overlap(copy.source, copy.destination)
+    with ThreadPoolExecutor(2) as pool:
+        source, destination = pool.map(partial(_locate, session), (copy.source, copy.destination))
+    job = Job(run_id, source, destination, overwrite=copy.overwrite, batch_keys=copy.batch_keys)
+    return Found(job, first_page(session, source))
+
+
 def preflight(session: AwsSession, aws: AwsSettings, copy: CopySettings, run_id: str) -> Preflight:
     """Look at everything that can be known before anything is made; raises what a user can mend."""
     check_overlap(copy.source, copy.destination)
     who = identity(session)
-    source, destination = (_locate(session, place) for place in (copy.source, copy.destination))
+    found = look(session, copy, run_id)
+    destination = found.job.destination
     if aws.region and aws.region != destination.region:
         raise UsageError(
             f"--region is {aws.region}, but bucket '{destination.bucket}' is in {destination.region}, where the workers run",
             hint=f"leave --region out, or give {destination.region}",
         )
-    job = Job(run_id, source, destination, overwrite=copy.overwrite, batch_keys=copy.batch_keys)
-    return Preflight(job, who, first_page(session, source), free_concurrency(session, destination.region))
+    return Preflight(found.job, found.first_page, who, free_concurrency(session, destination.region))
 
 
 def check_quota(found: Preflight, stack: StackSettings) -> None:

@@ -25,9 +25,11 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 from botocore.exceptions import ConnectionError as NoConnectionError
+from botocore.httpsession import get_cert_path
 
 from s3bulkcopy import __version__
 from s3bulkcopy.errors import BucketUnavailable, NotPermitted, S3BulkCopyError, UsageError
+from s3bulkcopy.worker.sigv4 import Credentials
 
 if TYPE_CHECKING:
     from s3bulkcopy.settings import AwsSettings
@@ -87,6 +89,7 @@ class AwsSession:
             raise UsageError(
                 f"there is no profile '{settings.profile}'", hint="`aws configure list-profiles` shows those there are"
             ) from error
+        self._profile = settings.profile
         self._session.events.register("after-call.*", _log_call)
         self._endpoint_url = settings.endpoint_url
         self._lock = threading.Lock()
@@ -98,6 +101,20 @@ class AwsSession:
         # boto3 reads AWS_DEFAULT_REGION; the other SDKs, Lambda and most CI systems mean AWS_REGION.
         region: str | None = self._session.region_name or os.environ.get("AWS_REGION")
         return region
+
+    def credentials(self) -> Credentials:
+        """Give the credentials that are valid now, renewed where they can be; raises NotPermitted where there are none."""
+        return _frozen(self._session)
+
+    def renewed_credentials(self) -> Credentials:
+        """Look for credentials as if for the first time: files and environments may hold others by now."""
+        return _frozen(boto3.Session(profile_name=self._profile))
+
+    @property
+    def ca_file(self) -> str | None:
+        """The certificates that boto3 trusts: a bundle that was configured, or its own."""
+        bundle = self._session._session.get_config_variable("ca_bundle")  # noqa: SLF001 - boto3 has no name for it
+        return str(bundle or os.environ.get("REQUESTS_CA_BUNDLE") or get_cert_path(True))
 
     def client(self, service: str, region: str | None = None) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
         """Give the client of a service in a region."""
@@ -128,6 +145,17 @@ class AwsSession:
             )
         except (BotoCoreError, ValueError) as error:
             raise UsageError(f"cannot speak to {service}: {error}", hint="see --region and --endpoint-url") from error
+
+
+def _frozen(session: boto3.Session) -> Credentials:
+    try:
+        found = session.get_credentials()
+        if found is None:
+            raise NoCredentialsError
+        frozen = found.get_frozen_credentials()
+    except (ClientError, BotoCoreError) as error:
+        raise translate(error, "looking for credentials") from error
+    return Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
 
 
 def _log_call(http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:  # noqa: ANN401 - botocore's

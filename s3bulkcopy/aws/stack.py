@@ -190,6 +190,8 @@ class Function:
     memory_mib: int
     timeout_seconds: int
     needs: tuple[str, ...] = ()
+    #: Most COPY requests a second of each of its workers; None for no limit of ours.
+    max_rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +244,9 @@ def plan(job: Job, identity: Identity, region: str, settings: StackSettings, ver
     ):
         needs = (queues["list"], queues["copy"], queues["reports"], log_group, *((names.stem,) if own_role else ()))
         handler = f"s3bulkcopy.worker.handler.{kind}_handler"
+        share = settings.max_rate / settings.copy_workers if settings.max_rate is not None else None
         resources += [
-            Function(function, handler, role_arn, settings.memory_mib, settings.timeout_seconds, needs),
+            Function(function, handler, role_arn, settings.memory_mib, settings.timeout_seconds, needs, share),
             EventMapping(f"{function}-mapping", queues[kind], function, batch, concurrency, (queues[kind], function)),
         ]
     tags = tuple(sorted(tags_for(job, settings, version, created).items()))

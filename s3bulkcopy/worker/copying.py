@@ -1,28 +1,44 @@
-"""Copying: the items of many tasks over one window of requests.
+"""Copying: the items of many tasks over one pace.
 
-Each lane is a coroutine with at most one request on its way: it takes the next item, from each task in turn, copies
-it, and tells the task what became of it. Lanes are as many as the window allows.
+Each request is a link of a chain: the answer to it is accounted for, and takes the next item, of each task in turn, to the
+connection that has become free. There is no coroutine for an item, and none for a connection but to open it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
+from math import inf
 from typing import TYPE_CHECKING
 
-from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop
+from s3bulkcopy.worker.connections import ConnectionLost
+from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop, lost
 from s3bulkcopy.worker.model import MAX_COPY_OBJECT_BYTES, Counts, Failure, Item, Job
-from s3bulkcopy.worker.s3 import Page
+from s3bulkcopy.worker.s3 import Page, patience_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from s3bulkcopy.worker.pacing import Window
+    from s3bulkcopy.worker.connections import Connection
+    from s3bulkcopy.worker.http import Response
+    from s3bulkcopy.worker.pacing import Pace
     from s3bulkcopy.worker.s3 import S3, JobCopies
 
-#: Faults of one item, other than SlowDown, after which it is recorded as failed.
-ITEM_TRIES = 8
+#: How long an item is tried again after its first fault, in seconds; and how long where S3 asks for patience, or where so many
+#: items are in trouble and none succeeds.
+RETRY_SECONDS = 30.0
+OUTAGE_SECONDS = 900.0
+OUTAGE_ITEMS = 8
+
+#: Items of one task that may be in trouble before no more of it are begun.
+MOST_TROUBLED = 32
+
+#: Items of one task in trouble after which a refusal says nothing new: the task's partition has enough, others may not.
+TELLING_TROUBLES = 8
 
 #: How long copies on their way are waited for after the deadline: in seconds, and as a share of the time before it.
 LANDING_SECONDS = 15.0
@@ -33,6 +49,12 @@ PROOF_SECONDS = 15.0
 
 #: Deliveries of a task after which a denial is believed even where nothing was ever copied.
 PROOF_ATTEMPTS = 3
+
+#: How often to look whether all requests have landed, in seconds.
+_LOOK_SECONDS = 0.02
+
+#: The shortest sleep for the pace's sake, in seconds; many requests go at once after it.
+_TICK_SECONDS = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +72,15 @@ class _Batch:
     def __init__(self, job: Job, copies: JobCopies, items: Iterable[Item], deadline: float, *, trusting: bool) -> None:
         self.job = job
         self.copies = copies
-        self.items = deque(items)
+        self.items: deque[Item] = deque()
         self.deadline = deadline
         #: Whether a denial is believed although nothing was ever copied.
         self.trusting = trusting
-        self.in_flight: set[Item] = set()
-        #: Set once the outcome was given: nothing counts any more.
-        self.closed = False
+        #: Items whose end is not known yet: waiting, in flight or pausing.
+        self.open = 0
+        self.in_flight: set[_Turn] = set()
+        #: Open items that have met a fault.
+        self.troubled = 0
         #: When the first denial came that could be a permission on its way, in seconds of the event loop's clock.
         self.denied_since: float | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -64,6 +88,14 @@ class _Batch:
         self.failures: list[Failure] = []
         self.copied = self.copied_bytes = self.skipped = self.vanished = 0
         self.requests = self.retries = self.throttles = 0
+        for item in items:
+            if (refusal := _refusal(job, item)) is None:
+                self.items.append(item)
+            else:
+                self.fail(item, refusal)
+        self.open = len(self.items)
+        if not self.open:
+            self.end()
 
     def fail(self, item: Item, fault: Fault) -> None:
         self.failures.append(Failure(item.key, item.size, fault.code, fault.cause))
@@ -74,18 +106,39 @@ class _Batch:
             self.denied_since = now
         return now - self.denied_since > PROOF_SECONDS
 
-    def end(self, error: BaseException | None = None) -> None:
-        if not self.ended.done() and not self.closed:
-            if error is not None:
-                self.ended.set_exception(error)
-            else:
-                self.ended.set_result(None)
+    def conclude(self, items: int = 1) -> None:
+        """Take note that the end of so many items is known."""
+        self.open -= items
+        if not self.open:
+            self.end()
 
-    def close(self) -> Outcome:
-        """Give what became of the items; those that are still on their way are left over, whatever becomes of them."""
-        self.closed = True
-        self.rest.extend(self.in_flight)
-        return self.outcome()
+    def conclude_turn(self, turn: _Turn) -> None:
+        """Take note that the end of a turn's item is known."""
+        if turn.tries:
+            self.troubled -= 1
+        self.conclude()
+
+    def end(self, error: BaseException | None = None) -> None:
+        if self.ended.done():
+            return
+        if error is None:
+            self.ended.set_result(None)
+        else:
+            self.ended.set_exception(error)
+
+    def leave(self, items: Iterable[Item]) -> None:
+        """Leave items for another attempt."""
+        before = len(self.rest)
+        self.rest += items
+        self.conclude(len(self.rest) - before)
+
+    async def is_over(self, by: float) -> bool:
+        """Wait until the end of every item is known, or until `by`; raises what ended the batch early."""
+        seconds = None if by == inf else by - asyncio.get_running_loop().time()
+        await asyncio.wait([self.ended], timeout=seconds)
+        if self.ended.done():
+            self.ended.result()
+        return self.ended.done()
 
     def outcome(self) -> Outcome:
         counts = Counts(
@@ -101,56 +154,106 @@ class _Batch:
         return Outcome(counts, tuple(self.failures), tuple(self.rest))
 
 
-class Copier:
-    """Copies the items of many tasks over one window; one per environment."""
+class _Turn:
+    """An item on its way to its end; receives the answers to its requests."""
 
-    def __init__(self, s3: S3, window: Window, pauses: Callable[[int], float]) -> None:
-        """Send by `s3`, at most `window` requests at a time, with `pauses(n)` seconds before the n-th repetition."""
+    __slots__ = ("_copier", "batch", "connection", "is_kept", "item", "sent_at", "tries", "troubled_since")
+
+    def __init__(self, copier: Copier, batch: _Batch, item: Item) -> None:
+        self._copier = copier
+        self.batch = batch
+        self.item = item
+        self.connection: Connection | None = None
+        #: Whether the connection had served others before.
+        self.is_kept = False
+        self.sent_at = 0.0
+        self.tries = 0
+        #: When the first fault came; meaningless before it.
+        self.troubled_since = 0.0
+
+    def answered(self, response: Response) -> None:
+        self._copier.take(self, response)
+
+    def failed(self, error: OSError) -> None:
+        self._copier.take(self, error)
+
+
+class Copier:
+    """Copies the items of many tasks over one pace; one per environment."""
+
+    def __init__(self, s3: S3, pace: Pace, pauses: Callable[[int], float]) -> None:
+        """Send by `s3`, as fast as `pace` allows, with `pauses(n)` seconds before the n-th repetition."""
         self._s3 = s3
-        self._window = window
+        self._pace = pace
         self._pauses = pauses
         self._batches: deque[_Batch] = deque()
-        self._lanes: set[asyncio.Task[None]] = set()
+        #: Turns that wait for another try: when, a number that makes each differ, and the turn.
+        self._paused: list[tuple[float, int, _Turn]] = []
+        self._numbers = count()
+        self._wake: asyncio.TimerHandle | None = None
+        self._dials: dict[asyncio.Task[None], _Turn] = {}
+        self._inquiries: set[asyncio.Task[None]] = set()
         #: Whether anything was ever copied: from then on a denial is about the object, not a permission on its way.
         self._proven = False
+        self._copied_at = -inf
 
     async def copy(self, job: Job, items: Iterable[Item], deadline: float, *, attempt: int) -> Outcome:
         """Copy items until `deadline`, in seconds of the event loop's clock; those on their way then get a little longer.
 
         Raises Stop where no request of the run can succeed, and Failed where this environment is of no use.
         """
+        now = asyncio.get_running_loop().time()
         batch = _Batch(job, self._s3.copies(job), items, deadline, trusting=attempt >= PROOF_ATTEMPTS)
-        self._batches.append(batch)
-        self._open_lanes()
-        if not batch.items:
-            batch.end()
-        seconds = deadline - asyncio.get_running_loop().time()
-        landing = min(LANDING_SECONDS, LANDING_SHARE * seconds)
+        self._batches.appendleft(batch)
+        self._fill(now)
         try:
-            await asyncio.wait([batch.ended], timeout=None if deadline == float("inf") else seconds + landing)
+            if not await batch.is_over(deadline):
+                self._expire(batch)
+                await batch.is_over(deadline + min(LANDING_SECONDS, LANDING_SHARE * (deadline - now)))
         finally:
-            batch.items.clear()
-        if batch.ended.done():
-            batch.ended.result()
-        return batch.close()
+            self._expire(batch)
+            batch.leave([turn.item for turn in batch.in_flight])
+            batch.in_flight.clear()
+        return batch.outcome()
+
+    async def stop(self) -> None:
+        """End what a cancelled task left behind, so that nothing is pending."""
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        self._batches.clear()
+        self._paused.clear()
+        tasks = [*self._dials, *self._inquiries]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._pace.rest()
+
+    async def land(self, seconds: float) -> None:
+        """Wait until nothing is in flight any more, for so many seconds at most; nothing is begun meanwhile."""
+        self._batches.clear()
+        self._paused.clear()
+        give_up_at = asyncio.get_running_loop().time() + seconds
+        # Looking now and then costs less than telling after each answer.
+        while self._pace.in_flight and asyncio.get_running_loop().time() < give_up_at:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_SECONDS)
+        await self.stop()
 
     async def probe(self, job: Job, items: Iterable[Item]) -> Outcome | Failed:
         """Copy one item after another until one proves the right to, or give the denial that all of them met.
 
         An answer other than a denial proves it too, for S3 looks at permissions first.
         """
-        batch = _Batch(job, self._s3.copies(job), items, float("inf"), trusting=True)
+        batch = _Batch(job, self._s3.copies(job), items, inf, trusting=True)
         denied: list[tuple[Item, Fault]] = []
         proven = False
         while batch.items and not proven:
             item = batch.items.popleft()
-            fault = _refusal(job, item)
+            batch.requests += 1
+            fault = await batch.copies.copy(item)
+            proven = fault is None or fault.next is Next.EXISTS
             if fault is None:
-                batch.requests += 1
-                fault = await batch.copies.copy(item)
-                proven = fault is None or fault.next is Next.EXISTS
-            if fault is None:
-                self._copied(batch, item)
+                self._count_copied(batch, item)
             elif fault.next is Next.DENIED:
                 denied.append((item, fault))
             elif fault.next in (Next.RETRY, Next.SLOW_DOWN, Next.STOP, Next.EXPIRED):
@@ -160,124 +263,178 @@ class Copier:
         if denied and not proven:
             return Failed(denied[0][1], "copying")
         for item, fault in denied:
-            await self._conclude(batch, item, fault)
+            if await self._is_gone(batch, item):
+                batch.vanished += 1
+            else:
+                self._settle(batch, item, fault)
         batch.rest.extend(batch.items)
         return batch.outcome()
 
-    def _open_lanes(self) -> None:
-        waiting = sum(len(batch.items) for batch in self._batches)
-        for _ in range(min(waiting, int(self._window.size) - len(self._lanes))):
-            self._lanes.add(asyncio.create_task(self._lane()))
+    # ---------------------------------------------------------------------------------------------------- the chain
 
-    def _take(self) -> tuple[_Batch, Item] | None:
-        """Give the next item, from each batch in turn, or None where there is none or the window has shrunk."""
-        if len(self._lanes) > self._window.size:
-            return None
-        now = asyncio.get_running_loop().time()
-        while self._batches:
-            batch = self._batches[0]
-            self._batches.rotate(-1)
-            if now >= batch.deadline:
-                batch.rest.extend(batch.items)
-                batch.items.clear()
-            if batch.items:
-                item = batch.items.popleft()
-                batch.in_flight.add(item)
-                return batch, item
-            self._batches.remove(batch)
-            if not batch.in_flight:
-                batch.end()
+    def _fill(self, now: float) -> None:
+        """Send what the pace allows."""
+        while (wait := self._pace.wait(now)) == 0.0:
+            turn = self._next(now)
+            if turn is None:
+                if self._paused:
+                    self._wake_at(self._paused[0][0])
+                return
+            self._send(turn, now)
+        if wait < inf:
+            self._wake_at(now + max(wait, _TICK_SECONDS))
+
+    def _next(self, now: float) -> _Turn | None:
+        """Give the next item: one whose pause is over, or one of each batch in turn."""
+        if self._paused and self._paused[0][0] <= now:
+            return heapq.heappop(self._paused)[2]
+        batches = self._batches
+        for _ in range(len(batches)):
+            batch = batches[0]
+            batches.rotate(-1)
+            if not batch.items:
+                batches.pop()
+            elif batch.troubled < MOST_TROUBLED and now < batch.deadline:
+                return _Turn(self, batch, batch.items.popleft())
         return None
 
-    async def _lane(self) -> None:
+    def _wake_at(self, when: float) -> None:
+        if self._wake is not None:
+            if self._wake.when() <= when:
+                return
+            self._wake.cancel()
+        self._wake = asyncio.get_running_loop().call_at(when, self._awake)
+
+    def _awake(self) -> None:
+        self._wake = None
+        self._fill(asyncio.get_running_loop().time())
+
+    def _send(self, turn: _Turn, now: float) -> None:
+        batch = turn.batch
+        self._pace.sent(now)
+        turn.sent_at = now
+        batch.requests += 1
+        batch.in_flight.add(turn)
+        connection = batch.copies.host.take()
+        if connection is None:
+            dial = asyncio.create_task(self._send_anew(turn))
+            self._dials[dial] = turn
+            dial.add_done_callback(self._end_dial)
+        else:
+            turn.is_kept = True
+            turn.connection = connection
+            connection.send(batch.copies.write(turn.item), patience_seconds(turn.item.size), turn)
+
+    async def _send_anew(self, turn: _Turn) -> None:
+        """Send on a new connection."""
+        turn.is_kept = False
         try:
-            while (taken := self._take()) is not None:
-                batch, item = taken
-                try:
-                    await self._copy_one(batch, item)
-                except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
-                    batch.items.clear()
-                    batch.end(error)
-                batch.in_flight.discard(item)
-                if not batch.items and not batch.in_flight:
-                    batch.end()
-        finally:
-            self._lanes.discard(asyncio.current_task())
+            turn.connection = await turn.batch.copies.host.dial()
+        except OSError as error:
+            turn.failed(error)
+        except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
+            turn.batch.end(error)
+        else:
+            turn.connection.send(turn.batch.copies.write(turn.item), patience_seconds(turn.item.size), turn)
 
-    async def stop(self) -> None:
-        """End the lanes that a cancelled task left behind, so that nothing is pending."""
-        lanes = [*self._lanes]
-        for lane in lanes:
-            lane.cancel()
-        await asyncio.gather(*lanes, return_exceptions=True)
-        self._lanes.clear()  # a lane that never began cannot take itself out
-        self._batches.clear()
+    def _end_dial(self, dial: asyncio.Task[None]) -> None:
+        self._dials.pop(dial)
+        if dial.cancelled():
+            self._pace.failed()
 
-    async def _copy_one(self, batch: _Batch, item: Item) -> None:
-        refusal = _refusal(batch.job, item)
-        if refusal is not None:
-            self._settle(batch, item, refusal)
-            return
-        loop = asyncio.get_running_loop()
-        tries = faults = 0
-        while True:
-            sent_at = loop.time()
-            batch.requests += 1
-            fault = await batch.copies.copy(item)
-            now = loop.time()
-            if batch.closed:
-                return
+    def take(self, turn: _Turn, answer: Response | OSError) -> None:
+        """Account for what came of a turn's request, and send what may go now."""
+        batch = turn.batch
+        now = asyncio.get_running_loop().time()
+        try:
+            fault = lost(answer) if isinstance(answer, OSError) else batch.copies.read(answer)
+            if turn.connection is not None:
+                batch.copies.host.give_back(turn.connection)
             if fault is None:
-                self._copied(batch, item)
-                self._window.answered(now)
-                if len(self._lanes) < int(self._window.size):
-                    self._open_lanes()
-                return
-            tries += 1
-            faults += fault.next is Next.RETRY
-            if fault.next is Next.SLOW_DOWN:
-                batch.throttles += 1
-                self._window.throttled(sent_at, now)
-            if not self._is_passing(batch, fault, faults, now):
-                await self._conclude(batch, item, fault)
-                return
-            pause = self._pauses(tries)
-            if now + pause >= batch.deadline:
-                batch.rest.append(item)
+                self._pace.answered(turn.sent_at, now)
+                self._copied_at = now
+            elif fault.next is Next.SLOW_DOWN and not turn.tries and batch.troubled < TELLING_TROUBLES:
+                self._pace.refused(turn.sent_at, now)
+            elif fault.next in (Next.SLOW_DOWN, Next.RETRY):
+                self._pace.failed()
+            else:
+                self._pace.answered(turn.sent_at, now)
+            if turn in batch.in_flight:
+                batch.in_flight.discard(turn)
+                if fault is None:
+                    self._count_copied(batch, turn.item)
+                    batch.conclude_turn(turn)
+                else:
+                    self._consider(turn, fault, now, is_stale=turn.is_kept and isinstance(answer, ConnectionLost))
+        except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
+            batch.end(error)
+        self._fill(now)
+
+    def _consider(self, turn: _Turn, fault: Fault, now: float, *, is_stale: bool) -> None:
+        """Decide what comes after a fault."""
+        batch, item = turn.batch, turn.item
+        if not turn.tries:
+            turn.troubled_since = now
+            batch.troubled += 1
+        turn.tries += 1
+        batch.throttles += fault.next is Next.SLOW_DOWN
+        if self._is_passing(turn, fault, now):
+            # A kept connection may have been closed before the request arrived; that is not the item's fault.
+            due = now if is_stale and turn.tries == 1 else now + self._pauses(turn.tries)
+            if due >= batch.deadline:
+                batch.leave([item])
                 return
             batch.retries += 1
-            await asyncio.sleep(pause)
-
-    def _is_passing(self, batch: _Batch, fault: Fault, faults: int, now: float) -> bool:
-        """Tell whether to ask again, after so many faults of one item."""
-        match fault.next:
-            case Next.SLOW_DOWN:
-                return True
-            case Next.RETRY:
-                return faults < ITEM_TRIES
-            case Next.DENIED:
-                return not self._proven and not batch.is_denied_for_good(now)
-            case _:
-                return False
-
-    async def _conclude(self, batch: _Batch, item: Item, fault: Fault) -> None:
-        """End an item at a fault that asking again would not change."""
+            heapq.heappush(self._paused, (due, next(self._numbers), turn))
+            return
         if fault.next is Next.STOP:
             raise Stop("not_found" if fault.code == "NoSuchBucket" else "not_permitted", str(fault))
         unproven = fault.next is Next.DENIED and not self._proven and not batch.trusting
         if unproven or fault.next is Next.EXPIRED:
             raise Failed(fault, "copying")
-        if fault.next is Next.DENIED and await self._is_gone(batch, item):
-            batch.vanished += 1
+        if fault.next is Next.DENIED:
+            batch.in_flight.add(turn)
+            inquiry = asyncio.create_task(self._inquire(turn, fault))
+            self._inquiries.add(inquiry)
+            inquiry.add_done_callback(self._inquiries.discard)
             return
         self._settle(batch, item, fault)
+        batch.conclude_turn(turn)
 
-    def _copied(self, batch: _Batch, item: Item) -> None:
+    def _is_passing(self, turn: _Turn, fault: Fault, now: float) -> bool:
+        """Tell whether to ask again."""
+        troubled_seconds = now - turn.troubled_since
+        match fault.next:
+            case Next.SLOW_DOWN:
+                return troubled_seconds < OUTAGE_SECONDS
+            case Next.RETRY:
+                is_outage = self._copied_at < turn.troubled_since and len(self._paused) >= OUTAGE_ITEMS
+                return troubled_seconds < (OUTAGE_SECONDS if is_outage else RETRY_SECONDS)
+            case Next.DENIED:
+                return not self._proven and not turn.batch.is_denied_for_good(now)
+            case _:
+                return False
+
+    def _expire(self, batch: _Batch) -> None:
+        """Begin nothing more of a batch."""
+        with suppress(ValueError):
+            self._batches.remove(batch)
+        batch.leave(batch.items)
+        batch.items.clear()
+        if batch.troubled:
+            batch.leave([turn.item for _, _, turn in self._paused if turn.batch is batch])
+            self._paused = [entry for entry in self._paused if entry[2].batch is not batch]
+            heapq.heapify(self._paused)
+
+    # ------------------------------------------------------------------------------------------------ how items end
+
+    def _count_copied(self, batch: _Batch, item: Item) -> None:
         self._proven = True
         batch.copied += 1
         batch.copied_bytes += item.size
 
     def _settle(self, batch: _Batch, item: Item, fault: Fault) -> None:
+        """End an item at a fault that asking again would not change."""
         match fault.next:
             case Next.VANISHED:
                 batch.vanished += 1
@@ -286,6 +443,23 @@ class Copier:
                 batch.skipped += 1
             case _:
                 batch.fail(item, fault)
+
+    async def _inquire(self, turn: _Turn, fault: Fault) -> None:
+        """End a denied item."""
+        batch = turn.batch
+        try:
+            is_gone = await self._is_gone(batch, turn.item)
+        except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
+            batch.end(error)
+            return
+        if turn in batch.in_flight:
+            batch.in_flight.discard(turn)
+            if is_gone:
+                batch.vanished += 1
+            else:
+                self._settle(batch, turn.item, fault)
+            batch.conclude_turn(turn)
+        self._fill(asyncio.get_running_loop().time())
 
     async def _is_gone(self, batch: _Batch, item: Item) -> bool:
         """Look whether a denied object is there at all: a role that may not list the whole bucket is told 403, not 404.
@@ -305,6 +479,6 @@ def _refusal(job: Job, item: Item) -> Fault | None:
     """Give the fault of an item that no CopyObject can copy."""
     if item.size > MAX_COPY_OBJECT_BYTES:
         return Fault(Next.RECORD, "EntityTooLarge", f"{item.size} bytes; CopyObject ends at {MAX_COPY_OBJECT_BYTES}")
-    if not job.destination_key(item.key):
+    if item.key == job.source.prefix and not job.destination.prefix:
         return Fault(Next.RECORD, "EmptyKey", "the source's prefix itself: nothing is left for the destination's key")
     return None

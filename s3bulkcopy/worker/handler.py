@@ -34,21 +34,21 @@ from s3bulkcopy.worker.model import (
     encode_event,
     encode_task,
 )
-from s3bulkcopy.worker.pacing import Window, full_jitter
+from s3bulkcopy.worker.pacing import Pace, full_jitter
 from s3bulkcopy.worker.s3 import S3, Page
 from s3bulkcopy.worker.sigv4 import Credentials
 from s3bulkcopy.worker.sqs import Outbox, Sqs
-from s3bulkcopy.worker.work import Budget, Worker
+from s3bulkcopy.worker.work import LIST_SECONDS, Budget, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: How long one attempt at a list task lasts, in seconds.
-LIST_SECONDS = 20.0
-
 #: What is kept of a function's time, in seconds: to end the copies on their way, and to say what went wrong.
 COPY_MARGIN_SECONDS = 25.0
 REPORT_MARGIN_SECONDS = 4.0
+
+#: Most connections of one environment to S3; it has 1,024 file descriptors.
+CONNECTIONS = 900
 
 #: The longest pause before a failed message is delivered again, in seconds.
 _REDELIVERY_SECONDS = 60
@@ -78,7 +78,8 @@ class Environment:
         self._s3 = s3 or S3(lambda: credentials)
         self._sqs = sqs or Sqs(lambda: credentials, variables["AWS_REGION"], endpoint=self._endpoint)
         self._pauses = full_jitter(random.random)
-        self._copier = Copier(self._s3, Window(), self._pauses)
+        rate = float(variables.get("S3BULKCOPY_MAX_RATE", "inf"))
+        self._copier = Copier(self._s3, Pace(most=CONNECTIONS, most_a_second=rate), self._pauses)
         self._worker = Worker(self._s3, self._copier, self._pauses)
         self._outboxes: dict[str, Outbox] = {}
         #: Set when this environment's credentials have expired: nothing done here can succeed any more.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 #: Version of the messages. A worker and the CLI that made it come from one bundle, so any other version is a stranger.
 WIRE_VERSION = 1
@@ -76,9 +76,8 @@ class Job:
         return self.destination.prefix + key[len(self.source.prefix) :]
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One listed object; `etag` keeps its quotes, as S3 gave it."""
+class Item(NamedTuple):
+    """One listed object; `etag` keeps its quotes, as S3 gave it. A tuple, because there are so many of them."""
 
     key: str
     size: int
@@ -259,7 +258,7 @@ def encode_task(task: Task | Nothing) -> str:
     head = {"v": WIRE_VERSION, "id": task.id, "job": asdict(task.job), "idle": task.idle_hops}
     if isinstance(task, ListTask):
         return to_json({"t": "list", **head, "after": task.range.after, "until": task.range.until})
-    return to_json({"t": "copy", **head, "items": [(item.key, item.size, item.etag) for item in task.items]})
+    return to_json({"t": "copy", **head, "items": task.items})
 
 
 #: What a message of another shape makes the decoders below raise.

@@ -1,11 +1,51 @@
-"""How many requests may be in flight, and how long to pause before asking again. No I/O, no clock of its own."""
+"""How many requests may be in flight, how fast they may go out, and how long to pause before asking again. No I/O, no clock."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+#: What one refusal takes from a rate: this over the square root of the rate, as few answers tell less than many, within bounds.
+_CUT = 1.0
+_LEAST_CUT, _MOST_CUT = 0.03, 0.5
+
+#: The share of refusals that is put up with, as a part of what one takes: enough to notice when a store bears more.
+_SOUGHT = 0.1
+
+#: How the rate grows ever faster where refusals stay away for longer than is usual, and how many times as fast at most.
+_HASTE = 0.5
+_MOST_HASTE = 10.0
+
+#: No rate is lower than this, in requests a second: whoever asks no more learns no more.
+_LEAST_RATE = 4.0
+
+#: How far a rate may grow while the refusal of what is too much is on its way; and the least time that this is thought to take.
+_BLIND_GROWTH = 0.05
+_LEAST_NOTICE_SECONDS = 0.01
+
+#: When refusals are taken for chance: after so many falls of the rate by this factor, each with at least so many refusals, the
+#: refused share is about what it was, and no larger than this. For how many good answers that is believed.
+_FALL = 0.7
+_FALLS = 3
+_REFUSALS = 10
+_MOST_CHANCE = 0.2
+_BELIEVED = 5000
+
+#: Failures with no good answer between them that halve the window.
+_FAILURES = 20
+
+#: Rounds that brought no more than the best one, after which the window is large enough, and what is more.
+_STALLED_ROUNDS = 2
+_GAIN = 1.2
+
+#: Answers later than the soonest by this factor have waited at the store.
+_QUEUED = 1.5
+
+#: What may be made up for when a request was sent later than it might have been, as a timer will have it, in seconds.
+_SLACK_SECONDS = 0.01
 
 
 def full_jitter(random: Callable[[], float], base_seconds: float = 0.1, most_seconds: float = 10.0) -> Callable[[int], float]:
@@ -20,72 +60,190 @@ def full_jitter(random: Callable[[], float], base_seconds: float = 0.1, most_sec
     return lambda tries: random() * min(most_seconds, base_seconds * 2.0 ** min(tries, 30))
 
 
-#: How much faster answers must come for a larger window to have been worth it: while doubling, and after.
-_DOUBLING_GAIN, _STEADY_GAIN = 1.2, 1.02
+class Pace:
+    """When one worker's next request may be sent, so that a store is asked for what it bears and for hardly more.
 
-#: Rounds without that gain after which doubling ends.
-_STALLED_ROUNDS = 2
+    Two things bound it. The *window* is how many requests may be in flight. It doubles each round trip while that brings more
+    answers a second; from then on it grows only while answers come as soon as they ever did, since what waits at a store that
+    queues only delays others. Failures in a row halve it.
 
-#: What is kept of the best rate from one round to the next, so that a lucky one is forgotten in time.
-_MEMORY = 0.99
-
-
-class Window:
-    """How many requests may be in flight: as many as S3 answers faster for.
-
-    At first it grows by one an answer, which doubles it each round trip, until answers come no faster for it or S3 says
-    SlowDown; from then on by one a round trip, where the last rounds were faster for it. A SlowDown halves it, but only once
-    for all the requests that were on their way at the time. A store that queues what it cannot serve never says SlowDown: what
-    waits there would only delay the lists and messages of all workers.
+    The *rate*, in requests a second, is unknown until a store refuses something. Each refusal takes a little from it and each
+    good answer adds much less, so that it settles where a small, known share of the answers are refusals: just above what the
+    partitions bear. Where lowering it does not help, the refusals are a matter of chance, and are put up with for a while.
     """
 
-    def __init__(self, start: int = 16, most: int = 128) -> None:
-        """Begin with `start` requests in flight, and never have more than `most`."""
-        self.size = float(start)
-        self._most = float(most)
-        self._doubling = True
-        self._blind_until = float("-inf")
-        self._answers = 0
-        self._round_size = self.size
-        self._round_began: float | None = None
-        self._best_rate = 0.0
-        self._best_size = self.size
+    def __init__(self, start: int = 16, most: int = 128, most_a_second: float = math.inf) -> None:
+        """Begin with `start` requests in flight; never have more than `most`, nor send more than `most_a_second`."""
+        self.in_flight = 0
+        self._window, self._most, self._start = min(start, most), most, min(start, most)
+        self._good = 0
+        # A round is as many good answers as there were requests in flight at its beginning: about a round trip.
+        self._round_began = math.nan  # not a number: nothing came since the last rest
+        self._asked_at = 0.0  # when the first request of the round was sent
+        self._round_sent = self._round_good = self._round_end = 0
+        self._round_latency = 0.0
+        self._is_full = False
+        # The window.
+        self._ramping = True
         self._stalled = 0
-        self._growing = True
+        self._best_rate, self._best_window, self._best_latency = 0.0, self._window, math.inf
+        self._failures = self._failures_good = 0
+        # The rate.
+        self._most_rate = most_a_second
+        self._due = -math.inf
+        self._set_rate(most_a_second)
+        self._calm = 0  # good answers since the last refusal
+        self._notice_seconds = 0.0  # how long a refusal takes, on average
+        # What was sent before the rate was last halved says nothing of the rate as it is now.
+        self._halved_at, self._half = -math.inf, 0.0
+        # The test for chance.
+        self._top = math.inf
+        self._chance, self._chance_until = 0.0, 0
+        self._shares: list[float] = []
+        self._fall_began, self._fall_rate, self._fall_good, self._fall_refused = -math.inf, math.inf, 0, 0
 
-    def answered(self, now: float) -> None:
-        """Take note of a good answer, in seconds of any steady clock."""
-        self._answers += 1
-        if self._growing and self.size < self._most:
-            self.size = min(self._most, self.size + (1.0 if self._doubling else 1.0 / self.size))
-        if self._round_began is None:
-            self._round_began, self._answers = now, 0
-        elif self._answers >= self._round_size:
+    def wait(self, now: float) -> float:
+        """Tell how long to wait before the next request, in seconds: 0 to send it now, infinity to wait for an answer."""
+        if self.in_flight >= self._window:
+            self._is_full = True
+            return math.inf
+        return self._due - now if self._due > now else 0.0
+
+    def sent(self, now: float) -> None:
+        """Take note of a request."""
+        self.in_flight += 1
+        if not self._round_sent:
+            self._asked_at = now
+        self._round_sent += 1
+        if self._interval:
+            self._due = max(self._due, now - _SLACK_SECONDS) + self._interval
+
+    def answered(self, sent_at: float, now: float) -> None:
+        """Take note of a good answer to a request sent at `sent_at`."""
+        self.in_flight -= 1
+        self._good += 1
+        self._round_latency += now - sent_at
+        if self._ramping and self._window < self._most and self._window <= 2 * self.in_flight + 2:
+            self._window += 1
+        if self._good >= self._round_end:
             self._end_round(now)
+        if self._rate < self._most_rate:
+            self._grow(sent_at, now)
+
+    def refused(self, sent_at: float, now: float) -> None:
+        """Take note of an answer that asks for fewer requests."""
+        self.in_flight -= 1
+        self._notice_seconds += (now - sent_at - self._notice_seconds) / 8
+        if self._rate == self._most_rate:
+            self._begin_rate(now)
+        self._fall_refused += sent_at >= self._fall_began
+        if sent_at < self._halved_at:
+            return
+        self._calm = 0
+        self._set_rate(max(_LEAST_RATE, self._rate * (1 - self._cut)))
+        if self._rate <= self._half:
+            self._halved_at, self._half = now, self._rate / 2
+        if self._rate <= _FALL * self._fall_rate and self._fall_refused >= _REFUSALS:
+            self._end_fall(now)
+
+    def failed(self) -> None:
+        """Take note of a request that came to nothing for another reason."""
+        self.in_flight -= 1
+        if self._failures_good != self._good:
+            self._failures, self._failures_good = 0, self._good
+        self._failures += 1
+        if self._failures % _FAILURES == 0:
+            self._window = max(self._start, self._window // 2)
+            self._ramping, self._stalled, self._best_rate = True, 0, 0.0
+
+    def rest(self) -> None:
+        """Take note that nothing will be sent for a while."""
+        self._round_began, self._round_end, self._round_sent = math.nan, 0, 0
+
+    # ------------------------------------------------------------------------------------------------- the window
+
+    def _begin_round(self, now: float) -> None:
+        self._round_began = now
+        self._round_sent = 0
+        self._round_good, self._round_latency = self._good, 0.0
+        self._round_end = self._good + max(1, self.in_flight)
+        self._is_full = False
 
     def _end_round(self, now: float) -> None:
-        rate = self._answers / max(now - self._round_began, 1e-9) if self._round_began is not None else 0.0
-        gained = rate > self._best_rate * (_DOUBLING_GAIN if self._doubling else _STEADY_GAIN)
-        if gained:
-            self._best_rate, self._best_size = rate, self._round_size
-            self._stalled = 0
+        if self._is_full and now > self._round_began:
+            answers = self._good - self._round_good
+            self._resize(answers, answers / (now - self._round_began), self._round_latency / answers)
+        is_first = math.isnan(self._round_began)  # its answers come in a burst, as its requests went
+        self._begin_round(math.inf if is_first else now)
+
+    def _resize(self, answers: int, rate: float, latency: float) -> None:
+        self._best_latency = min(self._best_latency, latency)
+        if not self._ramping:
+            if latency <= _QUEUED * self._best_latency:
+                self._window = min(self._most, self._window + 1 + self._window // 10)
+        elif rate > _GAIN * self._best_rate:
+            self._best_rate, self._best_window, self._stalled = rate, answers, 0
         else:
-            self._best_rate *= _MEMORY
             self._stalled += 1
-        if self._doubling and self._stalled >= _STALLED_ROUNDS:
-            self._doubling = False
-            self.size = max(1.0, self._best_size)
-        self._growing = self._doubling or gained
-        self._round_began, self._answers, self._round_size = now, 0, self.size
+            if self._stalled >= _STALLED_ROUNDS:
+                self._ramping = False
+                self._window = max(self._start, self._best_window)
 
-    def throttled(self, sent_at: float, now: float) -> None:
-        """Take note of a SlowDown to a request sent at `sent_at`, in seconds of any steady clock."""
-        self._doubling = False
-        if sent_at >= self._blind_until:
-            self.size = max(1.0, self.size / 2)
-            self._blind_until = now
-            self._best_rate = 0.0
+    # --------------------------------------------------------------------------------------------------- the rate
 
-    def idle(self) -> None:
-        """Take note of a pause: what was measured before it and after it is not one round."""
-        self._round_began = None
+    @property
+    def _cut(self) -> float:
+        """What a refusal takes from the rate, as a part of it."""
+        return max(_LEAST_CUT, min(_MOST_CUT, _CUT / math.sqrt(self._rate)))
+
+    def _set_rate(self, rate: float) -> None:
+        self._rate = min(rate, self._most_rate)
+        self._interval = 1 / self._rate
+        if not self._interval:
+            self._due = -math.inf
+
+    def _begin_rate(self, now: float) -> None:
+        """Take what is asked for now for the rate."""
+        asked = self._round_sent / max(now - self._asked_at, _SLACK_SECONDS)
+        self._set_rate(max(asked, self._best_rate))
+        self._half = self._rate / 2
+        self._begin_fall(now)
+
+    def _grow(self, sent_at: float, now: float) -> None:
+        self._calm += 1
+        self._fall_good += sent_at >= self._fall_began
+        if self._chance and self._good > self._chance_until:
+            self._chance = 0.0
+        if self._due <= now - _SLACK_SECONDS:
+            return  # it is not the rate that binds
+        cut = self._cut
+        sought = max(self._chance, _SOUGHT * cut)
+        haste = min(_MOST_HASTE, 1 + (_HASTE * self._calm * sought) ** 2)
+        most = _BLIND_GROWTH / max(_LEAST_NOTICE_SECONDS, self._notice_seconds)  # a second, hence by the rate for an answer
+        self._set_rate(self._rate + min(self._rate * cut * sought * haste, most))
+        self._half = max(self._half, self._rate / 2)
+        if self._rate > self._top:
+            self._shares = []
+            self._begin_fall(now)
+
+    # ------------------------------------------------------------------------------------------------------ chance
+
+    def _begin_fall(self, now: float) -> None:
+        if not self._shares:
+            self._top = self._rate
+        self._fall_began, self._fall_rate = now, self._rate
+        self._fall_good = self._fall_refused = 0
+
+    def _end_fall(self, now: float) -> None:
+        share = self._fall_refused / (self._fall_refused + self._fall_good)
+        if share > _MOST_CHANCE:
+            self._shares = []
+        elif self._shares and self._shares[-1] / 2 <= share <= self._shares[-1] * 2:
+            self._shares.append(share)
+        else:
+            self._shares = [share]
+        if len(self._shares) >= _FALLS:
+            self._shares = []
+            self._chance, self._chance_until = 1.5 * share, self._good + _BELIEVED
+            self._set_rate(2 * self._top)
+        self._begin_fall(now)

@@ -16,15 +16,16 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_plus, urlsplit
 
+from s3bulkcopy.worker.connections import Host
 from s3bulkcopy.worker.failures import Fault, Next, lost, read_error
-from s3bulkcopy.worker.http import Host, Response
 from s3bulkcopy.worker.model import Item
-from s3bulkcopy.worker.packing import work_seconds
+from s3bulkcopy.worker.packing import COPY_BYTES_PER_SECOND, COPY_SECONDS
 from s3bulkcopy.worker.sigv4 import EMPTY_SHA256, Credentials, Signer, amz_date, encode_path, encode_query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from s3bulkcopy.worker.http import Response
     from s3bulkcopy.worker.model import Job, Location
 
 #: Most keys in one ListObjectsV2 answer (S3 API reference).
@@ -45,34 +46,56 @@ class Page:
     truncated: bool
 
 
-_CONTENTS = re.compile(rb"<Contents>(.*?)</Contents>", re.DOTALL)
-_KEY = re.compile(rb"<Key>(.*?)</Key>", re.DOTALL)
-_SIZE = re.compile(rb"<Size>\s*(\d+)\s*</Size>")
-_ETAG = re.compile(rb"<ETag>(.*?)</ETag>", re.DOTALL)
-_TRUNCATED = re.compile(rb"<IsTruncated>\s*true\s*</IsTruncated>", re.IGNORECASE)
-_URL_ENCODED = re.compile(rb"<EncodingType>\s*url\s*</EncodingType>")
-_LISTING = re.compile(rb"<ListBucketResult[\s>]")
+#: An object as S3 writes it, its elements in S3's order; other stores may have others, or other elements in between.
+_OBJECT = re.compile(
+    r"<Contents><Key>([^<]*)</Key><LastModified>[^<]*</LastModified><ETag>([^<]*)</ETag>"
+    r"(?:<Checksum\w+>[^<]*</Checksum\w+>)*<Size>(\d+)</Size>"
+)
+_CONTENTS = re.compile(r"<Contents>(.*?)</Contents>", re.DOTALL)
+_KEY = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
+_SIZE = re.compile(r"<Size>\s*(\d+)\s*</Size>")
+_ETAG = re.compile(r"<ETag>(.*?)</ETag>", re.DOTALL)
+_TRUNCATED = re.compile(r"<IsTruncated>\s*true\s*</IsTruncated>", re.IGNORECASE)
+_URL_ENCODED = re.compile(r"<EncodingType>\s*url\s*</EncodingType>")
+_LISTING = re.compile(r"<ListBucketResult[\s>]")
+#: Escapes of characters that many keys hold, decoded for a whole page at once. The percent sign is not among them, so that none
+#: can come out of decoding another.
+_COMMON_ESCAPES = (("%2F", "/"), ("%3D", "="), ("%3A", ":"), ("%20", " "), ("%40", "@"), ("%2C", ","))
 _REFERENCE = re.compile(r"&(?:#(\d{1,7})|#x([0-9a-fA-F]{1,6})|(amp|lt|gt|quot|apos));")
 _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 
 
 def read_page(body: bytes) -> Page:
     """Read a listing; raises ValueError where the document is none, or was cut off."""
-    if not _LISTING.search(body, 0, 400) or not body.rstrip().endswith(b"</ListBucketResult>"):
+    text = body.decode("utf-8", "surrogateescape")
+    if not _LISTING.search(text, 0, 400) or not text.rstrip().endswith("</ListBucketResult>"):
         raise ValueError(f"not a whole listing: {body[:80]!r}")
-    decode = _url_decoded if _URL_ENCODED.search(body) else _xml_decoded
-    items = []
-    for found in _CONTENTS.finditer(body):
+    is_encoded = _URL_ENCODED.search(text) is not None
+    text = text.replace("&quot;", '"')
+    if is_encoded and "%" in text:
+        for escape, character in _COMMON_ESCAPES:
+            text = text.replace(escape, character)
+    found = _OBJECT.findall(text)
+    if len(found) != text.count("<Contents>"):
+        found = list(_elements(text))
+    decode = _url_decoded if is_encoded else _xml_decoded
+    if any(mark in text for mark in ("&", "%", "+")):
+        found = [(decode(key), _xml_decoded(etag), size) for key, etag, size in found]
+    items = [Item(key, int(size), etag) for key, etag, size in found]
+    return Page(tuple(items), _TRUNCATED.search(text) is not None)
+
+
+def _elements(text: str) -> Iterator[tuple[str, str, str]]:
+    """Give key, ETag and size of each object, in whatever order its elements are."""
+    for found in _CONTENTS.finditer(text):
         entry = found[1]
         key, size, etag = _KEY.search(entry), _SIZE.search(entry), _ETAG.search(entry)
         if key is None or size is None:
             raise ValueError(f"a listed object without a key or a size: {entry[:80]!r}")
-        items.append(Item(decode(key[1]), int(size[1]), _xml_decoded(etag[1]) if etag else ""))
-    return Page(tuple(items), _TRUNCATED.search(body) is not None)
+        yield key[1], etag[1] if etag else "", size[1]
 
 
-def _xml_decoded(raw: bytes) -> str:
-    text = raw.decode("utf-8", "surrogateescape")
+def _xml_decoded(text: str) -> str:
     return _REFERENCE.sub(_referent, text) if "&" in text else text
 
 
@@ -82,8 +105,8 @@ def _referent(found: re.Match[str]) -> str:
     return _ENTITIES[name] if name else chr(int(decimal) if decimal else int(hexadecimal, 16))
 
 
-def _url_decoded(raw: bytes) -> str:
-    text = _xml_decoded(raw)
+def _url_decoded(text: str) -> str:
+    text = _xml_decoded(text)
     return unquote_plus(text, errors="surrogateescape") if "%" in text or "+" in text else text
 
 
@@ -211,6 +234,7 @@ class S3:
         self._open_host = host
         self._hosts: dict[str, Host] = {}
         self._skew_seconds = 0.0
+        self._second, self._date = 0, amz_date(0)
 
     def close(self) -> None:
         """Drop the idle connections."""
@@ -219,7 +243,10 @@ class S3:
 
     def date(self) -> str:
         """Give the time as S3 knows it, as x-amz-date has it."""
-        return amz_date(self._now() + self._skew_seconds)
+        second = int(self._now() + self._skew_seconds)
+        if second != self._second:
+            self._second, self._date = second, amz_date(second)
+        return self._date
 
     def host(self, location: Location) -> Host:
         """Give the connections to a location's host."""
@@ -252,32 +279,46 @@ class S3:
             response = await host.exchange(request, timeout_seconds)
         except OSError as error:
             return lost(error)
-        if response.status == HTTPStatus.FORBIDDEN and b"RequestTimeTooSkewed" in response.body:
-            self._learn_time(response)
+        self.learn(response)
         return response
 
-    def _learn_time(self, response: Response) -> None:
-        date = response.header("date")
-        with suppress(ValueError):  # a date that is none teaches nothing
-            self._skew_seconds = parsedate_to_datetime(date or "").timestamp() - self._now()
+    def learn(self, response: Response) -> None:
+        """Set the clock by an answer that says that it is wrong."""
+        if response.status == HTTPStatus.FORBIDDEN and b"RequestTimeTooSkewed" in response.body:
+            date = response.header("date")
+            with suppress(ValueError):  # a date that is none teaches nothing
+                self._skew_seconds = parsedate_to_datetime(date or "").timestamp() - self._now()
 
 
 class JobCopies:
-    """Copies the items of one job."""
+    """Writes the requests that copy the items of one job, and reads their answers."""
 
     def __init__(self, s3: S3, job: Job) -> None:
         """Prepare for a job."""
         self._s3 = s3
         self._job = job
-        self._host = s3.host(job.destination)
+        self.host = s3.host(job.destination)
         self._requests = CopyRequests(job, s3.credentials())
 
-    async def copy(self, item: Item) -> Fault | None:
-        """Copy one item; None where it is at the destination now."""
+    def write(self, item: Item) -> bytes:
+        """Write the request that copies an item, signed for now."""
         credentials = self._s3.credentials()
         if credentials is not self._requests.credentials:
             self._requests = CopyRequests(self._job, credentials)
-        request = self._requests.write(item, self._s3.date())
-        timeout_seconds = REQUEST_SECONDS + COPY_PATIENCE * work_seconds(item.size)
-        answer = await self._s3.ask(self._host, request, timeout_seconds)
+        return self._requests.write(item, self._s3.date())
+
+    def read(self, response: Response) -> Fault | None:
+        """Read an answer; None where the object is at the destination now."""
+        if response.status != HTTPStatus.OK:
+            self._s3.learn(response)
+        return read_copy(response)
+
+    async def copy(self, item: Item) -> Fault | None:
+        """Copy one item and wait; None where it is at the destination now."""
+        answer = await self._s3.ask(self.host, self.write(item), patience_seconds(item.size))
         return answer if isinstance(answer, Fault) else read_copy(answer)
+
+
+def patience_seconds(size: int) -> float:
+    """Give how long the copy of an object of this size in bytes may take."""
+    return REQUEST_SECONDS + COPY_PATIENCE * (COPY_SECONDS + size / COPY_BYTES_PER_SECOND)

@@ -11,8 +11,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from s3bulkcopy.worker.connections import Host
 from s3bulkcopy.worker.failures import Failed, Fault, Next, classify, lost
-from s3bulkcopy.worker.http import Host
 from s3bulkcopy.worker.model import to_json
 from s3bulkcopy.worker.sigv4 import Credentials, Signer, amz_date
 

@@ -6,9 +6,11 @@ Nothing here knows SQS or Lambda: children go out through `emit`, time comes fro
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass
-from itertools import count, pairwise
+from itertools import count
+from operator import attrgetter, lt
 from typing import TYPE_CHECKING
 
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from s3bulkcopy.worker.model import Emit, Job, Location
     from s3bulkcopy.worker.s3 import S3
 
+#: How long one attempt at a list task lasts, in seconds.
+LIST_SECONDS = 20.0
+
 #: Sends of one list task that may be under way before it waits for the oldest.
 _SENDS_UNDER_WAY = 16
 
@@ -30,8 +35,11 @@ _SENDS_UNDER_WAY = 16
 _LIST_TRIES = 10
 
 #: Pages that are remembered for the ranges next to them: how many, and for how long in seconds.
-_ANSWERS_KEPT = 4
+_ANSWERS_KEPT = 12
 _ANSWER_SECONDS = 10.0
+
+#: Ranges of which the first page is asked for at a time.
+_FIRST_PAGES = 8
 
 #: Deliveries of a list task after which a denial is believed: until then a permission may be on its way.
 _LIST_PROOF_ATTEMPTS = 3
@@ -48,6 +56,8 @@ class Budget:
         """Tell whether the attempt is to hand on the rest."""
         return pages >= self.pages or asyncio.get_running_loop().time() >= self.deadline
 
+
+_KEY = attrgetter("key")
 
 NO_FAILURES: tuple[Failure, ...] = ()
 
@@ -102,7 +112,7 @@ class _Answers:
         for place, began, page, asked_at in reversed(self._kept):
             reaches = not page.truncated or (bool(page.items) and after < page.items[-1].key)
             if place == where and began <= after and reaches and now - asked_at <= _ANSWER_SECONDS:
-                return Page(tuple(item for item in page.items if item.key > after), page.truncated)
+                return Page(page.items[bisect_right(page.items, after, key=_KEY) :], page.truncated)
         return None
 
 
@@ -115,7 +125,7 @@ class Worker:
         self._copier = copier
         self._pauses = pauses
         self._answers = _Answers()
-        self._first_pages = asyncio.Lock()
+        self._first_pages = asyncio.Semaphore(_FIRST_PAGES)
 
     async def work(self, task: Task, attempt: Attempt, budget: Budget, emit: Emit) -> Done:
         """Work on a task until it ends or the budget is spent, the rest having been handed on.
@@ -159,7 +169,7 @@ class Worker:
                 # What was listed stands; otherwise it would be listed, and copied, again.
                 await _hand_on(job, Range(after, task.range.until), 0, children)
                 break
-            items = [item for item in page.items if item.key in task.range]
+            items = _within(page.items, task.range)
             counts += effort + Counts(listed=len(items), listed_bytes=sum(item.size for item in items))
             await _send_batches(job, packer.add(items), children)
             if not page.truncated or len(items) < len(page.items):
@@ -171,7 +181,7 @@ class Worker:
         return counts
 
     async def _first_page(self, job: Job, after: str, attempt: Attempt, budget: Budget) -> tuple[Page, Counts]:
-        """List the first page of a range, one range at a time: the answer often tells of the next ones too."""
+        """List the first page of a range, few ranges at a time: the answer often tells of the next ones too."""
         async with self._first_pages:
             now = asyncio.get_running_loop().time()
             known = self._answers.find(job.source, after, now)
@@ -197,6 +207,13 @@ class Worker:
             await asyncio.sleep(self._pauses(retries))
 
 
+def _within(items: tuple[Item, ...], where: Range) -> tuple[Item, ...]:
+    """Give the items of a page that belong to a range, which begins no later than the page."""
+    if where.until is None or not items or items[-1].key <= where.until:
+        return items
+    return items[: bisect_right(items, where.until, key=_KEY)]
+
+
 async def _hand_on(job: Job, rest: Range, idle_hops: int, children: _Children) -> None:
     await children.add(lambda name: ListTask(name, job, rest, idle_hops))
 
@@ -213,7 +230,7 @@ def _check(page: Page, prefix: str, after: str) -> None:
         raise Failed(Fault(Next.RETRY, "EmptyPage", "an empty page that says more follow"), "listing")
     if keys and keys[0] <= after:
         raise Stop("unsupported", f"the store ignores start-after: asked behind {after!r}, it answered {keys[0]!r}")
-    if any(a >= b for a, b in pairwise(keys)):
+    if not all(map(lt, keys, keys[1:])):
         raise Stop("unsupported", "the store does not list keys in the order of their UTF-8 bytes")
     if any(not key.startswith(prefix) for key in (keys[:1] + keys[-1:])):
         raise Stop("unsupported", f"the store ignores prefix: asked for {prefix!r}, it answered {keys[0]!r}")

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from s3bulkcopy.aws.preflight import preflight
+from s3bulkcopy.aws.preflight import look, preflight
 from s3bulkcopy.aws.session import AwsSession
 from s3bulkcopy.aws.stack import new_run_id
 from s3bulkcopy.demo import AWKWARD_KEYS, Store
 from s3bulkcopy.emulator import REGION, Emulator
 from s3bulkcopy.engines.awslambda import LambdaEngine
-from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, StackSettings
+from s3bulkcopy.engines.local import LocalEngine
+from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, LocalSettings, StackSettings
 from s3bulkcopy.worker.model import CopyTask, Done, Event, Fatal, Item, ListTask, Range
 
 if TYPE_CHECKING:
@@ -54,7 +55,26 @@ def lambda_engine(emulator: Emulator, source: str, destination: str) -> Iterator
         yield engine
 
 
-ENGINES = [lambda_engine]
+@contextmanager
+def local_engine(emulator: Emulator, source: str, destination: str) -> Iterator[Engine]:
+    """The local engine, with an emulator for a store."""
+    session = AwsSession(AwsSettings(REGION, None, emulator.url))
+    found = look(session, CopySettings(BucketPrefix(source), BucketPrefix(destination)), new_run_id(time.time(), "k3f9xa"))
+    engine = LocalEngine(
+        found.job,
+        LocalSettings(processes=2),
+        credentials=session.credentials,
+        renewed_credentials=session.renewed_credentials,
+        ca_file=session.ca_file,
+        say=silently,
+        check=lambda: None,
+        clock=time.monotonic,
+    )
+    with engine:
+        yield engine
+
+
+ENGINES = [lambda_engine, local_engine]
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,7 @@ def test_status_sees_a_run_from_another_process_and_json_lines_tell_how_it_goes(
 def test_a_signal_stops_the_workers_and_tears_everything_down(
     cloud: Cloud, part_filled: tuple[str, str], number: signal.Signals
 ) -> None:
-    process = cloud.start("run", *part_filled, "--output", "json", "--function-timeout", "30")
+    process = cloud.start("run", *part_filled, "--output", "json", "--function-timeout", "30", "--max-rate", "900")
     until_copying(process)
 
     process.send_signal(number)
@@ -140,7 +140,7 @@ def test_a_signal_stops_the_workers_and_tears_everything_down(
 
 
 def test_a_second_signal_leaves_at_once_with_the_command_that_cleans_up(cloud: Cloud, part_filled: tuple[str, str]) -> None:
-    process = cloud.start("run", *part_filled, "--output", "json", "--function-timeout", "30")
+    process = cloud.start("run", *part_filled, "--output", "json", "--function-timeout", "30", "--max-rate", "900")
     run_id = until_copying(process)
 
     process.send_signal(signal.SIGINT)
@@ -157,7 +157,7 @@ def test_a_second_signal_leaves_at_once_with_the_command_that_cleans_up(cloud: C
 
 
 def test_teardown_cleans_up_after_a_kill(cloud: Cloud, part_filled: tuple[str, str]) -> None:
-    process = cloud.start("run", *part_filled, "--output", "json", "--function-timeout", "30")
+    process = cloud.start("run", *part_filled, "--output", "json", "--function-timeout", "30", "--max-rate", "900")
     run_id = until_copying(process)
     process.kill()
     process.communicate()

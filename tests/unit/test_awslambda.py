@@ -101,7 +101,7 @@ class Made:
     def __init__(self, **clients: Any) -> None:
         self.said: list[str] = []
         self.slept: list[float] = []
-        found = Preflight(JOB, Identity("1", "arn:aws:iam::1:user/x"), Page((), truncated=False), None)
+        found = Preflight(JOB, Page((), truncated=False), Identity("1", "arn:aws:iam::1:user/x"), None)
         self.engine = LambdaEngine(
             Session(**clients),
             found,

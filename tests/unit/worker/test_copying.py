@@ -1,26 +1,31 @@
-"""Copying the items of many tasks over one window, against a store that answers in virtual time."""
+"""Copying the items of many tasks over one pace, against a store that answers in virtual time."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s3bulkcopy.worker.copying import ITEM_TRIES, LANDING_SECONDS, PROOF_SECONDS, Copier, Outcome
+from s3bulkcopy.worker.copying import (
+    LANDING_SECONDS,
+    MOST_TROUBLED,
+    PROOF_SECONDS,
+    RETRY_SECONDS,
+    Copier,
+    Outcome,
+)
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop
 from s3bulkcopy.worker.model import MAX_COPY_OBJECT_BYTES, Counts, Failure, Item
-from s3bulkcopy.worker.pacing import Window, full_jitter
+from s3bulkcopy.worker.pacing import Pace, full_jitter
 from s3bulkcopy.worker.s3 import S3
 from tests.unit.worker.worker_fakes import (
-    COPIED,
     CREDENTIALS,
     DENIED,
     JOB,
-    NOW,
     SLOW_DOWN,
     FakeS3,
     error,
@@ -33,14 +38,16 @@ from tests.unit.worker.worker_fakes import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from s3bulkcopy.worker.http import Host, Response
+    from s3bulkcopy.worker.http import Response
+    from s3bulkcopy.worker.model import Job
+    from s3bulkcopy.worker.s3 import JobCopies
     from tests.unit.worker.worker_fakes import Request
 
 ANY_TIME = float("inf")
 
 
-def copier(store: FakeS3, window: Window | None = None, seconds: float = 0.05) -> Copier:
-    return Copier(store.client(seconds), window or Window(), full_jitter(lambda: 1.0))
+def copier(store: FakeS3, window: Pace | None = None, seconds: float = 0.05) -> Copier:
+    return Copier(store.client(seconds), window or Pace(), full_jitter(lambda: 1.0))
 
 
 def copy(store: FakeS3, found: Iterable[Item], deadline: float = ANY_TIME, attempt: int = 1) -> Outcome:
@@ -62,13 +69,13 @@ def all_copied(found: Iterable[Item], **more: int) -> Counts:
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.lists(items.map(lambda it: replace(it, size=it.size % 10**6)), max_size=20), max_size=6), st.integers(1, 40))
+@given(st.lists(st.lists(items.map(lambda it: it._replace(size=it.size % 10**6)), max_size=20), max_size=6), st.integers(1, 40))
 def test_the_items_of_all_tasks_are_copied(batches: list[list[Item]], window: int) -> None:
     store = FakeS3.of(reversed([it for batch in batches for it in batch]))
     batches = [[it for it in batch if store.objects[it.key] == it] for batch in batches]
 
     async def main() -> list[Outcome]:
-        one = copier(store, Window(window))
+        one = copier(store, Pace(window))
         return await asyncio.gather(*(one.copy(JOB, batch, ANY_TIME, attempt=1) for batch in batches))
 
     assert run(main()) == [Outcome(all_copied(batch), (), ()) for batch in batches]
@@ -79,42 +86,41 @@ def test_work_of_several_tasks_is_interleaved() -> None:
     store = FakeS3.of(item(f"{batch}{n}") for batch in "abc" for n in range(4))
 
     async def main() -> None:
-        one = copier(store, Window(1, 1))
+        one = copier(store, Pace(1, 1))
         await asyncio.gather(*(one.copy(JOB, [item(f"{b}{n}") for n in range(4)], ANY_TIME, attempt=1) for b in "abc"))
 
     run(main())
-    assert [key[0] for key in store.copied] == ["a", "b", "c"] * 4
+    order = [key[0] for key in store.copied]
+    assert [sorted(order[n : n + 3]) for n in range(0, 12, 3)] == [["a", "b", "c"]] * 4
 
 
 def test_there_are_never_more_requests_on_their_way_than_the_window_allows() -> None:
+    found = [item(str(n)) for n in range(200)]
+    store = FakeS3.of(found)
     on_their_way, most = 0, 0
 
-    @dataclass
-    class Counted:
-        usable = True
+    def serve(request: Request) -> Response:
+        nonlocal on_their_way
+        on_their_way -= 1
+        return store.serve(request)
 
-        async def exchange(self, _request: bytes, _timeout_seconds: float) -> Response:
-            nonlocal on_their_way, most
-            on_their_way += 1
-            most = max(most, on_their_way)
-            await asyncio.sleep(0.1)
-            on_their_way -= 1
-            return COPIED
+    class Counting(S3):
+        def copies(self, job: Job) -> JobCopies:
+            copies = super().copies(job)
+            write = copies.write
 
-        def close(self) -> None:
-            raise AssertionError
+            def counted(it: Item) -> bytes:
+                nonlocal on_their_way, most
+                on_their_way += 1
+                most = max(most, on_their_way)
+                return write(it)
+
+            copies.write = counted  # type: ignore[method-assign,assignment]
+            return copies
 
     async def main() -> Outcome:
-        host = fake_host(lambda _: COPIED)
-
-        async def dial() -> Counted:
-            return Counted()
-
-        host._dial = dial
-        s3 = S3(lambda: FakeS3().client().credentials(), host=lambda _: host)
-        return await Copier(s3, Window(4, 10), full_jitter(lambda: 1.0)).copy(
-            JOB, [item(str(n)) for n in range(200)], ANY_TIME, attempt=1
-        )
+        s3 = Counting(lambda: CREDENTIALS, host=lambda _: fake_host(serve))
+        return await Copier(s3, Pace(4, 10), full_jitter(lambda: 1.0)).copy(JOB, found, ANY_TIME, attempt=1)
 
     assert run(main()).counts.copied == 200
     assert 4 <= most <= 10
@@ -127,33 +133,38 @@ def test_a_task_without_items_ends_at_once() -> None:
 # ------------------------------------------------------------------------------------------------------------- throttling
 
 
-def test_throttles_shrink_the_window_and_everything_still_arrives() -> None:
+def test_throttles_are_counted_and_everything_still_arrives() -> None:
     found = [item(f"k{n}") for n in range(100)]
     store = FakeS3.of(found)
     store.copy_rule = lambda _key, n: SLOW_DOWN if n % 3 == 0 else None
-    window = Window(32, 64)
 
-    async def main() -> Outcome:
-        return await copier(store, window).copy(JOB, found, ANY_TIME, attempt=1)
-
-    outcome = run(main())
+    outcome = copy(store, found)
     throttles = store.copy_requests.total() // 3
     assert outcome == Outcome(all_copied(found, copy_requests=throttles, retries=throttles, throttles=throttles), (), ())
-    assert window.size < 32
 
 
 def test_a_store_that_always_throttles_gets_ever_fewer_requests_and_the_items_back() -> None:
     found = [item(f"k{n}") for n in range(50)]
     store = FakeS3.of(found, copy_rule=lambda _key, _n: SLOW_DOWN)
-    window = Window(32, 64)
 
-    async def main() -> Outcome:
-        return await copier(store, window).copy(JOB, found, 60.0, attempt=1)
-
-    outcome = run(main())
-    assert (sorted(outcome.rest, key=lambda it: it.key), outcome.failures) == (sorted(found, key=lambda it: it.key), ())
+    outcome = copy(store, found, 60.0)
+    assert (sorted(outcome.rest), outcome.failures) == (sorted(found), ())
     assert outcome.counts.throttles == outcome.counts.copy_requests == store.copy_requests.total()
-    assert window.size < 4
+    assert store.copy_requests.total() < 12 * len(found)
+
+
+def test_a_task_whose_items_are_throttled_does_not_hold_up_the_others() -> None:
+    hot, cold = ([item(f"{side}{n:03}") for n in range(500)] for side in ("hot", "cold"))
+    store = FakeS3.of([*hot, *cold], copy_rule=lambda key, _n: SLOW_DOWN if key.startswith("hot") else None)
+
+    async def main() -> list[Outcome]:
+        one = copier(store)
+        return await asyncio.gather(*(one.copy(JOB, batch, 20.0, attempt=1) for batch in (hot, cold)))
+
+    held_up, free = run(main())
+    assert free.counts == all_copied(cold)
+    assert len(held_up.rest) == 500
+    assert len([key for key in store.copy_requests if key.startswith("hot")]) < 2 * MOST_TROUBLED
 
 
 # ----------------------------------------------------------------------------------------------------- faults of one object
@@ -168,13 +179,33 @@ def test_a_fault_that_passes_is_retried() -> None:
     )
 
 
-def test_a_fault_that_does_not_pass_is_recorded_after_so_many_tries() -> None:
+def test_a_fault_that_does_not_pass_is_recorded_in_the_end() -> None:
     store = FakeS3.of([item("a"), item("b")])
     store.copy_faults["a"] = [error(500, "InternalError", "sorry")] * 1000
-    expected = all_copied([item("b")], copy_requests=ITEM_TRIES, retries=ITEM_TRIES - 1, failed=1)
 
-    assert copy(store, [item("a"), item("b")]) == Outcome(expected, (Failure("a", 1, "InternalError", "sorry"),), ())
-    assert store.copy_requests["a"] == ITEM_TRIES
+    async def main() -> tuple[Outcome, float]:
+        outcome = await copier(store).copy(JOB, [item("a"), item("b")], ANY_TIME, attempt=1)
+        return outcome, asyncio.get_running_loop().time()
+
+    outcome, seconds = run(main())
+    tries = store.copy_requests["a"]
+    assert outcome.failures == (Failure("a", 1, "InternalError", "sorry"),)
+    assert outcome.counts == all_copied([item("b")], copy_requests=tries, retries=tries - 1, failed=1)
+    assert RETRY_SECONDS <= seconds < RETRY_SECONDS + 11
+    assert 5 < tries < 20
+
+
+def test_while_nothing_succeeds_nothing_is_recorded_for_long() -> None:
+    found = [item(f"k{n}") for n in range(50)]
+    store = FakeS3.of(found)
+
+    async def main() -> Outcome:
+        loop = asyncio.get_running_loop()
+        store.copy_rule = lambda _key, _n: ConnectionRefusedError("nobody") if loop.time() < 10 * RETRY_SECONDS else None
+        return await copier(store).copy(JOB, found, ANY_TIME, attempt=1)
+
+    outcome = run(main())
+    assert (outcome.counts.copied, outcome.failures) == (50, ())
 
 
 def test_throttles_do_not_count_as_tries() -> None:
@@ -194,7 +225,7 @@ def test_a_fault_of_the_object_is_recorded_at_once() -> None:
 
 
 def test_an_object_that_changed_since_it_was_listed_is_recorded() -> None:
-    store = FakeS3.of([replace(item("a"), etag='"new"')])
+    store = FakeS3.of([item("a")._replace(etag='"new"')])
 
     assert copy(store, [item("a")]).failures == (Failure("a", 1, "PreconditionFailed", "because"),)
 
@@ -305,7 +336,7 @@ def test_at_the_deadline_the_rest_is_handed_back() -> None:
     store = FakeS3.of(found)
 
     async def main() -> tuple[Outcome, float]:
-        outcome = await copier(store, Window(10, 10), seconds=1.0).copy(JOB, found, 20.0, attempt=1)
+        outcome = await copier(store, Pace(10, 10), seconds=1.0).copy(JOB, found, 20.0, attempt=1)
         return outcome, asyncio.get_running_loop().time()
 
     outcome, seconds = run(main())
@@ -313,22 +344,13 @@ def test_at_the_deadline_the_rest_is_handed_back() -> None:
     assert seconds == pytest.approx(20.0)
 
 
-class HangingS3(S3):
-    """A store that never answers about one key."""
-
-    async def ask(self, host: Host, request: bytes, timeout_seconds: float) -> Response | Fault:
-        if b"/slow " in request:
-            await asyncio.Event().wait()
-        return await super().ask(host, request, timeout_seconds)
-
-
 def test_copies_that_outlast_the_deadline_by_much_are_handed_back_with_nothing_counted() -> None:
-    found = [item("fast"), item("slow")]
+    found = [item("fast"), item("slow", 5 * 1024**3)]
     store = FakeS3.of(found)
+    store.copy_seconds["slow"] = 200.0
 
     async def main() -> Outcome:
-        s3 = HangingS3(lambda: CREDENTIALS, now=lambda: NOW, host=lambda _: fake_host(store.serve, 0.05))
-        one = Copier(s3, Window(), full_jitter(lambda: 1.0))
+        one = copier(store, seconds=0.05)
         began = asyncio.get_running_loop().time()
         outcome = await one.copy(JOB, found, began + 100, attempt=1)
         assert asyncio.get_running_loop().time() - began == pytest.approx(100 + LANDING_SECONDS, abs=1)
@@ -351,7 +373,7 @@ def test_no_request_is_sent_after_the_deadline() -> None:
 
     async def main() -> Outcome:
         s3 = S3(store.client().credentials, host=lambda _: fake_host(serve, 0.0))
-        return await Copier(s3, Window(), full_jitter(lambda: 1.0)).copy(JOB, [item("a")], 5.0, attempt=1)
+        return await Copier(s3, Pace(), full_jitter(lambda: 1.0)).copy(JOB, [item("a")], 5.0, attempt=1)
 
     assert run(main()).rest == (item("a"),)
     assert max(sent) < 5.0
@@ -405,7 +427,7 @@ def test_cancelling_leaves_nothing_pending_and_the_copier_works_on(seconds: floa
     store = FakeS3.of(found)
 
     async def main() -> Outcome:
-        one = copier(store, Window(16, 16), seconds=0.5)
+        one = copier(store, Pace(16, 16), seconds=0.5)
         running = asyncio.create_task(one.copy(JOB, found, ANY_TIME, attempt=1))
         await asyncio.sleep(seconds)
         running.cancel()
@@ -417,13 +439,13 @@ def test_cancelling_leaves_nothing_pending_and_the_copier_works_on(seconds: floa
     assert run(main()) == Outcome(all_copied(found), (), ())
 
 
-def test_lanes_that_never_began_are_forgotten_when_stopped() -> None:
+def test_connections_that_were_never_begun_are_forgotten_when_stopped() -> None:
     found = [item(f"k{n}") for n in range(50)]
 
     async def main() -> Outcome:
-        one = copier(FakeS3.of(found), Window(8, 8))
+        one = copier(FakeS3.of(found), Pace(8, 8))
         abandoned = one.copy(JOB, found, ANY_TIME, attempt=1)
-        abandoned.send(None)  # opens its lanes, which have not begun when they are stopped
+        abandoned.send(None)  # asks for connections, which have not begun when they are stopped
         abandoned.close()
         await one.stop()
         return await one.copy(JOB, found, ANY_TIME, attempt=1)

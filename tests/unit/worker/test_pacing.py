@@ -1,13 +1,18 @@
-"""Pauses and the window of requests."""
+"""Pauses, and the pace against models of stores."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3bulkcopy.worker.pacing import Window, full_jitter
+from s3bulkcopy.worker.pacing import Pace, full_jitter
+from tests.unit.worker.pacing_model import Model, Run, Store
+
+#: What a partition of S3 bears at least, in copies a second.
+PARTITION = 3500.0
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
@@ -18,58 +23,141 @@ def test_a_pause_is_jittered_over_all_of_its_length_and_bounded(tries: int, chan
     assert longest == min(10.0, 0.1 * 2.0 ** min(tries, 30))
 
 
-def answers(window: Window, rounds: int, seconds: float, now: float = 0.0, *, rate: float = float("inf")) -> list[float]:
-    """Have a window's requests answered, `seconds` a round trip or at most `rate` a second; give its sizes after each."""
-    sizes = []
-    for _ in range(rounds):
-        size = int(window.size)
-        for n in range(size):
-            window.answered(now + (n + 1) * max(seconds / size, 1 / rate))
-        now += size * max(seconds / size, 1 / rate)
-        sizes.append(window.size)
-    return sizes
+def run(store: Store, items: int, workers: int = 2, most: int = 1024, most_a_second: float = math.inf) -> Run:
+    """Copy items with so many workers, in the model's time."""
+    return Model(store, [Pace(16, most, most_a_second) for _ in range(workers)], items).until()
 
 
-def test_the_window_doubles_each_round_trip_while_answers_come_faster_for_it() -> None:
-    assert answers(Window(start=4, most=100), 4, 0.1)[:3] == [8.0, 16.0, 32.0]
+# ------------------------------------------------------------------------------------------------------ the window
 
 
-def test_the_window_reaches_its_bound_where_nothing_holds_it() -> None:
-    assert answers(Window(start=16, most=128), 10, 0.1)[-1] == 128.0
+def test_the_window_doubles_each_round_trip_while_that_brings_more() -> None:
+    sent_at = run(Store(latency=0.1, jitter=0.0), 20_000).sent_at
+
+    in_round = [sum(1 for at in sent_at if n * 0.1 <= at < (n + 1) * 0.1) for n in range(6)]
+    assert in_round[0] == 2 * 16
+    assert in_round[5] > 12 * in_round[0]
 
 
-def test_the_window_ends_small_where_answers_come_no_faster_for_more() -> None:
-    assert answers(Window(start=16, most=128), 20, 0.05, rate=200.0)[-1] <= 32.0
+def test_the_window_reaches_its_bound_and_never_exceeds_it() -> None:
+    assert max(run(Store(), 20_000, workers=1, most=128).in_flight) == 128
 
 
-def test_after_a_slow_down_the_window_grows_by_at_most_one_each_round_trip() -> None:
-    window = Window(start=20, most=100)
-    window.throttled(0.0, 0.1)
-    sizes = [10.0, *answers(window, 10, 0.1, now=1.0)]
+def test_a_store_that_queues_is_not_flooded() -> None:
+    done = run(Store(capacity=2000, latency=0.001), 20_000)
 
-    assert all(0.0 <= after - before <= 1.0 for before, after in pairwise(sizes))
-    assert sizes[-1] > 11.0
+    assert done.goodput(1, 9) == pytest.approx(2000, rel=0.01)
+    assert max(done.in_flight[20:]) < 150  # a thousandth of a second of it is two requests
 
 
-def test_the_requests_that_were_on_their_way_halve_the_window_once() -> None:
-    window = Window(start=64)
-    for _ in range(10):
-        window.throttled(sent_at=0.0, now=1.0)
-    assert window.size == 32.0
+def test_failures_in_a_row_halve_the_window_and_good_answers_bring_it_back() -> None:
+    pace = Pace(16, 1024)
+    for n in range(4000):  # a round trip each
+        while pace.wait(n * 0.1) == 0.0:
+            pace.sent(n * 0.1)
+        if pace.in_flight == 1024:
+            break
+        for _ in range(pace.in_flight):
+            pace.answered(n * 0.1, n * 0.1 + 0.1)
+    for _ in range(1024):
+        pace.failed()
 
-    window.throttled(sent_at=1.0, now=2.0)
-    assert window.size == 16.0
+    assert widest(pace) == 16
+    for _ in range(16):
+        pace.answered(1000.0, 1000.1)
+    assert widest(pace) > 16
 
 
-@given(st.lists(st.sampled_from(["answered", "throttled", "idle"]), max_size=300), st.integers(1, 20), st.integers(20, 40))
-def test_the_window_stays_within_its_bounds(happenings: list[str], start: int, most: int) -> None:
-    window = Window(start, most)
-    for now, happening in enumerate(happenings):
-        match happening:
-            case "answered":
-                window.answered(now)
-            case "throttled":
-                window.throttled(now, now)
-            case _:
-                window.idle()
-        assert 1.0 <= window.size <= most
+def widest(pace: Pace) -> int:
+    while pace.wait(1000.0) == 0.0:
+        pace.sent(1000.0)
+    return pace.in_flight
+
+
+# -------------------------------------------------------------------------------------------------------- the rate
+
+
+@pytest.mark.parametrize("workers", [1, 2, 6])
+@pytest.mark.parametrize("items", [20_000, 100_000])
+def test_one_partition_is_made_full_use_of_from_a_cold_start_with_few_refusals(items: int, workers: int) -> None:
+    done = run(Store(rate=PARTITION), items, workers, most=1024 // workers)
+
+    assert (items - PARTITION) / PARTITION >= 0.9 * done.seconds  # the first second's worth is there from the start
+    assert done.refused_share < 0.02
+
+
+@pytest.mark.parametrize("latency", [0.01, 0.2])
+def test_the_partition_s_rate_is_found_whatever_the_latency(latency: float) -> None:
+    done = run(Store(rate=PARTITION, latency=latency), 50_000)
+
+    assert done.goodput(5, 10) >= 0.9 * PARTITION
+    assert done.refused_share < 0.02
+
+
+def test_where_refusals_take_as_long_as_copies_the_rate_is_found_all_the_same() -> None:
+    done = run(Store(rate=PARTITION, refusal_latency=0.05), 100_000)
+
+    assert done.goodput(5, 20) >= 0.9 * PARTITION
+    assert sum(done.refused[50:]) / sum(done.good[50:]) < 0.08
+
+
+def test_many_partitions_are_not_held_back_by_what_one_bears() -> None:
+    done = run(Store(rate=PARTITION, partitions=16), 200_000)
+
+    assert done.goodput(1, 4) > 0.7 * 16 * PARTITION
+    assert not sum(done.refused)
+
+
+def test_a_partition_that_comes_to_bear_more_is_asked_for_more() -> None:
+    done = run(Store(rate=PARTITION, changes=((5, 2 * PARTITION),)), 100_000)
+
+    assert done.goodput(8, 12) > 0.9 * 2 * PARTITION
+
+
+def test_a_partition_that_comes_to_bear_less_is_asked_for_less() -> None:
+    done = run(Store(rate=PARTITION, changes=((5, PARTITION / 2),)), 60_000)
+
+    assert done.goodput(8, 20) > 0.9 * PARTITION / 2
+    assert done.refused_share < 0.02
+
+
+def test_a_store_that_refuses_everything_for_a_while_is_hardly_asked_and_then_asked_for_more_again() -> None:
+    done = run(Store(rate=PARTITION, changes=((2, 0.1), (7, PARTITION))), 60_000)
+
+    assert sum(done.refused[30:70]) < 4 * 60  # in four seconds
+    assert done.goodput(30, 32) > 0.9 * PARTITION
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05])
+@pytest.mark.parametrize("latency", [0.001, 0.05])
+def test_refusals_by_chance_do_not_bring_a_copy_to_a_halt(share: float, latency: float) -> None:
+    done = run(Store(refused_share=share, latency=latency), 100_000)
+
+    assert 100_000 / done.seconds > 2000
+
+
+def test_chance_beside_a_limit_is_told_from_it() -> None:
+    done = run(Store(refused_share=0.05, rate=PARTITION), 60_000)
+
+    assert 60_000 / done.seconds > 0.6 * PARTITION
+    assert done.refused_share < 0.15
+
+
+def test_no_more_is_sent_a_second_than_was_asked_for() -> None:
+    sent_at = run(Store(), 5_000, workers=1, most_a_second=500.0).sent_at
+
+    in_second = [sum(1 for at in sent_at if n <= at < n + 1) for n in range(9)]
+    assert 480 <= min(in_second) <= max(in_second) <= 506  # a hundredth of a second may be made up for
+
+
+def test_a_bound_on_the_rate_holds_where_less_is_borne_too() -> None:
+    done = run(Store(rate=300.0), 4_000, workers=1, most_a_second=500.0)
+
+    assert done.goodput(3, 10) == pytest.approx(300, rel=0.1)
+
+
+def test_many_workers_share_what_a_partition_bears() -> None:
+    done = run(Store(rate=PARTITION), 60_000, workers=50, most=128)
+
+    assert done.goodput(5, 10) > 0.9 * PARTITION
+    assert sum(done.refused[50:]) / sum(done.good[50:]) < 0.06

@@ -17,7 +17,8 @@ from urllib.parse import parse_qsl, quote_plus, unquote, urlsplit
 
 from hypothesis import strategies as st
 
-from s3bulkcopy.worker.http import Host, Response
+from s3bulkcopy.worker.connections import ConnectionLost, Host
+from s3bulkcopy.worker.http import Response
 from s3bulkcopy.worker.model import MAX_KEY_BYTES, Item, Job, Location
 from s3bulkcopy.worker.s3 import S3
 from s3bulkcopy.worker.sigv4 import Credentials
@@ -25,6 +26,8 @@ from s3bulkcopy.worker.sqs import Sqs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
+
+    from s3bulkcopy.worker.connections import Receiver
 
 T = TypeVar("T")
 
@@ -177,27 +180,45 @@ class _Connection:
 
     usable = True
 
-    def __init__(self, serve: Callable[[Request], Response], seconds: float) -> None:
+    def __init__(self, serve: Callable[[Request], Response], seconds: Callable[[bytes], float]) -> None:
         self._serve = serve
         self._seconds = seconds
+        self._receiver: Receiver | None = None
 
-    async def exchange(self, request: bytes, timeout_seconds: float) -> Response:
+    def send(self, request: bytes, timeout_seconds: float, receiver: Receiver) -> None:
+        self.usable, self._receiver = False, receiver
+        loop, seconds = asyncio.get_running_loop(), self._seconds(request)
+        if seconds > timeout_seconds:
+            loop.call_later(timeout_seconds, self._end, TimeoutError("no answer in time"))
+        else:
+            loop.call_later(seconds, self._answer, request)
+
+    def _answer(self, request: bytes) -> None:
         try:
-            async with asyncio.timeout(timeout_seconds):
-                await asyncio.sleep(self._seconds)
-                return self._serve(parse_request(request))
-        except TimeoutError:
-            raise TimeoutError("no answer in time") from None
+            response = self._serve(parse_request(request))
+        except Exception as error:  # noqa: BLE001 - also one that no network raises: a bug in the code under test
+            self._end(error)  # type: ignore[arg-type]
+            return
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            self.usable = True
+            receiver.answered(response)
+
+    def _end(self, error: OSError) -> None:
+        receiver, self._receiver = self._receiver, None
+        self.usable = False
+        if receiver is not None:
+            receiver.failed(error)
 
     def close(self) -> None:
-        self.usable = False
+        self._end(ConnectionLost("closed"))
 
 
-def fake_host(serve: Callable[[Request], Response], seconds: float = 0.05) -> Host:
+def fake_host(serve: Callable[[Request], Response], seconds: float | Callable[[bytes], float] = 0.05) -> Host:
     """Give a host whose every request is served by a function, after a while."""
 
     async def dial() -> _Connection:
-        return _Connection(serve, seconds)
+        return _Connection(serve, seconds if callable(seconds) else lambda _: seconds)
 
     return Host(dial)
 
@@ -240,8 +261,8 @@ class FakeS3:
     copied: dict[str, Item] = field(default_factory=dict)
     copy_requests: Counter[str] = field(default_factory=Counter)
     list_requests: list[dict[str, str]] = field(default_factory=list)
-    in_flight: int = 0
-    most_in_flight: int = 0
+    #: How long the copy of a key takes, in seconds, where it is not as long as all others.
+    copy_seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, items: Iterable[Item], **more: Any) -> FakeS3:
@@ -250,7 +271,11 @@ class FakeS3:
 
     def client(self, seconds: float = 0.05) -> S3:
         """Give the worker's client of this store."""
-        return S3(lambda: CREDENTIALS, now=lambda: NOW, host=lambda _: fake_host(self.serve, seconds))
+
+        def patience(request: bytes) -> float:
+            return self.copy_seconds.get(parse_request(request).path[13:], seconds)
+
+        return S3(lambda: CREDENTIALS, now=lambda: NOW, host=lambda _: fake_host(self.serve, patience))
 
     def serve(self, request: Request) -> Response:
         """Answer a request."""

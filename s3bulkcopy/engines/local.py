@@ -1,0 +1,451 @@
+"""The local engine: tasks wait here, workers are processes on this machine, and everything is said over sockets.
+
+The engine is the queue. Whatever calls it (`submit`, `poll`, `settle`) drives it; in between the workers go on with what they
+have. It holds no more than a bounded number of copy tasks: a worker that lists waits until its children are accepted.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import random
+import selectors
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Self
+
+import s3bulkcopy
+from s3bulkcopy.engines import Depth, Depths, Proof
+from s3bulkcopy.errors import NotPermitted, S3BulkCopyError
+from s3bulkcopy.worker.local import Config, encode_config, line
+from s3bulkcopy.worker.model import (
+    CopyTask,
+    Dead,
+    Fatal,
+    ListTask,
+    Nothing,
+    Task,
+    decode_event,
+    decode_task,
+    encode_task,
+    to_json,
+)
+from s3bulkcopy.worker.pacing import full_jitter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
+
+    from s3bulkcopy.settings import LocalSettings
+    from s3bulkcopy.worker.model import Event, Item, Job
+    from s3bulkcopy.worker.sigv4 import Credentials
+
+_MAIN = "from s3bulkcopy.worker.local import main; main()"
+
+#: What a worker process runs: the standard library and our own code, and nothing that happens to be installed or lie about.
+_PROGRAM = f"import sys; sys.path.append({str(Path(s3bulkcopy.__file__).parent.parent)!r}); {_MAIN}"
+
+#: Tasks that one worker has in hand at a time.
+SLOTS = {"list": 32, "copy": 16}
+
+#: Copy tasks that wait here, for each worker, before no more are accepted.
+_BACKLOG = 32
+
+#: Deliveries of a task after which it is given up.
+_DELIVERIES = 5
+
+#: Workers that may die one after another, without any task ending in between, before the run is given up.
+_DEATHS = 5
+
+#: Connections of all workers together; the pace decides how many of them are used.
+_CONNECTIONS = 2400
+
+#: Bounds of what the queues of the lambda engine bound: one message, in bytes.
+_MESSAGE_BYTES = 4 * 1024 * 1024
+
+#: How often credentials are looked at, in seconds; boto3 renews those that are about to expire.
+_CREDENTIALS_SECONDS = 30.0
+
+#: How long workers may take to end, in seconds, beyond what their requests may take to land.
+_STOP_SECONDS = 20.0
+
+#: The longest that one look at the sockets waits, in seconds: a signal is acted upon as soon.
+_LOOK_SECONDS = 0.2
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """A task in the queue or in a worker's hands, as the message it came in."""
+
+    kind: str
+    body: str
+    #: Number of the attempt that it is for, or that is under way.
+    number: int = 1
+
+
+@dataclass(slots=True)
+class _Process:
+    """A worker process, what it has in hand, and what is still to be said to it."""
+
+    process: subprocess.Popen[bytes]
+    socket: socket.socket
+    log: IO[bytes]
+    tasks: dict[int, _Delivery] = field(default_factory=dict)
+    loads: dict[str, int] = field(default_factory=lambda: {"list": 0, "copy": 0})
+    received: bytearray = field(default_factory=bytearray)
+    unsent: bytearray = field(default_factory=bytearray)
+
+    def last_words(self) -> str:
+        self.log.seek(0)
+        return self.log.read().decode(errors="replace").strip()[-500:]
+
+
+class LocalEngine:
+    """An Engine on this machine."""
+
+    name = "local"
+
+    def __init__(
+        self,
+        job: Job,
+        settings: LocalSettings,
+        *,
+        credentials: Callable[[], Credentials],
+        renewed_credentials: Callable[[], Credentials],
+        ca_file: str | None,
+        say: Callable[[str], None],
+        check: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """Run a job.
+
+        `credentials` gives those that are valid now and may raise NotPermitted, `renewed_credentials` looks for others where
+        they have expired all the same. `check` may raise to stop whatever waits here.
+        """
+        self.job = replace(job, message_bytes=_MESSAGE_BYTES)
+        self.left: tuple[str, ...] = ()
+        self._settings = settings
+        self._credentials, self._renewed = credentials, renewed_credentials
+        self._ca_file = ca_file
+        self._say, self._check, self._clock = say, check, clock
+        self._pauses = full_jitter(random.random)
+        self._selector = selectors.DefaultSelector()
+        self._processes: list[_Process] = []
+        self._queues: dict[str, deque[_Delivery]] = {"list": deque(), "copy": deque()}
+        #: Deliveries that wait for their time: when, a number that makes each differ, and the delivery.
+        self._later: list[tuple[float, int, _Delivery]] = []
+        self._unaccepted: deque[tuple[_Process, int, _Delivery]] = deque()
+        self._numbers = count()
+        self._events: list[Event] = []
+        self._dead = 0
+        self._deaths = 0
+        #: What came of the probe that is under way.
+        self._proofs: list[Proof | S3BulkCopyError] = []
+        self._probed: Sequence[Item] = ()
+        #: What the workers were told last, and the number of the first delivery made since.
+        self._said: Credentials | None = None
+        self._said_since = -1
+        self._said_at = float("-inf")
+
+    # -------------------------------------------------------------------------------------------- making and unmaking
+
+    def __enter__(self) -> Self:
+        """Start the workers."""
+        self._say(f"starting {self._settings.processes} worker processes")
+        self._said, self._said_at = self._credentials(), self._clock()
+        try:
+            for _ in range(self._settings.processes):
+                self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None:
+        """End the workers, once their requests have landed."""
+        self._stop()
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its process
+        with theirs:
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own program
+                [sys.executable, "-I", "-S", "-c", _PROGRAM],
+                stdin=theirs.fileno(),
+                stdout=log,
+                stderr=log,
+                # Ctrl-C and a closed terminal are ours to hear; a worker ends when its socket does.
+                process_group=0,
+            )
+        ours.setblocking(False)
+        worker = _Process(process, ours, log)
+        self._processes.append(worker)
+        self._selector.register(ours, selectors.EVENT_READ, worker)
+        share = self._settings.processes
+        limit = self._settings.max_rate
+        if self._said is None:
+            raise RuntimeError("the engine was not entered")
+        config = Config(self._said, self._ca_file, _CONNECTIONS // share, limit / share if limit is not None else None)
+        self._tell(worker, "config", encode_config(config))
+
+    def _stop(self) -> None:
+        """End all workers: politely, then not."""
+        for worker in self._processes:
+            self._tell(worker, "stop")
+        give_up_at = self._clock() + _STOP_SECONDS
+        while self._processes and self._clock() < give_up_at:
+            for worker, _ in self._ready(_LOOK_SECONDS):
+                if not self._receive(worker):
+                    self._remove(worker)
+        for worker in [*self._processes]:
+            worker.process.kill()
+            self._remove(worker)
+        self._selector.close()
+
+    def _remove(self, worker: _Process) -> None:
+        self._processes.remove(worker)
+        self._selector.unregister(worker.socket)
+        worker.socket.close()
+        worker.process.wait()
+        worker.log.close()
+
+    # --------------------------------------------------------------------------------------------------- the contract
+
+    def prove(self, task_id: str, first_items: Sequence[Item]) -> Proof:
+        """Have a worker copy one of the first objects."""
+        self._probed = first_items
+        probe = CopyTask(task_id, self.job, tuple(first_items))
+        self._tell(self._processes[0], "probe", next(self._numbers), encode_task(probe))
+        while not self._proofs:
+            self._check()
+            self._go_on(_LOOK_SECONDS)
+        proof = self._proofs.pop()
+        self._probed = ()
+        if isinstance(proof, S3BulkCopyError):
+            raise proof
+        return proof
+
+    def submit(self, tasks: Sequence[Task]) -> None:
+        """Queue tasks."""
+        for task in tasks:
+            kind = "list" if isinstance(task, ListTask) else "copy"
+            self._queues[kind].append(_Delivery(kind, encode_task(task)))
+        self._assign()
+
+    def poll(self, seconds: float) -> list[Event]:
+        """Give the events of the next so many seconds, or of less where nothing is left to do."""
+        until = self._clock() + seconds
+        while (left := until - self._clock()) > 0 and not (self._events and self._is_idle()):
+            self._check()
+            self._go_on(min(left, _LOOK_SECONDS))
+            if any(isinstance(event, Fatal) for event in self._events):
+                break
+        events, self._events = self._events, []
+        return events
+
+    def ack(self) -> None:
+        """Let go of the events that the last poll gave."""
+
+    def depths(self) -> Depths:
+        """Give how much work is queued."""
+        listing, copying = (
+            Depth(len(self._queues[kind]), sum(worker.loads[kind] for worker in self._processes)) for kind in ("list", "copy")
+        )
+        return Depths(listing, copying, self._dead, sum(bool(worker.tasks) for worker in self._processes))
+
+    def settle(self) -> None:
+        """Begin nothing more, and wait until no worker is at work."""
+        self._forget_queued()
+        while any(worker.tasks for worker in self._processes):
+            self._check()
+            self._go_on(_LOOK_SECONDS)
+            self._forget_queued()
+
+    def _forget_queued(self) -> None:
+        for queue in self._queues.values():
+            queue.clear()
+        self._later.clear()
+        self._unaccepted.clear()
+
+    def _is_idle(self) -> bool:
+        return not (any(self._queues.values()) or self._later or any(worker.tasks for worker in self._processes))
+
+    # ------------------------------------------------------------------------------------------------------ the queue
+
+    def _go_on(self, seconds: float) -> None:
+        """Take what the workers say within so many seconds, up to the first of it, and give them what they may have."""
+        self._look_at_credentials()
+        for worker, events in self._ready(seconds):
+            if events & selectors.EVENT_WRITE:
+                self._flush(worker)
+            if events & selectors.EVENT_READ and not self._receive(worker):
+                self._bury(worker)
+        while self._later and self._later[0][0] <= self._clock():
+            delivery = heapq.heappop(self._later)[2]
+            self._queues[delivery.kind].append(delivery)
+        self._assign()
+
+    def _assign(self) -> None:
+        """Give each waiting task to the worker that has least of its kind in hand, and accept what there is room for."""
+        for kind, queue in self._queues.items():
+            while queue and self._processes:
+                worker = min(self._processes, key=lambda one: one.loads[kind])
+                if worker.loads[kind] >= SLOTS[kind]:
+                    break
+                delivery = queue.popleft()
+                token = next(self._numbers)
+                worker.tasks[token] = delivery
+                worker.loads[kind] += 1
+                self._tell(worker, "task", token, delivery.number, delivery.body)
+            while kind == "copy" and self._unaccepted and len(queue) < _BACKLOG * len(self._processes):
+                worker, sequence, delivery = self._unaccepted.popleft()
+                queue.append(delivery)
+                self._tell(worker, "accepted", sequence)
+
+    def _take(self, worker: _Process, text: str) -> None:
+        """Take what a worker says."""
+        verb, token, rest = ([*text.split(" ", 2), ""])[:3]
+        match verb:
+            case "emit":
+                kind, _, body = rest.partition(" ")
+                self._accept(worker, int(token), _Delivery(kind, body))
+            case "done":
+                self._release(worker, token)
+                self._deaths = 0
+                self._note(rest)
+            case "trouble":
+                self._note(rest)
+                self._deliver_again(self._release(worker, token))
+            case "fatal":
+                self._release(worker, token)
+                self._note(rest)
+            case "expired":
+                delivery = self._release(worker, token)
+                self._queues[delivery.kind].append(delivery)
+                if int(token) > self._said_since:
+                    self._renew()
+            case "probed":
+                remaining, _, body = rest.partition(" ")
+                event = decode_event(body)
+                if not isinstance(event, Nothing):
+                    self._proofs.append(Proof((event,), len(self._probed) - int(remaining)))
+            case "refused":
+                self._proofs.append(_refusal(json.loads(rest), self.job))
+
+    def _accept(self, worker: _Process, sequence: int, delivery: _Delivery) -> None:
+        if delivery.kind == "copy":
+            self._unaccepted.append((worker, sequence, delivery))
+            return
+        self._queues["list"].append(delivery)
+        self._tell(worker, "accepted", sequence)
+
+    def _release(self, worker: _Process, token: str) -> _Delivery:
+        delivery = worker.tasks.pop(int(token))
+        worker.loads[delivery.kind] -= 1
+        return delivery
+
+    def _note(self, body: str) -> None:
+        event = decode_event(body)
+        if not isinstance(event, Nothing):
+            self._events.append(event)
+
+    def _deliver_again(self, delivery: _Delivery) -> None:
+        """Queue a task for its next attempt, or give it up."""
+        if delivery.number >= _DELIVERIES:
+            task = decode_task(delivery.body)
+            if not isinstance(task, Nothing):
+                self._dead += 1
+                self._events.append(Dead(task.id, task))
+            return
+        pause = self._pauses(delivery.number + 1)
+        delivery.number += 1
+        heapq.heappush(self._later, (self._clock() + pause, next(self._numbers), delivery))
+
+    # ---------------------------------------------------------------------------------------------------- the workers
+
+    def _ready(self, seconds: float) -> Iterator[tuple[_Process, int]]:
+        for key, events in self._selector.select(seconds):
+            yield key.data, events
+
+    def _receive(self, worker: _Process) -> bool:
+        """Take what has arrived from a worker; tell whether it is still there."""
+        try:
+            data = worker.socket.recv(1 << 20)
+        except BlockingIOError:
+            return True
+        except OSError:
+            data = b""
+        worker.received += data
+        *lines, rest = worker.received.split(b"\n") if b"\n" in data else (worker.received,)
+        worker.received = rest
+        for one in lines:
+            self._take(worker, one.decode())
+        return bool(data)
+
+    def _tell(self, worker: _Process, *words: str | int) -> None:
+        worker.unsent += line(*words)
+        self._flush(worker)
+
+    def _flush(self, worker: _Process) -> None:
+        with suppress(BlockingIOError, BrokenPipeError, ConnectionResetError):  # its end shows where it is read from
+            while worker.unsent:
+                del worker.unsent[: worker.socket.send(worker.unsent)]
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.unsent else 0)
+        self._selector.modify(worker.socket, events, worker)
+
+    def _bury(self, worker: _Process) -> None:
+        """Replace a worker that died; what it had in hand is delivered again."""
+        self._unaccepted = deque(entry for entry in self._unaccepted if entry[0] is not worker)
+        words = worker.last_words()
+        self._remove(worker)
+        self._deaths += 1
+        how = f"a worker process ended with {worker.process.returncode}" + (f": {words}" if words else "")
+        if self._deaths >= _DEATHS:
+            raise S3BulkCopyError(f"{self._deaths} workers died one after another; the last: {how}")
+        self._say(f"{how}; starting another one")
+        if self._probed:
+            self._proofs.append(S3BulkCopyError(how))
+        for delivery in worker.tasks.values():
+            self._deliver_again(delivery)
+        self._start()
+
+    # ---------------------------------------------------------------------------------------------------- credentials
+
+    def _look_at_credentials(self) -> None:
+        """Tell the workers of credentials that boto3 has renewed."""
+        if self._clock() - self._said_at >= _CREDENTIALS_SECONDS:
+            self._said_at = self._clock()
+            self._spread(self._credentials())
+
+    def _renew(self) -> None:
+        """Find other credentials in place of those that have expired, or end the run."""
+        found = self._renewed()
+        if found == self._said:
+            raise NotPermitted(
+                "the credentials have expired",
+                hint="refresh them, for example with `aws sso login`, and run the command again with --no-overwrite",
+            )
+        self._spread(found)
+
+    def _spread(self, credentials: Credentials) -> None:
+        if credentials != self._said:
+            self._said, self._said_since = credentials, next(self._numbers)
+            words = to_json(
+                {"access_key": credentials.access_key, "secret_key": credentials.secret_key, "token": credentials.token}
+            )
+            for worker in self._processes:
+                self._tell(worker, "credentials", words)
+
+
+def _refusal(answer: dict[str, object], job: Job) -> S3BulkCopyError:
+    cause = f"copying {job.source} to {job.destination}: {answer['cause']}"
+    if not answer["denied"]:
+        return S3BulkCopyError(cause, hint="look at the network, the proxy and --endpoint-url")
+    return NotPermitted(cause, hint="allow s3:GetObject on the source and s3:PutObject on the destination; tags need their own")
