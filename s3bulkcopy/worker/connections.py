@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import time
 from contextlib import suppress
 from functools import cache
 from itertools import count
@@ -28,6 +27,8 @@ RESOLVE_SECONDS = 30.0
 _SWEEP_SECONDS = 0.5
 #: Largest piece of plain text in one TLS record, in bytes (RFC 8446, 5.1).
 _RECORD_BYTES = 16_384
+#: Where answers arrive.
+_ARRIVALS = memoryview(bytearray(128 * 1024))
 
 
 class ConnectionLost(ConnectionError):
@@ -51,8 +52,8 @@ class Connection(Protocol):
     def usable(self) -> bool:
         """Tell whether another request may be sent here."""
 
-    def send(self, request: bytes, timeout_seconds: float, receiver: Receiver) -> None:
-        """Send a request; its answer, or why there is none, goes to the receiver."""
+    def send(self, request: bytes, deadline: float, receiver: Receiver) -> None:
+        """Send a request; its answer, or why there is none by then (the event loop's clock), goes to the receiver."""
 
     def close(self) -> None:
         """End the connection now; who waits for an answer is told."""
@@ -65,8 +66,12 @@ class Dial(Protocol):
         """Open a connection; raises OSError or TimeoutError."""
 
 
-class SocketConnection(asyncio.Protocol):
-    """A Connection over TCP."""
+class SocketConnection(asyncio.BufferedProtocol):
+    """A Connection over TCP.
+
+    All of them read into one buffer, which is empty again before the next one reads: asyncio's other way makes a bytes object
+    of 256 KiB for each answer, which costs several times what all else about it does.
+    """
 
     def __init__(self, host: Host) -> None:
         """Belong to a host, which watches the time of running requests."""
@@ -81,11 +86,11 @@ class SocketConnection(asyncio.Protocol):
         """Tell whether another request may be sent here."""
         return self._transport is not None and self._reader.keep and self._receiver is None
 
-    def send(self, request: bytes, timeout_seconds: float, receiver: Receiver) -> None:
+    def send(self, request: bytes, deadline: float, receiver: Receiver) -> None:
         """Send a request."""
         self._receiver = receiver
-        self._deadline = time.monotonic() + timeout_seconds
-        self._reader.begin(head_only=request.startswith(b"HEAD "))
+        self._deadline = deadline
+        self._reader.begin()
         if self._transport is None:
             self._host.loop.call_soon(self._fail, ConnectionLost("the connection was closed"))
             return
@@ -140,9 +145,14 @@ class SocketConnection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]
         self._host.opened(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Give where to put what arrives."""
+        del sizehint
+        return _ARRIVALS
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Take what arrived."""
-        self._take(data)
+        self._take(bytes(_ARRIVALS[:nbytes]))
 
     def eof_received(self) -> None:
         """Take the end of the stream, which may be the end of an answer."""
@@ -179,9 +189,9 @@ class TlsConnection(SocketConnection):
         super().connection_made(transport)
         self._shake_hands()
 
-    def data_received(self, data: bytes) -> None:
+    def buffer_updated(self, nbytes: int) -> None:
         """Take what arrived, one record after another."""
-        self._incoming.write(data)
+        self._incoming.write(_ARRIVALS[:nbytes])
         try:
             if not self._open:
                 self._shake_hands()
@@ -283,19 +293,19 @@ class Host:
 
     # -------------------------------------------------------------------------------------------------- connections
 
-    def take(self) -> Connection | None:
+    def take(self, now: float) -> Connection | None:
         """Give a kept connection that is to be trusted, or None; whoever takes one gives it back."""
         while self._idle:
             since, connection = self._idle.pop()
-            if connection.usable and time.monotonic() - since <= IDLE_SECONDS:
+            if connection.usable and now - since <= IDLE_SECONDS:
                 return connection
             connection.close()
         return None
 
-    def give_back(self, connection: Connection) -> None:
+    def give_back(self, connection: Connection, now: float) -> None:
         """Keep a connection for the next request, if it is still of use."""
         if connection.usable:
-            self._idle.append((time.monotonic(), connection))
+            self._idle.append((now, connection))
         else:
             connection.close()
 
@@ -305,20 +315,20 @@ class Host:
 
     async def exchange(self, request: bytes, timeout_seconds: float) -> Response:
         """Send a request on a kept or a new connection and wait for its answer; raises OSError."""
-        while (kept := self.take()) is not None:
+        while (kept := self.take(self.loop.time())) is not None:
             with suppress(ConnectionLost):  # it had been closed meanwhile; every request of ours may be sent twice
                 return await self._exchange_on(kept, request, timeout_seconds)
         return await self._exchange_on(await self._dial(), request, timeout_seconds)
 
     async def _exchange_on(self, connection: Connection, request: bytes, timeout_seconds: float) -> Response:
         waiter = _Waiter(self.loop)
-        connection.send(request, timeout_seconds, waiter)
+        connection.send(request, self.loop.time() + timeout_seconds, waiter)
         try:
             response = await waiter.answer
         except asyncio.CancelledError:
             connection.close()
             raise
-        self.give_back(connection)
+        self.give_back(connection, self.loop.time())
         return response
 
     def close(self) -> None:
@@ -343,7 +353,7 @@ class Host:
 
     def _look(self) -> None:
         self.is_watching = False
-        now = time.monotonic()
+        now = self.loop.time()
         if any(connection.end_if_late(now) for connection in [*self._all]):  # each of them, not up to the first
             self.watch()
 
@@ -373,10 +383,10 @@ class Host:
 
     async def _addresses_in_turn(self) -> list[str]:
         """Give the addresses of the name, each time another one first; the name is resolved again by TTL."""
-        if time.monotonic() - self._resolved_at > RESOLVE_SECONDS:
+        if self.loop.time() - self._resolved_at > RESOLVE_SECONDS:
             found = await self.loop.getaddrinfo(self.name, self._port, type=socket.SOCK_STREAM)
             self._addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-            self._resolved_at = time.monotonic()
+            self._resolved_at = self.loop.time()
         first = next(self._turn) % len(self._addresses)
         return self._addresses[first:] + self._addresses[:first]
 

@@ -23,7 +23,7 @@ from s3bulkcopy.worker.s3 import Page, patience_seconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from s3bulkcopy.worker.connections import Connection
+    from s3bulkcopy.worker.connections import Connection, Host
     from s3bulkcopy.worker.http import Response
     from s3bulkcopy.worker.pacing import Pace
     from s3bulkcopy.worker.s3 import S3, JobCopies
@@ -39,6 +39,9 @@ MOST_TROUBLED = 32
 
 #: Items of one task in trouble after which a refusal says nothing new: the task's partition has enough, others may not.
 TELLING_TROUBLES = 8
+
+#: Objects from this size on take their time to be copied, in bytes; others all take about as long.
+LARGE_BYTES = 1024 * 1024
 
 #: How long copies on their way are waited for after the deadline: in seconds, and as a share of the time before it.
 LANDING_SECONDS = 15.0
@@ -272,17 +275,28 @@ class Copier:
 
     # ---------------------------------------------------------------------------------------------------- the chain
 
-    def _fill(self, now: float) -> None:
-        """Send what the pace allows."""
+    def _fill(self, now: float, host: Host | None = None, free: Connection | None = None) -> None:
+        """Send what the pace allows, first on a connection to a host that has just become free."""
         while (wait := self._pace.wait(now)) == 0.0:
             turn = self._next(now)
             if turn is None:
                 if self._paused:
                     self._wake_at(self._paused[0][0])
-                return
-            self._send(turn, now)
-        if wait < inf:
-            self._wake_at(now + max(wait, _TICK_SECONDS))
+                break
+            self._pace.sent(now)
+            batch = turn.batch
+            batch.requests += 1
+            batch.in_flight.add(turn)
+            if free is None or batch.copies.host is not host:
+                self._send(turn, now)
+            else:
+                self._send_on(free, turn, now)
+                free = None
+        else:
+            if wait < inf:
+                self._wake_at(now + max(wait, _TICK_SECONDS))
+        if free is not None and host is not None:
+            host.give_back(free, now)
 
     def _next(self, now: float) -> _Turn | None:
         """Give the next item: one whose pause is over, or one of each batch in turn."""
@@ -310,32 +324,35 @@ class Copier:
         self._fill(asyncio.get_running_loop().time())
 
     def _send(self, turn: _Turn, now: float) -> None:
-        batch = turn.batch
-        self._pace.sent(now)
+        """Send on a kept or on a new connection."""
+        kept = turn.batch.copies.host.take(now)
+        if kept is not None:
+            self._send_on(kept, turn, now)
+            return
+        dial = asyncio.create_task(self._send_anew(turn))
+        self._dials[dial] = turn
+        dial.add_done_callback(self._end_dial)
+
+    def _send_on(self, kept: Connection, turn: _Turn, now: float) -> None:
+        turn.is_kept = True
+        turn.connection = kept
         turn.sent_at = now
-        batch.requests += 1
-        batch.in_flight.add(turn)
-        connection = batch.copies.host.take()
-        if connection is None:
-            dial = asyncio.create_task(self._send_anew(turn))
-            self._dials[dial] = turn
-            dial.add_done_callback(self._end_dial)
-        else:
-            turn.is_kept = True
-            turn.connection = connection
-            connection.send(batch.copies.write(turn.item), patience_seconds(turn.item.size), turn)
+        kept.send(turn.batch.copies.write(turn.item), now + patience_seconds(turn.item.size), turn)
 
     async def _send_anew(self, turn: _Turn) -> None:
-        """Send on a new connection."""
         turn.is_kept = False
+        turn.connection = None
         try:
-            turn.connection = await turn.batch.copies.host.dial()
+            connection = await turn.batch.copies.host.dial()
         except OSError as error:
+            turn.sent_at = asyncio.get_running_loop().time()
             turn.failed(error)
         except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
             turn.batch.end(error)
         else:
-            turn.connection.send(turn.batch.copies.write(turn.item), patience_seconds(turn.item.size), turn)
+            turn.connection = connection
+            turn.sent_at = now = asyncio.get_running_loop().time()
+            connection.send(turn.batch.copies.write(turn.item), now + patience_seconds(turn.item.size), turn)
 
     def _end_dial(self, dial: asyncio.Task[None]) -> None:
         self._dials.pop(dial)
@@ -344,21 +361,22 @@ class Copier:
 
     def take(self, turn: _Turn, answer: Response | OSError) -> None:
         """Account for what came of a turn's request, and send what may go now."""
-        batch = turn.batch
+        batch, free = turn.batch, turn.connection
         now = asyncio.get_running_loop().time()
+        if free is not None and not free.usable:
+            free.close()
+            free = None
         try:
             fault = lost(answer) if isinstance(answer, OSError) else batch.copies.read(answer)
-            if turn.connection is not None:
-                batch.copies.host.give_back(turn.connection)
             if fault is None:
-                self._pace.answered(turn.sent_at, now)
+                self._pace.answered(turn.sent_at, now, is_telling=turn.item.size < LARGE_BYTES)
                 self._copied_at = now
             elif fault.next is Next.SLOW_DOWN and not turn.tries and batch.troubled < TELLING_TROUBLES:
                 self._pace.refused(turn.sent_at, now)
             elif fault.next in (Next.SLOW_DOWN, Next.RETRY):
                 self._pace.failed()
             else:
-                self._pace.answered(turn.sent_at, now)
+                self._pace.answered(turn.sent_at, now, is_telling=False)
             if turn in batch.in_flight:
                 batch.in_flight.discard(turn)
                 if fault is None:
@@ -368,7 +386,7 @@ class Copier:
                     self._consider(turn, fault, now, is_stale=turn.is_kept and isinstance(answer, ConnectionLost))
         except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
             batch.end(error)
-        self._fill(now)
+        self._fill(now, batch.copies.host, free)
 
     def _consider(self, turn: _Turn, fault: Fault, now: float, *, is_stale: bool) -> None:
         """Decide what comes after a fault."""

@@ -45,11 +45,10 @@ class AnswerReader:
         self.keep = True
         self.begin()
 
-    def begin(self, *, head_only: bool = False) -> None:
-        """Get ready for the answer to a new request; `head_only` for HEAD, whose answer has no body."""
+    def begin(self) -> None:
+        """Get ready for the answer to a new request, which is no HEAD."""
         self._buffer = b""
         self._head = b""
-        self._head_only = head_only
 
     def feed(self, data: bytes) -> Response | None:
         """Take what arrived; return the answer if that was the end of it. Raises MalformedAnswer."""
@@ -94,7 +93,7 @@ class AnswerReader:
                 self._position = 0
             elif close:
                 self.keep = False
-        if self._head_only or self._status in _BODILESS:
+        if self._status in _BODILESS:
             self._length, self._chunked = 0, False
         elif self._chunked:
             self._length = None

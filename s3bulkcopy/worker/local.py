@@ -34,11 +34,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import count
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from s3bulkcopy.worker.connections import Host
 from s3bulkcopy.worker.copying import Copier
 from s3bulkcopy.worker.failures import Failed, Next, Stop
+from s3bulkcopy.worker.loop import WorkerLoop
 from s3bulkcopy.worker.model import (
     Attempt,
     CopyTask,
@@ -61,7 +62,7 @@ from s3bulkcopy.worker.sigv4 import Credentials
 from s3bulkcopy.worker.work import LIST_SECONDS, Budget, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 #: How long requests on their way may take to land when the engine says stop, in seconds.
 LANDING_SECONDS = 15.0
@@ -105,13 +106,14 @@ def decode_config(text: str) -> Config:
 class LocalWorker:
     """Serves one engine until it says stop, or is gone."""
 
-    def __init__(self, config: Config, writer: asyncio.StreamWriter) -> None:
-        """Speak to the engine by `writer`."""
+    def __init__(self, config: Config, writer: asyncio.StreamWriter, idle_seconds: Callable[[], float]) -> None:
+        """Speak to the engine by `writer`; `idle_seconds` is how long the event loop had nothing to do."""
         self._credentials = config.credentials
         self._writer = writer
         self._s3 = S3(lambda: self._credentials, host=lambda url: Host(url=url, ca_file=config.ca_file))
         self._pauses = full_jitter(random.random)
-        self._pace = Pace(most=_affordable(config.connections), most_a_second=config.most_a_second or inf)
+        most = _affordable(config.connections)
+        self._pace = Pace(most=most, most_a_second=config.most_a_second or inf, idle_seconds=idle_seconds)
         self._copier = Copier(self._s3, self._pace, self._pauses)
         self._worker = Worker(self._s3, self._copier, self._pauses)
         self._sequence = count()
@@ -206,12 +208,13 @@ def _affordable(connections: int) -> int:
     return max(1, min(connections, soft - _OTHER_DESCRIPTORS))
 
 
-async def _main() -> None:
+async def _main(loop: WorkerLoop) -> None:
     with socket.socket(fileno=os.dup(0)) as engine:
         reader, writer = await asyncio.open_connection(sock=engine, limit=_LINE_BYTES)
         first = (await reader.readline()).decode()
         if first:
-            await LocalWorker(decode_config(first.removeprefix("config ")), writer).serve(reader)
+            config = decode_config(first.removeprefix("config "))
+            await LocalWorker(config, writer, loop.idle_seconds).serve(reader)
         writer.transport.abort()
 
 
@@ -219,7 +222,8 @@ def main() -> None:
     """Serve the engine at the other end of file descriptor 0."""
     # Ctrl-C is the engine's to hear: it says stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asyncio.run(_main())
+    with asyncio.Runner(loop_factory=WorkerLoop) as runner:
+        runner.run(_main(cast("WorkerLoop", runner.get_loop())))
 
 
 if __name__ == "__main__":

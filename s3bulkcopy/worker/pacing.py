@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: What one refusal takes from a rate: this over the square root of the rate, as few answers tell less than many, within bounds.
-_CUT = 1.0
+_CUT = 1.5
 _LEAST_CUT, _MOST_CUT = 0.03, 0.5
 
 #: The share of refusals that is put up with, as a part of what one takes: enough to notice when a store bears more.
@@ -41,8 +41,14 @@ _FAILURES = 20
 _STALLED_ROUNDS = 2
 _GAIN = 1.2
 
-#: Answers later than the soonest by this factor have waited at the store.
+#: By how much more than they need the answers of a round may take, at the store or on their way through this process, before
+#: the window no longer grows; and before it shrinks. What they need is forgotten by this much a round.
 _QUEUED = 1.5
+_CROWDED = 2.5
+_FORGOTTEN = 1.002
+
+#: A process with less than this part of its time to spare has enough to do.
+_BUSY = 0.1
 
 #: What may be made up for when a request was sent later than it might have been, as a timer will have it, in seconds.
 _SLACK_SECONDS = 0.01
@@ -64,16 +70,25 @@ class Pace:
     """When one worker's next request may be sent, so that a store is asked for what it bears and for hardly more.
 
     Two things bound it. The *window* is how many requests may be in flight. It doubles each round trip while that brings more
-    answers a second; from then on it grows only while answers come as soon as they ever did, since what waits at a store that
-    queues only delays others. Failures in a row halve it.
+    answers a second; from then on it grows only while answers come as soon as they ever did, and shrinks where they take far
+    longer or this process has no time to spare: more would only wait. Failures in a row halve it.
 
     The *rate*, in requests a second, is unknown until a store refuses something. Each refusal takes a little from it and each
     good answer adds much less, so that it settles where a small, known share of the answers are refusals: just above what the
     partitions bear. Where lowering it does not help, the refusals are a matter of chance, and are put up with for a while.
     """
 
-    def __init__(self, start: int = 16, most: int = 128, most_a_second: float = math.inf) -> None:
-        """Begin with `start` requests in flight; never have more than `most`, nor send more than `most_a_second`."""
+    def __init__(
+        self,
+        start: int = 16,
+        most: int = 128,
+        most_a_second: float = math.inf,
+        idle_seconds: Callable[[], float] | None = None,
+    ) -> None:
+        """Begin with `start` requests in flight; never have more than `most`, nor send more than `most_a_second`.
+
+        `idle_seconds` tells how long this process had nothing to do, since whenever.
+        """
         self.in_flight = 0
         self._window, self._most, self._start = min(start, most), most, min(start, most)
         self._good = 0
@@ -81,10 +96,12 @@ class Pace:
         self._round_began = math.nan  # not a number: nothing came since the last rest
         self._asked_at = 0.0  # when the first request of the round was sent
         self._round_sent = self._round_good = self._round_end = 0
-        self._round_latency = 0.0
+        self._round_telling, self._round_latency = 0, 0.0
         self._is_full = False
+        self._idle_seconds = idle_seconds
+        self._round_idle = 0.0
         # The window.
-        self._ramping = True
+        self._ramping = self._doubling = True
         self._stalled = 0
         self._best_rate, self._best_window, self._best_latency = 0.0, self._window, math.inf
         self._failures = self._failures_good = 0
@@ -118,12 +135,14 @@ class Pace:
         if self._interval:
             self._due = max(self._due, now - _SLACK_SECONDS) + self._interval
 
-    def answered(self, sent_at: float, now: float) -> None:
-        """Take note of a good answer to a request sent at `sent_at`."""
+    def answered(self, sent_at: float, now: float, *, is_telling: bool = True) -> None:
+        """Take note of a good answer to a request sent at `sent_at`; tell whether such answers all take about as long."""
         self.in_flight -= 1
         self._good += 1
-        self._round_latency += now - sent_at
-        if self._ramping and self._window < self._most and self._window <= 2 * self.in_flight + 2:
+        if is_telling:
+            self._round_telling += 1
+            self._round_latency += now - sent_at
+        if self._doubling and self._window < self._most and self._window <= 2 * self.in_flight + 2:
             self._window += 1
         if self._good >= self._round_end:
             self._end_round(now)
@@ -154,7 +173,8 @@ class Pace:
         self._failures += 1
         if self._failures % _FAILURES == 0:
             self._window = max(self._start, self._window // 2)
-            self._ramping, self._stalled, self._best_rate = True, 0, 0.0
+            self._ramping = self._doubling = True
+            self._stalled, self._best_rate = 0, 0.0
 
     def rest(self) -> None:
         """Take note that nothing will be sent for a while."""
@@ -165,29 +185,39 @@ class Pace:
     def _begin_round(self, now: float) -> None:
         self._round_began = now
         self._round_sent = 0
-        self._round_good, self._round_latency = self._good, 0.0
+        self._round_good, self._round_telling, self._round_latency = self._good, 0, 0.0
         self._round_end = self._good + max(1, self.in_flight)
+        self._round_idle = self._idle_seconds() if self._idle_seconds else 0.0
         self._is_full = False
 
     def _end_round(self, now: float) -> None:
         if self._is_full and now > self._round_began:
-            answers = self._good - self._round_good
-            self._resize(answers, answers / (now - self._round_began), self._round_latency / answers)
+            self._resize(now - self._round_began)
         is_first = math.isnan(self._round_began)  # its answers come in a burst, as its requests went
         self._begin_round(math.inf if is_first else now)
 
-    def _resize(self, answers: int, rate: float, latency: float) -> None:
-        self._best_latency = min(self._best_latency, latency)
-        if not self._ramping:
-            if latency <= _QUEUED * self._best_latency:
-                self._window = min(self._most, self._window + 1 + self._window // 10)
-        elif rate > _GAIN * self._best_rate:
-            self._best_rate, self._best_window, self._stalled = rate, answers, 0
-        else:
+    def _resize(self, seconds: float) -> None:
+        """Judge the window by a round in which it was full."""
+        answers = self._good - self._round_good
+        rate = answers / seconds
+        latency = self._round_latency / self._round_telling if self._round_telling else self._best_latency
+        self._best_latency = min(self._best_latency * _FORGOTTEN, latency)
+        is_busy = self._idle_seconds is not None and self._idle_seconds() - self._round_idle < _BUSY * seconds
+        self._doubling = self._ramping and not is_busy
+        if is_busy:
+            self._window = max(self._start, min(self._window, answers) * 9 // 10)
+        elif self._ramping:
+            if rate > _GAIN * self._best_rate and latency <= _CROWDED * self._best_latency:
+                self._best_rate, self._best_window, self._stalled = rate, answers, 0
+                return
             self._stalled += 1
             if self._stalled >= _STALLED_ROUNDS:
-                self._ramping = False
+                self._ramping = self._doubling = False
                 self._window = max(self._start, self._best_window)
+        elif latency > _CROWDED * self._best_latency:
+            self._window = max(self._start, self._window - 1 - self._window // 10)
+        elif latency <= _QUEUED * self._best_latency:
+            self._window = min(self._most, self._window + 1 + self._window // 10)
 
     # --------------------------------------------------------------------------------------------------- the rate
 

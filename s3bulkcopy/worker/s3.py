@@ -207,6 +207,8 @@ def read_copy(response: Response) -> Fault | None:
     """
     if response.status != HTTPStatus.OK:
         return read_error(response.status, response.body)
+    if b"<CopyObjectResult" in response.body:  # in a text, "<" would be escaped
+        return None
     document = response.body.lstrip()[:400]
     if b"CopyObjectResult" in document:
         return None
@@ -309,9 +311,10 @@ class JobCopies:
 
     def read(self, response: Response) -> Fault | None:
         """Read an answer; None where the object is at the destination now."""
-        if response.status != HTTPStatus.OK:
-            self._s3.learn(response)
-        return read_copy(response)
+        if response.status == HTTPStatus.OK:
+            return read_copy(response)
+        self._s3.learn(response)
+        return read_error(response.status, response.body)
 
     async def copy(self, item: Item) -> Fault | None:
         """Copy one item and wait; None where it is at the destination now."""

@@ -13,10 +13,10 @@ HEAD = b"HTTP/1.1 200 OK\r\nDate: x\r\n"
 # ------------------------------------------------------------------------------------------------------------- the reader
 
 
-def read(wire: bytes, *, cut_at: tuple[int, ...] = (), head_only: bool = False) -> tuple[int, bytes, bool] | None:
+def read(wire: bytes, *, cut_at: tuple[int, ...] = ()) -> tuple[int, bytes, bool] | None:
     """Feed bytes in pieces, then the end of the stream where they were not enough; give status, body and keep."""
     reader = AnswerReader()
-    reader.begin(head_only=head_only)
+    reader.begin()
     answer = None
     for start, end in zip((0, *cut_at), (*cut_at, len(wire)), strict=True):
         assert answer is None, "an answer before the end"
@@ -66,10 +66,6 @@ def test_chunks_are_joined_wherever_they_are_cut(chunks: list[bytes], data: st.D
     cuts = data.draw(st.lists(st.integers(1, len(wire) - 1), unique=True, max_size=6).map(sorted))
 
     assert read(wire, cut_at=tuple(cuts)) == (200, b"".join(chunks), True)
-
-
-def test_an_answer_to_head_has_no_body_whatever_its_length_says() -> None:
-    assert read(HEAD + b"Content-Length: 5\r\n\r\n", head_only=True) == (200, b"", True)
 
 
 def test_without_a_length_the_end_of_the_stream_ends_the_answer() -> None:

@@ -185,13 +185,14 @@ class _Connection:
         self._seconds = seconds
         self._receiver: Receiver | None = None
 
-    def send(self, request: bytes, timeout_seconds: float, receiver: Receiver) -> None:
+    def send(self, request: bytes, deadline: float, receiver: Receiver) -> None:
         self.usable, self._receiver = False, receiver
-        loop, seconds = asyncio.get_running_loop(), self._seconds(request)
-        if seconds > timeout_seconds:
-            loop.call_later(timeout_seconds, self._end, TimeoutError("no answer in time"))
+        loop = asyncio.get_running_loop()
+        when = loop.time() + self._seconds(request)
+        if when > deadline:
+            loop.call_at(deadline, self._end, TimeoutError("no answer in time"))
         else:
-            loop.call_later(seconds, self._answer, request)
+            loop.call_at(when, self._answer, request)
 
     def _answer(self, request: bytes) -> None:
         try:
