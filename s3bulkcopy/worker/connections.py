@@ -12,7 +12,7 @@ import ssl
 from contextlib import suppress
 from functools import cache
 from itertools import count
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from s3bulkcopy.worker.http import AnswerReader, MalformedAnswer, Response
@@ -25,10 +25,10 @@ IDLE_SECONDS = 4.0
 RESOLVE_SECONDS = 30.0
 #: How often running requests are looked at for their time, in seconds.
 _SWEEP_SECONDS = 0.5
-#: Largest piece of plain text in one TLS record, in bytes (RFC 8446, 5.1).
-_RECORD_BYTES = 16_384
-#: Where answers arrive.
-_ARRIVALS = memoryview(bytearray(128 * 1024))
+#: Most that is read at a time, in bytes: below what malloc asks the kernel for each time (128 KiB).
+_ARRIVAL_BYTES = 64 * 1024
+#: What a socket says that does not block.
+_NOT_YET = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class ConnectionLost(ConnectionError):
@@ -66,35 +66,46 @@ class Dial(Protocol):
         """Open a connection; raises OSError or TimeoutError."""
 
 
-class SocketConnection(asyncio.BufferedProtocol):
-    """A Connection over TCP.
+class SocketConnection:
+    """A Connection over TCP, straight on a socket.
 
-    All of them read into one buffer, which is empty again before the next one reads: asyncio's other way makes a bytes object
-    of 256 KiB for each answer, which costs several times what all else about it does.
+    asyncio's transports cost as much as all else that is done for an answer, and read each into a new buffer of 256 KiB.
     """
 
-    def __init__(self, host: Host) -> None:
-        """Belong to a host, which watches the time of running requests."""
+    def __init__(self, host: Host, connected: socket.socket) -> None:
+        """Take over a connected socket that does not block; its host watches the time of running requests."""
         self._host = host
+        self._socket: socket.socket | None = connected
         self._reader = AnswerReader()
         self._receiver: Receiver | None = None
-        self._transport: asyncio.Transport | None = None
         self._deadline = 0.0
+        self._unsent = b""
+        host.opened(self)
+        host.loop.add_reader(connected.fileno(), self._readable)
 
     @property
     def usable(self) -> bool:
         """Tell whether another request may be sent here."""
-        return self._transport is not None and self._reader.keep and self._receiver is None
+        return self._receiver is None and self._reader.keep and self._socket is not None
 
     def send(self, request: bytes, deadline: float, receiver: Receiver) -> None:
         """Send a request."""
         self._receiver = receiver
         self._deadline = deadline
         self._reader.begin()
-        if self._transport is None:
+        if self._socket is None:
             self._host.loop.call_soon(self._fail, ConnectionLost("the connection was closed"))
             return
-        self._write(self._transport, request)
+        try:
+            sent = self._socket.send(request)
+        except _NOT_YET:
+            sent = 0
+        except OSError as error:
+            self._host.loop.call_soon(self._abort, ConnectionLost(str(error)))
+            return
+        if sent < len(request):
+            self._unsent = request[sent:]
+            self._host.loop.add_writer(self._socket.fileno(), self._writable)
         if not self._host.is_watching:
             self._host.watch()
 
@@ -109,9 +120,11 @@ class SocketConnection(asyncio.BufferedProtocol):
         return self._receiver is not None
 
     def _abort(self, error: OSError) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-            self._transport = None
+        if self._socket is not None:
+            self._host.loop.remove_reader(self._socket.fileno())
+            self._host.loop.remove_writer(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
             self._host.closed(self)
         self._fail(error)
 
@@ -120,8 +133,33 @@ class SocketConnection(asyncio.BufferedProtocol):
         if receiver is not None:
             receiver.failed(error)
 
-    def _write(self, transport: asyncio.Transport, data: bytes) -> None:
-        transport.write(data)
+    def _writable(self) -> None:
+        if self._socket is None:
+            return
+        try:
+            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        except _NOT_YET:
+            return
+        except OSError as error:
+            self._abort(ConnectionLost(str(error)))
+            return
+        if not self._unsent:
+            self._host.loop.remove_writer(self._socket.fileno())
+
+    def _readable(self) -> None:
+        if self._socket is None:
+            return
+        try:
+            data = self._socket.recv(_ARRIVAL_BYTES)
+        except _NOT_YET:
+            return
+        except OSError as error:
+            self._abort(ConnectionLost(str(error)))
+            return
+        if data:
+            self._take(data)
+        else:
+            self._end()
 
     def _take(self, data: bytes) -> None:
         """Hand what arrived to the reader, and its answer to who waits."""
@@ -138,113 +176,43 @@ class SocketConnection(asyncio.BufferedProtocol):
             self._receiver = None
             receiver.answered(response)
 
-    # ------------------------------------------------------------------------------------------- what asyncio calls
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        self._transport = transport  # type: ignore[assignment]
-        self._host.opened(self)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Give where to put what arrives."""
-        del sizehint
-        return _ARRIVALS
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Take what arrived."""
-        self._take(bytes(_ARRIVALS[:nbytes]))
-
-    def eof_received(self) -> None:
+    def _end(self) -> None:
         """Take the end of the stream, which may be the end of an answer."""
-        response = self._reader.end()
-        if self._receiver is not None and response is not None:
-            receiver, self._receiver = self._receiver, None
+        response, receiver = self._reader.end(), self._receiver
+        if receiver is not None and response is not None:
+            self._receiver = None
             receiver.answered(response)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell who waits that no answer will come."""
-        self._transport = None
-        self._host.closed(self)
-        self._fail(ConnectionLost(str(exc) if exc else "the other side closed the connection"))
+        self._abort(ConnectionLost("the other side closed the connection"))
 
 
 class TlsConnection(SocketConnection):
     """A Connection over TLS.
 
-    asyncio's own TLS keeps a buffer of 256 KiB for each connection, costs about twice the processor time, and does not resume
-    sessions: a resumed one saves most of a handshake, and S3 ends a connection after some hundred requests.
+    Sessions are resumed, as asyncio's own TLS does not: that saves most of a handshake, and S3 ends a connection after some
+    hundred requests.
     """
 
-    def __init__(self, host: Host, context: ssl.SSLContext) -> None:
-        """Belong to a host, and prove its name."""
-        super().__init__(host)
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host.name, session=host.tls_session)
-        self._open = self._session_kept = False
-        #: Done once the handshake is.
-        self.secured: asyncio.Future[None] = host.loop.create_future()
+    def __init__(self, host: Host, connected: ssl.SSLSocket) -> None:
+        """Take over a socket that is secured."""
+        super().__init__(host, connected)
+        self._secured = connected
+        self._session_kept = connected.session_reused is True
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin the handshake."""
-        super().connection_made(transport)
-        self._shake_hands()
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Take what arrived, one record after another."""
-        self._incoming.write(_ARRIVALS[:nbytes])
-        try:
-            if not self._open:
-                self._shake_hands()
-            while self._open and (self._incoming.pending or self._tls.pending()):
-                self._take(self._tls.read(_RECORD_BYTES))
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLError as error:  # a clean end is one too
-            self._abort(ConnectionLost(str(error)))
-        self._flush()
-
-    def eof_received(self) -> None:
-        """Take the end of the stream; over TLS it is not to be trusted as the end of an answer."""
-        self.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell who waits that no answer will come."""
-        super().connection_lost(exc)
-        if not self.secured.done():
-            self.secured.set_exception(ConnectionLost("the other side closed the connection before it was secured"))
-            self.secured.exception()  # whoever asked may have gone
-
-    def _shake_hands(self) -> None:
-        try:
-            self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            self._flush()
-            return
-        except ssl.SSLError as error:
-            if not self.secured.done():
-                self.secured.set_exception(error)
-            self._abort(ConnectionLost(str(error)))
-            return
-        self._flush()
-        self._open = True
-        if not self.secured.done():
-            self.secured.set_result(None)
-
-    def _flush(self) -> None:
-        if self._outgoing.pending and self._transport is not None:
-            self._transport.write(self._outgoing.read())
-
-    def _write(self, transport: asyncio.Transport, data: bytes) -> None:
-        self._tls.write(data)
-        transport.write(self._outgoing.read())
+    def _readable(self) -> None:
+        super()._readable()
+        while self._socket is not None and self._secured.pending():  # other records that have come with the first
+            super()._readable()
 
     def _take(self, data: bytes) -> None:
         if not self._session_kept:
             # Not before: in TLS 1.3 what is needed to resume a session comes with the first answer.
             self._session_kept = True
-            if not self._tls.session_reused:
-                self._host.tls_session = self._tls.session
+            self._host.tls_session = self._secured.session
         super()._take(data)
+
+    def _end(self) -> None:
+        """Take the end of the stream; over TLS it is not to be trusted as the end of an answer."""
+        self.close()
 
 
 class _Waiter:
@@ -274,7 +242,8 @@ class Host:
         self._idle: list[tuple[float, Connection]] = []
         self._all: set[SocketConnection] = set()
         self.is_watching = False
-        self._addresses: list[str] = []
+        #: Of the name: family and address, as `socket` wants them.
+        self._addresses: list[tuple[int, Any]] = []
         self._resolved_at = float("-inf")
         self._turn = count()
         #: What the next handshake may go on from.
@@ -368,27 +337,56 @@ class Host:
                     return await self._connect(address)
             return await self._connect(addresses[-1])
 
-    async def _connect(self, address: str) -> Connection:
-        tls, loop = self._tls, self.loop
-        if tls is None:
-            _, plain = await loop.create_connection(lambda: SocketConnection(self), address, self._port)
-            return plain
-        _, connection = await loop.create_connection(lambda: TlsConnection(self, tls), address, self._port)
+    async def _connect(self, address: tuple[int, Any]) -> Connection:
+        family, where = address
+        connected = socket.socket(family, socket.SOCK_STREAM)
         try:
-            await connection.secured
+            connected.setblocking(False)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self.loop.sock_connect(connected, where)
+            if self._tls is None:
+                return SocketConnection(self, connected)
+            secured = self._tls.wrap_socket(
+                connected, server_hostname=self.name, session=self.tls_session, do_handshake_on_connect=False
+            )
+            connected = secured
+            await self._shake_hands(secured)
+            return TlsConnection(self, secured)
         except BaseException:
-            connection.close()
+            connected.close()
             raise
-        return connection
 
-    async def _addresses_in_turn(self) -> list[str]:
+    async def _shake_hands(self, secured: ssl.SSLSocket) -> None:
+        loop, fd = self.loop, secured.fileno()
+        while True:
+            ready: asyncio.Future[None] = loop.create_future()
+            try:
+                secured.do_handshake()
+            except ssl.SSLWantReadError:
+                loop.add_reader(fd, _settle, ready)
+            except ssl.SSLWantWriteError:
+                loop.add_writer(fd, _settle, ready)
+            else:
+                return
+            try:
+                await ready
+            finally:
+                loop.remove_reader(fd)
+                loop.remove_writer(fd)
+
+    async def _addresses_in_turn(self) -> list[tuple[int, Any]]:
         """Give the addresses of the name, each time another one first; the name is resolved again by TTL."""
         if self.loop.time() - self._resolved_at > RESOLVE_SECONDS:
             found = await self.loop.getaddrinfo(self.name, self._port, type=socket.SOCK_STREAM)
-            self._addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+            self._addresses = list(dict.fromkeys((entry[0], entry[4]) for entry in found))
             self._resolved_at = self.loop.time()
         first = next(self._turn) % len(self._addresses)
         return self._addresses[first:] + self._addresses[:first]
+
+
+def _settle(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
 
 
 @cache

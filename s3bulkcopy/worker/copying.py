@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ from typing import TYPE_CHECKING
 from s3bulkcopy.worker.connections import ConnectionLost
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop, lost
 from s3bulkcopy.worker.model import MAX_COPY_OBJECT_BYTES, Counts, Failure, Item, Job
-from s3bulkcopy.worker.s3 import Page, patience_seconds
+from s3bulkcopy.worker.s3 import PATIENCE_SECONDS, PATIENCE_SECONDS_PER_BYTE, Page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from s3bulkcopy.worker.connections import Connection, Host
+    from s3bulkcopy.worker.connections import Connection
     from s3bulkcopy.worker.http import Response
     from s3bulkcopy.worker.pacing import Pace
     from s3bulkcopy.worker.s3 import S3, JobCopies
@@ -121,6 +122,16 @@ class _Batch:
             self.troubled -= 1
         self.conclude()
 
+    def count_copied(self, turn: _Turn) -> None:
+        """Take note that a turn's item is at the destination."""
+        self.copied += 1
+        self.copied_bytes += turn.item.size
+        if turn.tries:
+            self.troubled -= 1
+        self.open -= 1
+        if not self.open:
+            self.end()
+
     def end(self, error: BaseException | None = None) -> None:
         if self.ended.done():
             return
@@ -199,13 +210,16 @@ class Copier:
         #: Whether anything was ever copied: from then on a denial is about the object, not a permission on its way.
         self._proven = False
         self._copied_at = -inf
+        #: The clock of the event loop; asking for the loop each time costs more than the time does.
+        self._clock = time.monotonic
 
     async def copy(self, job: Job, items: Iterable[Item], deadline: float, *, attempt: int) -> Outcome:
         """Copy items until `deadline`, in seconds of the event loop's clock; those on their way then get a little longer.
 
         Raises Stop where no request of the run can succeed, and Failed where this environment is of no use.
         """
-        now = asyncio.get_running_loop().time()
+        self._clock = asyncio.get_running_loop().time
+        now = self._clock()
         batch = _Batch(job, self._s3.copies(job), items, deadline, trusting=attempt >= PROOF_ATTEMPTS)
         self._batches.appendleft(batch)
         self._fill(now)
@@ -256,7 +270,9 @@ class Copier:
             fault = await batch.copies.copy(item)
             proven = fault is None or fault.next is Next.EXISTS
             if fault is None:
-                self._count_copied(batch, item)
+                self._proven = True
+                batch.copied += 1
+                batch.copied_bytes += item.size
             elif fault.next is Next.DENIED:
                 denied.append((item, fault))
             elif fault.next in (Next.RETRY, Next.SLOW_DOWN, Next.STOP, Next.EXPIRED):
@@ -275,30 +291,35 @@ class Copier:
 
     # ---------------------------------------------------------------------------------------------------- the chain
 
-    def _fill(self, now: float, host: Host | None = None, free: Connection | None = None) -> None:
-        """Send what the pace allows, first on a connection to a host that has just become free."""
+    def _fill(self, now: float, free: Connection | None = None, ended: _Turn | None = None) -> None:
+        """Send what the pace allows.
+
+        A turn that has ended, and the connection that it has left free, serve again if they can.
+        """
+        host = ended.batch.copies.host if ended else None
         while (wait := self._pace.wait(now)) == 0.0:
-            turn = self._next(now)
+            turn = self._next(now, ended)
             if turn is None:
                 if self._paused:
                     self._wake_at(self._paused[0][0])
                 break
+            ended = None
             self._pace.sent(now)
             batch = turn.batch
             batch.requests += 1
             batch.in_flight.add(turn)
-            if free is None or batch.copies.host is not host:
-                self._send(turn, now)
-            else:
+            if free is not None and batch.copies.host is host:
                 self._send_on(free, turn, now)
                 free = None
+            else:
+                self._send(turn, now)
         else:
             if wait < inf:
                 self._wake_at(now + max(wait, _TICK_SECONDS))
         if free is not None and host is not None:
             host.give_back(free, now)
 
-    def _next(self, now: float) -> _Turn | None:
+    def _next(self, now: float, ended: _Turn | None) -> _Turn | None:
         """Give the next item: one whose pause is over, or one of each batch in turn."""
         if self._paused and self._paused[0][0] <= now:
             return heapq.heappop(self._paused)[2]
@@ -309,7 +330,10 @@ class Copier:
             if not batch.items:
                 batches.pop()
             elif batch.troubled < MOST_TROUBLED and now < batch.deadline:
-                return _Turn(self, batch, batch.items.popleft())
+                if ended is None:
+                    return _Turn(self, batch, batch.items.popleft())
+                ended.batch, ended.item, ended.tries = batch, batch.items.popleft(), 0
+                return ended
         return None
 
     def _wake_at(self, when: float) -> None:
@@ -321,7 +345,7 @@ class Copier:
 
     def _awake(self) -> None:
         self._wake = None
-        self._fill(asyncio.get_running_loop().time())
+        self._fill(self._clock())
 
     def _send(self, turn: _Turn, now: float) -> None:
         """Send on a kept or on a new connection."""
@@ -333,26 +357,23 @@ class Copier:
         self._dials[dial] = turn
         dial.add_done_callback(self._end_dial)
 
-    def _send_on(self, kept: Connection, turn: _Turn, now: float) -> None:
-        turn.is_kept = True
-        turn.connection = kept
-        turn.sent_at = now
-        kept.send(turn.batch.copies.write(turn.item), now + patience_seconds(turn.item.size), turn)
+    def _send_on(self, connection: Connection, turn: _Turn, now: float, *, is_kept: bool = True) -> None:
+        turn.connection, turn.is_kept, turn.sent_at = connection, is_kept, now
+        item = turn.item
+        deadline = now + PATIENCE_SECONDS + item.size * PATIENCE_SECONDS_PER_BYTE
+        connection.send(turn.batch.copies.write(item, now), deadline, turn)
 
     async def _send_anew(self, turn: _Turn) -> None:
-        turn.is_kept = False
-        turn.connection = None
+        turn.connection, turn.is_kept = None, False
         try:
             connection = await turn.batch.copies.host.dial()
         except OSError as error:
-            turn.sent_at = asyncio.get_running_loop().time()
+            turn.sent_at = self._clock()
             turn.failed(error)
         except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
             turn.batch.end(error)
         else:
-            turn.connection = connection
-            turn.sent_at = now = asyncio.get_running_loop().time()
-            connection.send(turn.batch.copies.write(turn.item), now + patience_seconds(turn.item.size), turn)
+            self._send_on(connection, turn, self._clock(), is_kept=False)
 
     def _end_dial(self, dial: asyncio.Task[None]) -> None:
         self._dials.pop(dial)
@@ -361,32 +382,39 @@ class Copier:
 
     def take(self, turn: _Turn, answer: Response | OSError) -> None:
         """Account for what came of a turn's request, and send what may go now."""
-        batch, free = turn.batch, turn.connection
-        now = asyncio.get_running_loop().time()
+        batch, free, now = turn.batch, turn.connection, self._clock()
         if free is not None and not free.usable:
             free.close()
             free = None
+        ended = None
         try:
             fault = lost(answer) if isinstance(answer, OSError) else batch.copies.read(answer)
+            is_ours = turn in batch.in_flight
+            batch.in_flight.discard(turn)
             if fault is None:
                 self._pace.answered(turn.sent_at, now, is_telling=turn.item.size < LARGE_BYTES)
-                self._copied_at = now
-            elif fault.next is Next.SLOW_DOWN and not turn.tries and batch.troubled < TELLING_TROUBLES:
-                self._pace.refused(turn.sent_at, now)
-            elif fault.next in (Next.SLOW_DOWN, Next.RETRY):
-                self._pace.failed()
+                self._copied_at, self._proven = now, True
+                if is_ours:
+                    batch.count_copied(turn)
+                ended = turn
             else:
-                self._pace.answered(turn.sent_at, now, is_telling=False)
-            if turn in batch.in_flight:
-                batch.in_flight.discard(turn)
-                if fault is None:
-                    self._count_copied(batch, turn.item)
-                    batch.conclude_turn(turn)
-                else:
+                self._tell_pace(turn, fault, now)
+                if is_ours:
                     self._consider(turn, fault, now, is_stale=turn.is_kept and isinstance(answer, ConnectionLost))
         except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
             batch.end(error)
-        self._fill(now, batch.copies.host, free)
+        if free is not None and ended is None:
+            batch.copies.host.give_back(free, now)
+            free = None
+        self._fill(now, free, ended)
+
+    def _tell_pace(self, turn: _Turn, fault: Fault, now: float) -> None:
+        if fault.next is Next.SLOW_DOWN and not turn.tries and turn.batch.troubled < TELLING_TROUBLES:
+            self._pace.refused(turn.sent_at, now)
+        elif fault.next in (Next.SLOW_DOWN, Next.RETRY):
+            self._pace.failed()
+        else:
+            self._pace.answered(turn.sent_at, now, is_telling=False)
 
     def _consider(self, turn: _Turn, fault: Fault, now: float, *, is_stale: bool) -> None:
         """Decide what comes after a fault."""
@@ -446,11 +474,6 @@ class Copier:
 
     # ------------------------------------------------------------------------------------------------ how items end
 
-    def _count_copied(self, batch: _Batch, item: Item) -> None:
-        self._proven = True
-        batch.copied += 1
-        batch.copied_bytes += item.size
-
     def _settle(self, batch: _Batch, item: Item, fault: Fault) -> None:
         """End an item at a fault that asking again would not change."""
         match fault.next:
@@ -477,7 +500,7 @@ class Copier:
             else:
                 self._settle(batch, turn.item, fault)
             batch.conclude_turn(turn)
-        self._fill(asyncio.get_running_loop().time())
+        self._fill(self._clock())
 
     async def _is_gone(self, batch: _Batch, item: Item) -> bool:
         """Look whether a denied object is there at all: a role that may not list the whole bucket is told 403, not 404.

@@ -6,14 +6,12 @@ It exists because the requests of this project are many, small and alike; it kno
 from __future__ import annotations
 
 import re
-from http import HTTPStatus
 from typing import NamedTuple
 
 #: What tells where an answer ends, in a head in lower case.
 _FRAMING = re.compile(rb"\r\n(?:content-length:[ \t]*(\d+)|transfer-encoding:[ \t]*(chunked)|connection:[ \t]*(close))")
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;|$)")
-_VERSIONS = frozenset({b"HTTP/1.1 ", b"HTTP/1.0 "})
-_BEHIND_STATUS = frozenset({b" ", b"\r"})
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) (\d{3})[ \r]")
 _BODILESS = frozenset({204, 304})
 
 
@@ -75,13 +73,15 @@ class AnswerReader:
         return None
 
     def _read_head(self, head: bytes) -> None:
-        if head[:9] not in _VERSIONS or not head[9:12].isdigit() or head[12:13] not in _BEHIND_STATUS:
+        found = _STATUS_LINE.match(head)
+        if found is None:
             raise MalformedAnswer(f"not an HTTP/1.1 answer: {head[:60]!r}")
-        self._status = int(head[9:12])
-        if self._status < HTTPStatus.OK:
+        version, status = found.groups()
+        if status < b"200":
             return  # "100 Continue" and its kin: the answer itself follows
+        self._status = int(status)
         self._head = head
-        self.keep = head[7:8] == b"1"
+        self.keep = version == b"1"
         self._length: int | None = None
         self._chunked = False
         for length, chunked, close in _FRAMING.findall(head.lower()):

@@ -6,6 +6,8 @@ the axis of `failures`.
 
 from __future__ import annotations
 
+import asyncio
+import math
 import re
 import time
 from contextlib import suppress
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from s3bulkcopy.worker.http import Response
     from s3bulkcopy.worker.model import Job, Location
 
+_OK = HTTPStatus.OK.value
+
 #: Most keys in one ListObjectsV2 answer (S3 API reference).
 PAGE_KEYS = 1000
 
@@ -36,6 +40,10 @@ REQUEST_SECONDS = 20.0
 
 #: How much longer than the estimate a copy may take.
 COPY_PATIENCE = 4.0
+
+#: How long the copy of an object may take: in seconds, and in seconds for each of its bytes.
+PATIENCE_SECONDS = REQUEST_SECONDS + COPY_PATIENCE * COPY_SECONDS
+PATIENCE_SECONDS_PER_BYTE = COPY_PATIENCE / COPY_BYTES_PER_SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +213,7 @@ def read_copy(response: Response) -> Fault | None:
 
     S3 may send the head of a 200 and white space before it knows how the copy ends, so the document decides.
     """
-    if response.status != HTTPStatus.OK:
+    if response.status != _OK:
         return read_error(response.status, response.body)
     if b"<CopyObjectResult" in response.body:  # in a text, "<" would be escaped
         return None
@@ -236,7 +244,6 @@ class S3:
         self._open_host = host
         self._hosts: dict[str, Host] = {}
         self._skew_seconds = 0.0
-        self._second, self._date = 0, amz_date(0)
 
     def close(self) -> None:
         """Drop the idle connections."""
@@ -245,10 +252,12 @@ class S3:
 
     def date(self) -> str:
         """Give the time as S3 knows it, as x-amz-date has it."""
-        second = int(self._now() + self._skew_seconds)
-        if second != self._second:
-            self._second, self._date = second, amz_date(second)
-        return self._date
+        return amz_date(self._now() + self._skew_seconds)
+
+    def date_and_rest(self) -> tuple[str, float]:
+        """Give the date, and the seconds for which it remains the right one."""
+        seconds = self._now() + self._skew_seconds
+        return amz_date(seconds), 1 - seconds % 1
 
     def host(self, location: Location) -> Host:
         """Give the connections to a location's host."""
@@ -301,27 +310,29 @@ class JobCopies:
         self._job = job
         self.host = s3.host(job.destination)
         self._requests = CopyRequests(job, s3.credentials())
+        self._date, self._dated_until = "", -math.inf
 
-    def write(self, item: Item) -> bytes:
-        """Write the request that copies an item, signed for now."""
+    def write(self, item: Item, now: float) -> bytes:
+        """Write the request that copies an item, signed for `now`: seconds of a clock that does not jump."""
         credentials = self._s3.credentials()
         if credentials is not self._requests.credentials:
             self._requests = CopyRequests(self._job, credentials)
-        return self._requests.write(item, self._s3.date())
+        if now >= self._dated_until:
+            self._date, seconds = self._s3.date_and_rest()
+            self._dated_until = now + seconds
+        return self._requests.write(item, self._date)
 
     def read(self, response: Response) -> Fault | None:
         """Read an answer; None where the object is at the destination now."""
-        if response.status == HTTPStatus.OK:
-            return read_copy(response)
+        fault = read_copy(response)
+        if fault is None:
+            return None
         self._s3.learn(response)
-        return read_error(response.status, response.body)
+        self._dated_until = -math.inf  # the answer may have said that the date was wrong
+        return fault
 
     async def copy(self, item: Item) -> Fault | None:
         """Copy one item and wait; None where it is at the destination now."""
-        answer = await self._s3.ask(self.host, self.write(item), patience_seconds(item.size))
+        patience = PATIENCE_SECONDS + item.size * PATIENCE_SECONDS_PER_BYTE
+        answer = await self._s3.ask(self.host, self.write(item, asyncio.get_running_loop().time()), patience)
         return answer if isinstance(answer, Fault) else read_copy(answer)
-
-
-def patience_seconds(size: int) -> float:
-    """Give how long the copy of an object of this size in bytes may take."""
-    return REQUEST_SECONDS + COPY_PATIENCE * (COPY_SECONDS + size / COPY_BYTES_PER_SECOND)
