@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, ObjectsFailed, S3BulkCopyError
@@ -128,7 +128,7 @@ def _prepare(engine: Engine, job: Job, first_page: Page) -> tuple[list[ListTask]
     proof = engine.prove(f"{job.run_id}.0", first)
     taken = first[: proof.taken]
     listed = Counts(listed=len(taken), listed_bytes=sum(item.size for item in taken))
-    events = [replace(e, counts=e.counts + listed) if isinstance(e, Done) else e for e in proof.events]
+    events = [e._replace(counts=e.counts + listed) if isinstance(e, Done) else e for e in proof.events]
     after = taken[-1].key if taken else ""
     keys = [item.key for item in first_page.items]
     ranges = fan_out(job.source.prefix, keys, after) if first_page.truncated else [Range(after, None)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ class _Meter:
         counts = snapshot.counts + snapshot.provisional
         ended = counts.copied + counts.skipped + counts.vanished + counts.failed
         listed = max(counts.listed, ended)
-        counts = replace(counts, listed=listed, listed_bytes=max(counts.listed_bytes, counts.copied_bytes))
+        counts = counts._replace(listed=listed, listed_bytes=max(counts.listed_bytes, counts.copied_bytes))
         rate = self._rate.add(ended)
         return Progress(
             counts=counts,
@@ -401,7 +401,7 @@ class JsonView(_Lines):
         """Write where the time went, each failure that a text summary names, and the summary."""
         self._put("phases", **{name: round(value, 3) for name, value in asdict(result.phases).items()})
         for failure in result.failures[:SHOWN_FAILURES]:
-            self._put("failure", **asdict(failure))
+            self._put("failure", **failure._asdict())
         _put_line(self._out, json.dumps(summary_object(result)))
         for note in notes:
             self.note(note)

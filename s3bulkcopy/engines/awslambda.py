@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -135,7 +134,7 @@ class LambdaEngine:
     @property
     def job(self) -> Job:
         """Give the job with the size of the queues' messages."""
-        return replace(self._found.job, message_bytes=self._made.message_bytes)
+        return self._found.job._replace(message_bytes=self._made.message_bytes)
 
     @property
     def _made(self) -> Deployed:

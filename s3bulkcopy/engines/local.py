@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
@@ -53,7 +53,7 @@ _MAIN = "from s3bulkcopy.worker.local import main; main()"
 _PROGRAM = f"import sys; sys.path.append({str(Path(s3bulkcopy.__file__).parent.parent)!r}); {_MAIN}"
 
 #: Tasks that one worker has in hand at a time.
-SLOTS = {"list": 32, "copy": 16}
+SLOTS = {"list": 16, "copy": 16}
 
 #: Copy tasks that wait here, for each worker, before no more are accepted.
 _BACKLOG = 32
@@ -129,7 +129,7 @@ class LocalEngine:
         `credentials` gives those that are valid now and may raise NotPermitted, `renewed_credentials` looks for others where
         they have expired all the same. `check` may raise to stop whatever waits here.
         """
-        self.job = replace(job, message_bytes=_MESSAGE_BYTES)
+        self.job = job._replace(message_bytes=_MESSAGE_BYTES)
         self.left: tuple[str, ...] = ()
         self._settings = settings
         self._credentials, self._renewed = credentials, renewed_credentials

@@ -1,4 +1,4 @@
-"""Connections to one host on asyncio: kept, one request at a time on each, timeouts everywhere.
+"""Connections to one host: kept, one request at a time on each, timeouts everywhere.
 
 What sends a request is called back with its answer, so that a chain of many requests costs no coroutine; `Host.exchange`
 is for those who would rather wait.
@@ -6,16 +6,18 @@ is for those who would rather wait.
 
 from __future__ import annotations
 
-import asyncio
 import socket
-import ssl
 from contextlib import suppress
-from functools import cache
 from itertools import count
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
+from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.http import AnswerReader, MalformedAnswer, Response
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Awaitable, Callable
 
 #: How long to wait for a connection, in seconds.
 CONNECT_SECONDS = 10.0
@@ -27,8 +29,6 @@ RESOLVE_SECONDS = 30.0
 _SWEEP_SECONDS = 0.5
 #: Most that is read at a time, in bytes: below what malloc asks the kernel for each time (128 KiB).
 _ARRIVAL_BYTES = 64 * 1024
-#: What a socket says that does not block.
-_NOT_YET = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class ConnectionLost(ConnectionError):
@@ -72,6 +72,9 @@ class SocketConnection:
     asyncio's transports cost as much as all else that is done for an answer, and read each into a new buffer of 256 KiB.
     """
 
+    #: What the socket raises when it would have to wait.
+    not_yet: tuple[type[OSError], ...] = (BlockingIOError, InterruptedError)
+
     def __init__(self, host: Host, connected: socket.socket) -> None:
         """Take over a connected socket that does not block; its host watches the time of running requests."""
         self._host = host
@@ -98,7 +101,7 @@ class SocketConnection:
             return
         try:
             sent = self._socket.send(request)
-        except _NOT_YET:
+        except self.not_yet:
             sent = 0
         except OSError as error:
             self._host.loop.call_soon(self._abort, ConnectionLost(str(error)))
@@ -138,7 +141,7 @@ class SocketConnection:
             return
         try:
             self._unsent = self._unsent[self._socket.send(self._unsent) :]
-        except _NOT_YET:
+        except self.not_yet:
             return
         except OSError as error:
             self._abort(ConnectionLost(str(error)))
@@ -151,7 +154,7 @@ class SocketConnection:
             return
         try:
             data = self._socket.recv(_ARRIVAL_BYTES)
-        except _NOT_YET:
+        except self.not_yet:
             return
         except OSError as error:
             self._abort(ConnectionLost(str(error)))
@@ -185,41 +188,11 @@ class SocketConnection:
         self._abort(ConnectionLost("the other side closed the connection"))
 
 
-class TlsConnection(SocketConnection):
-    """A Connection over TLS.
-
-    Sessions are resumed, as asyncio's own TLS does not: that saves most of a handshake, and S3 ends a connection after some
-    hundred requests.
-    """
-
-    def __init__(self, host: Host, connected: ssl.SSLSocket) -> None:
-        """Take over a socket that is secured."""
-        super().__init__(host, connected)
-        self._secured = connected
-        self._session_kept = connected.session_reused is True
-
-    def _readable(self) -> None:
-        super()._readable()
-        while self._socket is not None and self._secured.pending():  # other records that have come with the first
-            super()._readable()
-
-    def _take(self, data: bytes) -> None:
-        if not self._session_kept:
-            # Not before: in TLS 1.3 what is needed to resume a session comes with the first answer.
-            self._session_kept = True
-            self._host.tls_session = self._secured.session
-        super()._take(data)
-
-    def _end(self) -> None:
-        """Take the end of the stream; over TLS it is not to be trusted as the end of an answer."""
-        self.close()
-
-
 class _Waiter:
     """A Receiver that somebody waits for."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.answer: asyncio.Future[Response] = loop.create_future()
+    def __init__(self, loop: aio.Loop) -> None:
+        self.answer: aio.Future = loop.create_future()
 
     def answered(self, response: Response) -> None:
         if not self.answer.done():
@@ -248,17 +221,21 @@ class Host:
         self._turn = count()
         #: What the next handshake may go on from.
         self.tls_session: ssl.SSLSession | None = None
+        self._secure: Callable[[Host, socket.socket], Awaitable[Connection]] | None = None
         self.name = ""
         if url:
             parts = urlsplit(url)
             self.name = parts.hostname or ""
             self._port = parts.port or (443 if parts.scheme == "https" else 80)
-            self._tls = tls_context(ca_file) if parts.scheme == "https" else None
+            if parts.scheme == "https":
+                from s3bulkcopy.worker.tls import securing  # noqa: PLC0415 - slow to import, and not always needed
+
+                self._secure = securing(ca_file)
 
     @property
-    def loop(self) -> asyncio.AbstractEventLoop:
+    def loop(self) -> aio.Loop:
         """The event loop that runs."""
-        return asyncio.get_running_loop()
+        return aio.get_running_loop()
 
     # -------------------------------------------------------------------------------------------------- connections
 
@@ -293,8 +270,8 @@ class Host:
         waiter = _Waiter(self.loop)
         connection.send(request, self.loop.time() + timeout_seconds, waiter)
         try:
-            response = await waiter.answer
-        except asyncio.CancelledError:
+            response: Response = await waiter.answer
+        except aio.CancelledError:
             connection.close()
             raise
         self.give_back(connection, self.loop.time())
@@ -330,7 +307,7 @@ class Host:
 
     async def _open(self) -> Connection:
         """Connect to the next address, or to one behind it where that refuses: a name may have addresses without a route."""
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with aio.timeout(CONNECT_SECONDS):
             addresses = await self._addresses_in_turn()
             for address in addresses[:-1]:
                 with suppress(OSError):
@@ -344,35 +321,10 @@ class Host:
             connected.setblocking(False)
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self.loop.sock_connect(connected, where)
-            if self._tls is None:
-                return SocketConnection(self, connected)
-            secured = self._tls.wrap_socket(
-                connected, server_hostname=self.name, session=self.tls_session, do_handshake_on_connect=False
-            )
-            connected = secured
-            await self._shake_hands(secured)
-            return TlsConnection(self, secured)
+            return await self._secure(self, connected) if self._secure else SocketConnection(self, connected)
         except BaseException:
             connected.close()
             raise
-
-    async def _shake_hands(self, secured: ssl.SSLSocket) -> None:
-        loop, fd = self.loop, secured.fileno()
-        while True:
-            ready: asyncio.Future[None] = loop.create_future()
-            try:
-                secured.do_handshake()
-            except ssl.SSLWantReadError:
-                loop.add_reader(fd, _settle, ready)
-            except ssl.SSLWantWriteError:
-                loop.add_writer(fd, _settle, ready)
-            else:
-                return
-            try:
-                await ready
-            finally:
-                loop.remove_reader(fd)
-                loop.remove_writer(fd)
 
     async def _addresses_in_turn(self) -> list[tuple[int, Any]]:
         """Give the addresses of the name, each time another one first; the name is resolved again by TTL."""
@@ -382,14 +334,3 @@ class Host:
             self._resolved_at = self.loop.time()
         first = next(self._turn) % len(self._addresses)
         return self._addresses[first:] + self._addresses[:first]
-
-
-def _settle(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)
-
-
-@cache
-def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
-    """Give the one context of this process for these certificates: reading them costs some ten milliseconds."""
-    return ssl.create_default_context(cafile=ca_file)

@@ -6,16 +6,15 @@ connection that has become free. There is no coroutine for an item, and none for
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import count
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import ConnectionLost
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop, lost
 from s3bulkcopy.worker.model import MAX_COPY_OBJECT_BYTES, Counts, Failure, Item, Job
@@ -61,8 +60,7 @@ _LOOK_SECONDS = 0.02
 _TICK_SECONDS = 0.002
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of a task's items; `rest` was not begun, or not ended, in time."""
 
     counts: Counts
@@ -87,7 +85,7 @@ class _Batch:
         self.troubled = 0
         #: When the first denial came that could be a permission on its way, in seconds of the event loop's clock.
         self.denied_since: float | None = None
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ended: aio.Future = aio.get_running_loop().create_future()
         self.rest: list[Item] = []
         self.failures: list[Failure] = []
         self.copied = self.copied_bytes = self.skipped = self.vanished = 0
@@ -148,11 +146,11 @@ class _Batch:
 
     async def is_over(self, by: float) -> bool:
         """Wait until the end of every item is known, or until `by`; raises what ended the batch early."""
-        seconds = None if by == inf else by - asyncio.get_running_loop().time()
-        await asyncio.wait([self.ended], timeout=seconds)
-        if self.ended.done():
-            self.ended.result()
-        return self.ended.done()
+        seconds = None if by == inf else by - aio.get_running_loop().time()
+        if not await aio.wait(self.ended, seconds):
+            return False
+        self.ended.result()
+        return True
 
     def outcome(self) -> Outcome:
         counts = Counts(
@@ -204,9 +202,9 @@ class Copier:
         #: Turns that wait for another try: when, a number that makes each differ, and the turn.
         self._paused: list[tuple[float, int, _Turn]] = []
         self._numbers = count()
-        self._wake: asyncio.TimerHandle | None = None
-        self._dials: dict[asyncio.Task[None], _Turn] = {}
-        self._inquiries: set[asyncio.Task[None]] = set()
+        self._wake: aio.TimerHandle | None = None
+        self._dials: dict[aio.Task, _Turn] = {}
+        self._inquiries: set[aio.Task] = set()
         #: Whether anything was ever copied: from then on a denial is about the object, not a permission on its way.
         self._proven = False
         self._copied_at = -inf
@@ -218,7 +216,7 @@ class Copier:
 
         Raises Stop where no request of the run can succeed, and Failed where this environment is of no use.
         """
-        self._clock = asyncio.get_running_loop().time
+        self._clock = aio.get_running_loop().time
         now = self._clock()
         batch = _Batch(job, self._s3.copies(job), items, deadline, trusting=attempt >= PROOF_ATTEMPTS)
         self._batches.appendleft(batch)
@@ -243,17 +241,17 @@ class Copier:
         tasks = [*self._dials, *self._inquiries]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await aio.gather(*tasks, return_exceptions=True)
         self._pace.rest()
 
     async def land(self, seconds: float) -> None:
         """Wait until nothing is in flight any more, for so many seconds at most; nothing is begun meanwhile."""
         self._batches.clear()
         self._paused.clear()
-        give_up_at = asyncio.get_running_loop().time() + seconds
+        give_up_at = aio.get_running_loop().time() + seconds
         # Looking now and then costs less than telling after each answer.
-        while self._pace.in_flight and asyncio.get_running_loop().time() < give_up_at:  # noqa: ASYNC110
-            await asyncio.sleep(_LOOK_SECONDS)
+        while self._pace.in_flight and aio.get_running_loop().time() < give_up_at:
+            await aio.sleep(_LOOK_SECONDS)
         await self.stop()
 
     async def probe(self, job: Job, items: Iterable[Item]) -> Outcome | Failed:
@@ -341,7 +339,7 @@ class Copier:
             if self._wake.when() <= when:
                 return
             self._wake.cancel()
-        self._wake = asyncio.get_running_loop().call_at(when, self._awake)
+        self._wake = aio.get_running_loop().call_at(when, self._awake)
 
     def _awake(self) -> None:
         self._wake = None
@@ -353,7 +351,7 @@ class Copier:
         if kept is not None:
             self._send_on(kept, turn, now)
             return
-        dial = asyncio.create_task(self._send_anew(turn))
+        dial = aio.create_task(self._send_anew(turn))
         self._dials[dial] = turn
         dial.add_done_callback(self._end_dial)
 
@@ -367,15 +365,14 @@ class Copier:
         turn.connection, turn.is_kept = None, False
         try:
             connection = await turn.batch.copies.host.dial()
+            self._send_on(connection, turn, self._clock(), is_kept=False)
         except OSError as error:
             turn.sent_at = self._clock()
             turn.failed(error)
         except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
             turn.batch.end(error)
-        else:
-            self._send_on(connection, turn, self._clock(), is_kept=False)
 
-    def _end_dial(self, dial: asyncio.Task[None]) -> None:
+    def _end_dial(self, dial: aio.Task) -> None:
         self._dials.pop(dial)
         if dial.cancelled():
             self._pace.failed()
@@ -440,7 +437,7 @@ class Copier:
             raise Failed(fault, "copying")
         if fault.next is Next.DENIED:
             batch.in_flight.add(turn)
-            inquiry = asyncio.create_task(self._inquire(turn, fault))
+            inquiry = aio.create_task(self._inquire(turn, fault))
             self._inquiries.add(inquiry)
             inquiry.add_done_callback(self._inquiries.discard)
             return

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum, auto
-from html import unescape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from s3bulkcopy.worker.model import MAX_CODE_BYTES, clip
+from s3bulkcopy.worker.xml import unescaped
 
 if TYPE_CHECKING:
     from s3bulkcopy.worker.model import FatalKind
@@ -35,8 +34,7 @@ class Next(Enum):
     STOP = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(NamedTuple):
     """An answer that is not a success, or no answer at all."""
 
     next: Next
@@ -122,7 +120,7 @@ _FIELDS = [re.compile(rf"<{name}>(.*?)</{name}>".encode(), re.DOTALL) for name i
 def read_error(status: int, body: bytes) -> Fault:
     """Read an error document, or what stands in its place."""
     code, message, condition = (
-        unescape(found[1].decode("utf-8", "replace")) if (found := pattern.search(body)) else "" for pattern in _FIELDS
+        unescaped(found[1].decode("utf-8", "replace")) if (found := pattern.search(body)) else "" for pattern in _FIELDS
     )
     return classify(status, code, message, condition)
 

@@ -6,21 +6,17 @@ returns, for the environment is frozen between two.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import random
-import secrets
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.copying import Copier
 from s3bulkcopy.worker.failures import Failed, Next, Stop
 from s3bulkcopy.worker.model import (
     Attempt,
     CopyTask,
-    Counts,
     Done,
     Fatal,
     ListTask,
@@ -34,14 +30,14 @@ from s3bulkcopy.worker.model import (
     encode_event,
     encode_task,
 )
-from s3bulkcopy.worker.pacing import Pace, full_jitter
+from s3bulkcopy.worker.pacing import Pace, chance, full_jitter
 from s3bulkcopy.worker.s3 import S3, Page
 from s3bulkcopy.worker.sigv4 import Credentials
 from s3bulkcopy.worker.sqs import Outbox, Sqs
 from s3bulkcopy.worker.work import LIST_SECONDS, Budget, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 #: What is kept of a function's time, in seconds: to end the copies on their way, and to say what went wrong.
 COPY_MARGIN_SECONDS = 25.0
@@ -54,8 +50,7 @@ CONNECTIONS = 900
 _REDELIVERY_SECONDS = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Queues:
+class Queues(NamedTuple):
     """The URLs of the queues that workers send to."""
 
     list: str
@@ -66,8 +61,18 @@ class Queues:
 class Environment:
     """What lives as long as a Lambda environment."""
 
-    def __init__(self, variables: Mapping[str, str], *, s3: S3 | None = None, sqs: Sqs | None = None) -> None:
-        """Read everything from the environment's variables; tests give clients of their own."""
+    def __init__(
+        self,
+        variables: Mapping[str, str],
+        *,
+        idle_seconds: Callable[[], float] | None = None,
+        s3: S3 | None = None,
+        sqs: Sqs | None = None,
+    ) -> None:
+        """Read everything from the environment's variables; tests give clients of their own.
+
+        `idle_seconds` tells how long this process had nothing to do.
+        """
         credentials = Credentials(
             variables["AWS_ACCESS_KEY_ID"],
             variables["AWS_SECRET_ACCESS_KEY"],
@@ -77,9 +82,10 @@ class Environment:
         self._queues = Queues(*(variables[f"S3BULKCOPY_{name}_QUEUE"] for name in ("LIST", "COPY", "REPORTS")))
         self._s3 = s3 or S3(lambda: credentials)
         self._sqs = sqs or Sqs(lambda: credentials, variables["AWS_REGION"], endpoint=self._endpoint)
-        self._pauses = full_jitter(random.random)
+        self._pauses = full_jitter(chance)
         rate = float(variables.get("S3BULKCOPY_MAX_RATE", "inf"))
-        self._copier = Copier(self._s3, Pace(most=CONNECTIONS, most_a_second=rate), self._pauses)
+        pace = Pace(most=CONNECTIONS, most_a_second=rate, idle_seconds=idle_seconds)
+        self._copier = Copier(self._s3, pace, self._pauses)
         self._worker = Worker(self._s3, self._copier, self._pauses)
         self._outboxes: dict[str, Outbox] = {}
         #: Set when this environment's credentials have expired: nothing done here can succeed any more.
@@ -93,10 +99,10 @@ class Environment:
             if "probe" in event:
                 return await self._probe(event, seconds_left)
             records = event.get("Records", [])
-            ended = await asyncio.gather(*(self._serve(record, seconds_left) for record in records))
+            ended = await aio.gather(*(self._serve(record, seconds_left) for record in records))
         finally:
             await self._copier.stop()
-            await asyncio.gather(*(outbox.stop() for outbox in self._outboxes.values()))
+            await aio.gather(*(outbox.stop() for outbox in self._outboxes.values()))
         failed = [{"itemIdentifier": record["messageId"]} for record, ok in zip(records, ended, strict=True) if not ok]
         return {"batchItemFailures": failed}
 
@@ -111,9 +117,9 @@ class Environment:
             return False
         if isinstance(task, Nothing):
             return True
-        attempt = Attempt(number, secrets.token_hex(8))
+        attempt = Attempt(number, os.urandom(8).hex())
         try:
-            async with asyncio.timeout(max(1.0, seconds_left - REPORT_MARGIN_SECONDS)):
+            async with aio.timeout(max(1.0, seconds_left - REPORT_MARGIN_SECONDS)):
                 done = await self._work(self._relocated(task), attempt, seconds_left)
                 await self._report(task.job.message_bytes, done)
         except Stop as stop:
@@ -128,7 +134,7 @@ class Environment:
         return False
 
     async def _work(self, task: Task, attempt: Attempt, seconds_left: float) -> Done:
-        now = asyncio.get_running_loop().time()
+        now = aio.get_running_loop().time()
         seconds = seconds_left - COPY_MARGIN_SECONDS if seconds_left > 2 * COPY_MARGIN_SECONDS else seconds_left / 2
         if isinstance(task, ListTask):
             seconds = min(seconds, LIST_SECONDS)
@@ -144,7 +150,7 @@ class Environment:
     async def _try_to_report(self, event: Trouble | Fatal) -> None:
         _log(f"{event.id} attempt {event.attempt.number}: {event.cause}")
         try:
-            async with asyncio.timeout(REPORT_MARGIN_SECONDS / 2):
+            async with aio.timeout(REPORT_MARGIN_SECONDS / 2):
                 await self._report(_SMALL_BATCH_BYTES, event)
         except (Failed, TimeoutError) as error:
             _log(f"{event.id}: could not report that: {error}")
@@ -156,7 +162,7 @@ class Environment:
         if queue is not None:
             seconds = min(_REDELIVERY_SECONDS, 1 + int(self._pauses(number + 2)))
             with suppress(TimeoutError):
-                async with asyncio.timeout(REPORT_MARGIN_SECONDS / 2):
+                async with aio.timeout(REPORT_MARGIN_SECONDS / 2):
                     await self._sqs.set_visibility(queue, record["receiptHandle"], seconds)
 
     def _outbox(self, queue_url: str, message_bytes: int) -> Outbox:
@@ -169,7 +175,7 @@ class Environment:
         if self._endpoint is None:
             return task
         source, destination = (_at(self._endpoint, location) for location in (task.job.source, task.job.destination))
-        return replace(task, job=replace(task.job, source=source, destination=destination))
+        return task._replace(job=task.job._replace(source=source, destination=destination))
 
     # ------------------------------------------------------------------------------------------------------ probes
 
@@ -184,7 +190,7 @@ class Environment:
             raise MalformedMessage("a probe of nothing")
         task = self._relocated(task)
         try:
-            async with asyncio.timeout(seconds_left - REPORT_MARGIN_SECONDS):
+            async with aio.timeout(seconds_left - REPORT_MARGIN_SECONDS):
                 for queue in (self._queues.list, self._queues.copy, self._queues.reports):
                     fault = (await self._sqs.send(queue, [encode_task(Nothing())]))[0]
                     if fault is not None:
@@ -203,7 +209,7 @@ class Environment:
         if isinstance(outcome, Failed):
             what = f"{task.job.source} -> {task.job.destination}"
             return _refused("s3:GetObject, s3:PutObject", what, outcome.fault.next, str(outcome.fault))
-        done = Done(task.id, Attempt(1, secrets.token_hex(8)), 0, outcome.counts, outcome.failures)
+        done = Done(task.id, Attempt(1, os.urandom(8).hex()), 0, outcome.counts, outcome.failures)
         return {"ok": True, "done": encode_event(done), "rest": len(outcome.rest)}
 
 
@@ -224,11 +230,11 @@ def _refused(action: str, what: str, next_: Next, cause: str) -> dict[str, Any]:
 
 
 def _at(endpoint: str, location: Location) -> Location:
-    return replace(location, url=f"{endpoint.rstrip('/')}/{location.bucket}")
+    return location._replace(url=f"{endpoint.rstrip('/')}/{location.bucket}")
 
 
 def _summary(done: Done) -> str:
-    counts = ", ".join(f"{name} {value}" for name in Counts.__slots__ if (value := getattr(done.counts, name)))
+    counts = ", ".join(f"{name} {value}" for name, value in done.counts._asdict().items() if value)
     return f"{counts or 'nothing'}; {done.children} children"
 
 
@@ -239,7 +245,7 @@ def _log(line: str) -> None:
 
 # ------------------------------------------------------------------------------------------------------- entry points
 
-_loop: asyncio.AbstractEventLoop | None = None
+_loop: aio.Loop | None = None
 _environment: Environment | None = None
 
 
@@ -247,9 +253,9 @@ def handle(event: dict[str, Any], context: Any) -> dict[str, Any]:  # noqa: ANN4
     """Serve one invocation of either function."""
     global _loop, _environment  # noqa: PLW0603 - an environment is a process, and this is its state
     if _loop is None or _environment is None:
-        _loop = asyncio.new_event_loop()
-        _environment = Environment(os.environ)
-    answer = _loop.run_until_complete(_environment.invoke(event, context.get_remaining_time_in_millis() / 1000))
+        _loop = aio.Loop()
+        _environment = Environment(os.environ, idle_seconds=_loop.idle_seconds)
+    answer: dict[str, Any] = _loop.run_until_complete(_environment.invoke(event, context.get_remaining_time_in_millis() / 1000))
     if _environment.expired:
         _log("the credentials of this environment have expired: ending it")
         sys.exit(1)

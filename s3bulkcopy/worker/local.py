@@ -22,24 +22,20 @@ and the worker:
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import random
 import resource
-import secrets
-import signal
 import socket
+from collections import deque
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from itertools import count
 from math import inf
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple
 
+from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import Host
 from s3bulkcopy.worker.copying import Copier
 from s3bulkcopy.worker.failures import Failed, Next, Stop
-from s3bulkcopy.worker.loop import WorkerLoop
 from s3bulkcopy.worker.model import (
     Attempt,
     CopyTask,
@@ -56,26 +52,28 @@ from s3bulkcopy.worker.model import (
     encode_task,
     to_json,
 )
-from s3bulkcopy.worker.pacing import Pace, full_jitter
+from s3bulkcopy.worker.pacing import Pace, chance, full_jitter
 from s3bulkcopy.worker.s3 import S3
 from s3bulkcopy.worker.sigv4 import Credentials
 from s3bulkcopy.worker.work import LIST_SECONDS, Budget, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
 
 #: How long requests on their way may take to land when the engine says stop, in seconds.
 LANDING_SECONDS = 15.0
 
-#: Longest line, in bytes: a task of any job, several times over.
-_LINE_BYTES = 64 * 1024 * 1024
+#: Children of one task that may wait to be accepted: what waits is held in memory.
+_MOST_SENDS = 2
+
+#: Most that is read from the engine at a time, in bytes.
+_READ_BYTES = 64 * 1024
 
 #: File descriptors that are not connections to S3.
 _OTHER_DESCRIPTORS = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     """What a worker is told before its first task."""
 
     credentials: Credentials
@@ -94,7 +92,7 @@ def line(*words: str | int) -> bytes:
 
 def encode_config(config: Config) -> str:
     """Write a configuration, secrets included."""
-    return to_json(asdict(config))
+    return to_json({**config._asdict(), "credentials": config.credentials._asdict()})
 
 
 def decode_config(text: str) -> Config:
@@ -103,26 +101,104 @@ def decode_config(text: str) -> Config:
     return Config(Credentials(**data.pop("credentials")), **data)
 
 
+class Wire:
+    """Lines over a socket, both ways."""
+
+    def __init__(self, end: socket.socket) -> None:
+        """Take over one end."""
+        self._loop = aio.get_running_loop()
+        self._end = end
+        self._lines: deque[str] = deque()
+        self._part = b""
+        self._unsent = bytearray()
+        self._is_open = True
+        self._changed = self._loop.create_future()
+        end.setblocking(False)
+        self._loop.add_reader(end.fileno(), self._read)
+
+    async def line(self) -> str:
+        """Give the next line; empty once the other end is gone."""
+        while not self._lines and self._is_open:
+            await self._change()
+        return self._lines.popleft() if self._lines else ""
+
+    def write(self, data: bytes) -> None:
+        """Send something as soon as there is room."""
+        self._unsent += data
+        self._write()
+
+    async def written(self) -> None:
+        """Wait until everything is sent, or the other end gone."""
+        while self._unsent and self._is_open:
+            await self._change()
+
+    async def _change(self) -> None:
+        self._changed = self._loop.create_future()
+        await self._changed
+
+    def _note_change(self) -> None:
+        if not self._changed.done():
+            self._changed.set_result(None)
+
+    def _read(self) -> None:
+        try:
+            data = self._end.recv(_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close()
+        elif b"\n" in data:
+            *lines, self._part = (self._part + data).split(b"\n")
+            self._lines.extend(one.decode() for one in lines)
+            self._note_change()
+        else:
+            self._part += data
+
+    def _write(self) -> None:
+        if not self._is_open:
+            return
+        try:
+            while self._unsent:
+                del self._unsent[: self._end.send(self._unsent)]
+        except (BlockingIOError, InterruptedError):
+            self._loop.add_writer(self._end.fileno(), self._write)
+            return
+        except OSError:
+            self._close()
+            return
+        self._loop.remove_writer(self._end.fileno())
+        self._note_change()
+
+    def _close(self) -> None:
+        self._is_open = False
+        self._loop.remove_reader(self._end.fileno())
+        self._loop.remove_writer(self._end.fileno())
+        self._note_change()
+
+
 class LocalWorker:
     """Serves one engine until it says stop, or is gone."""
 
-    def __init__(self, config: Config, writer: asyncio.StreamWriter, idle_seconds: Callable[[], float]) -> None:
-        """Speak to the engine by `writer`; `idle_seconds` is how long the event loop had nothing to do."""
+    def __init__(self, config: Config, wire: Wire) -> None:
+        """Speak to the engine by a wire."""
         self._credentials = config.credentials
-        self._writer = writer
+        self._wire = wire
         self._s3 = S3(lambda: self._credentials, host=lambda url: Host(url=url, ca_file=config.ca_file))
-        self._pauses = full_jitter(random.random)
+        self._pauses = full_jitter(chance)
         most = _affordable(config.connections)
+        idle_seconds = aio.get_running_loop().idle_seconds
         self._pace = Pace(most=most, most_a_second=config.most_a_second or inf, idle_seconds=idle_seconds)
         self._copier = Copier(self._s3, self._pace, self._pauses)
-        self._worker = Worker(self._s3, self._copier, self._pauses)
+        self._worker = Worker(self._s3, self._copier, self._pauses, most_sends=_MOST_SENDS)
         self._sequence = count()
-        self._unaccepted: dict[int, asyncio.Future[None]] = {}
-        self._work: set[asyncio.Task[None]] = set()
+        self._unaccepted: dict[int, aio.Future] = {}
+        self._work: set[aio.Task] = set()
 
-    async def serve(self, reader: asyncio.StreamReader) -> None:
+    async def serve(self) -> None:
         """Do as the engine says."""
-        while words := (await reader.readline()).decode().rstrip("\n").split(" ", 3):
+        while words := (await self._wire.line()).split(" ", 3):
             match words:
                 case ["task", token, number, body]:
                     self._begin(self._serve_task(token, int(number), body))
@@ -139,23 +215,24 @@ class LocalWorker:
                     return
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
+        task = aio.create_task(work)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
 
     def _say(self, *words: str | int) -> None:
-        self._writer.write(line(*words))
+        self._wire.write(line(*words))
 
     async def _emit(self, task: Task) -> None:
         sequence = next(self._sequence)
-        self._unaccepted[sequence] = accepted = asyncio.get_running_loop().create_future()
+        self._unaccepted[sequence] = accepted = aio.get_running_loop().create_future()
         self._say("emit", sequence, "list" if isinstance(task, ListTask) else "copy", encode_task(task))
+        del task  # its items may be many, and to be accepted may take long
         await accepted
 
     async def _serve_task(self, token: str, number: int, body: str) -> None:
         task = _task(body)
-        attempt = Attempt(number, secrets.token_hex(8))
-        deadline = asyncio.get_running_loop().time() + LIST_SECONDS if isinstance(task, ListTask) else inf
+        attempt = Attempt(number, os.urandom(8).hex())
+        deadline = aio.get_running_loop().time() + LIST_SECONDS if isinstance(task, ListTask) else inf
         try:
             done = await self._worker.work(task, attempt, Budget(deadline), self._emit)
         except Stop as stop:
@@ -178,7 +255,7 @@ class LocalWorker:
             denied = outcome.fault.next in (Next.DENIED, Next.STOP, Next.EXPIRED)
             self._say("refused", token, to_json({"cause": str(outcome.fault), "denied": denied}))
             return
-        done = Done(task.id, Attempt(1, secrets.token_hex(8)), 0, outcome.counts, outcome.failures)
+        done = Done(task.id, Attempt(1, os.urandom(8).hex()), 0, outcome.counts, outcome.failures)
         self._say("probed", token, len(outcome.rest), encode_event(done))
 
     async def _land(self) -> None:
@@ -186,7 +263,7 @@ class LocalWorker:
         work = [*self._work]
         for task in work:
             task.cancel()
-        await asyncio.gather(*work, return_exceptions=True)
+        await aio.gather(*work, return_exceptions=True)
         await self._copier.land(LANDING_SECONDS)
 
 
@@ -208,22 +285,16 @@ def _affordable(connections: int) -> int:
     return max(1, min(connections, soft - _OTHER_DESCRIPTORS))
 
 
-async def _main(loop: WorkerLoop) -> None:
-    with socket.socket(fileno=os.dup(0)) as engine:
-        reader, writer = await asyncio.open_connection(sock=engine, limit=_LINE_BYTES)
-        first = (await reader.readline()).decode()
-        if first:
-            config = decode_config(first.removeprefix("config "))
-            await LocalWorker(config, writer, loop.idle_seconds).serve(reader)
-        writer.transport.abort()
+async def _main() -> None:
+    wire = Wire(socket.socket(fileno=os.dup(0)))
+    if first := await wire.line():
+        await LocalWorker(decode_config(first.removeprefix("config ")), wire).serve()
+        await wire.written()
 
 
 def main() -> None:
     """Serve the engine at the other end of file descriptor 0."""
-    # Ctrl-C is the engine's to hear: it says stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with asyncio.Runner(loop_factory=WorkerLoop) as runner:
-        runner.run(_main(cast("WorkerLoop", runner.get_loop())))
+    aio.run(_main())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ UTF-8 bytes and so the order in which S3 lists.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from operator import add, sub
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 #: Version of the messages. A worker and the CLI that made it come from one bundle, so any other version is a stranger.
@@ -35,8 +35,7 @@ class MalformedMessage(ValueError):
     """A message that is no task and no event of this version."""
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """A bucket and a prefix in it, with where its requests go.
 
     `url` is the bucket's own root (`https://bucket.s3.eu-west-1.amazonaws.com` or `http://127.0.0.1:9000/bucket`),
@@ -53,8 +52,7 @@ class Location:
         return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """What to copy where, with which rules; travels inside every task."""
 
     run_id: str
@@ -84,8 +82,7 @@ class Item(NamedTuple):
     etag: str
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(NamedTuple):
     """The keys `after < key <= until`; `after == ""` is the very bottom, `until is None` the true top.
 
     >>> "b" in Range("a", "b"), "a" in Range("a", "b"), "\U0010ffff" in Range("a", None)
@@ -95,13 +92,12 @@ class Range:
     after: str
     until: str | None
 
-    def __contains__(self, key: str) -> bool:
+    def __contains__(self, key: str) -> bool:  # type: ignore[override]
         """Tell whether a key belongs to this range."""
         return self.after < key and (self.until is None or key <= self.until)
 
 
-@dataclass(frozen=True, slots=True)
-class ListTask:
+class ListTask(NamedTuple):
     """List a range of the source and hand its objects on as CopyTasks."""
 
     id: str
@@ -111,8 +107,7 @@ class ListTask:
     idle_hops: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class CopyTask:
+class CopyTask(NamedTuple):
     """Copy these items."""
 
     id: str
@@ -125,13 +120,11 @@ class CopyTask:
 Task = ListTask | CopyTask
 
 
-@dataclass(frozen=True, slots=True)
-class Nothing:
+class Nothing(NamedTuple):
     """A message that asks for nothing: by sending one, a probe proves that it may."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """One object that is not at the destination, and why."""
 
     key: str
@@ -140,8 +133,7 @@ class Failure:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(NamedTuple):
     """What an attempt achieved. Objects and bytes count once, in the task that ended them; the rest is effort."""
 
     listed: int = 0
@@ -160,28 +152,26 @@ class Counts:
     #: Answers of 503 SlowDown and its kin.
     throttles: int = 0
 
-    def __add__(self, other: Counts) -> Counts:
+    def __add__(self, other: Counts) -> Counts:  # type: ignore[override]
         """Add field by field."""
-        return Counts(*(getattr(self, name) + getattr(other, name) for name in COUNT_NAMES))
+        return Counts(*map(add, self, other))
 
     def __sub__(self, other: Counts) -> Counts:
         """Subtract field by field."""
-        return Counts(*(getattr(self, name) - getattr(other, name) for name in COUNT_NAMES))
+        return Counts(*map(sub, self, other))
 
 
-COUNT_NAMES = tuple(f.name for f in fields(Counts))
+COUNT_NAMES = Counts._fields
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One delivery of a task to a worker: its number, from 1, and a nonce that no other attempt has."""
 
     number: int
     nonce: str
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(NamedTuple):
     """A task ended: it queued the children `nonce.0 … nonce.(children-1)`, and this is what it achieved itself."""
 
     id: str
@@ -191,8 +181,7 @@ class Done:
     failures: tuple[Failure, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
+class Trouble(NamedTuple):
     """An attempt failed, and why. The queue delivers the task again."""
 
     id: str
@@ -204,8 +193,7 @@ class Trouble:
 FatalKind = Literal["not_found", "not_permitted", "unsupported"]
 
 
-@dataclass(frozen=True, slots=True)
-class Fatal:
+class Fatal(NamedTuple):
     """The run cannot go on."""
 
     id: str
@@ -214,8 +202,7 @@ class Fatal:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
-class Dead:
+class Dead(NamedTuple):
     """A task exhausted its deliveries; said by the engine, not by a worker."""
 
     id: str
@@ -255,7 +242,7 @@ def encode_task(task: Task | Nothing) -> str:
     """Write a task as a message."""
     if isinstance(task, Nothing):
         return to_json({"t": "nothing", "v": WIRE_VERSION})
-    head = {"v": WIRE_VERSION, "id": task.id, "job": asdict(task.job), "idle": task.idle_hops}
+    head = {"v": WIRE_VERSION, "id": task.id, "job": _job_words(task.job), "idle": task.idle_hops}
     if isinstance(task, ListTask):
         return to_json({"t": "list", **head, "after": task.range.after, "until": task.range.until})
     return to_json({"t": "copy", **head, "items": task.items})
@@ -292,9 +279,8 @@ def encode_event(event: Done | Trouble | Fatal) -> str:
     head = {"v": WIRE_VERSION, "id": event.id, "n": event.attempt.number, "nonce": event.attempt.nonce}
     match event:
         case Done():
-            counts = [getattr(event.counts, name) for name in COUNT_NAMES]
-            failures = [(f.key, f.size, f.code, f.cause) for f in event.failures]
-            return to_json({"t": "done", **head, "kids": event.children, "counts": counts, "failures": failures})
+            words = {"kids": event.children, "counts": event.counts, "failures": event.failures}
+            return to_json({"t": "done", **head, **words})
         case Trouble():
             return to_json({"t": "trouble", **head, "cause": event.cause})
         case Fatal():
@@ -338,6 +324,10 @@ def _parse(body: str) -> dict[str, Any]:
     if type(version) is not int or version != WIRE_VERSION:
         raise MalformedMessage(f"version {version!r}, expected {WIRE_VERSION}")
     return data
+
+
+def _job_words(job: Job) -> dict[str, Any]:
+    return {**job._asdict(), "source": job.source._asdict(), "destination": job.destination._asdict()}
 
 
 def _job(data: dict[str, Any]) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ _BUSY = 0.1
 
 #: What may be made up for when a request was sent later than it might have been, as a timer will have it, in seconds.
 _SLACK_SECONDS = 0.01
+
+
+def chance() -> float:
+    """Give any number from 0 up to 1, as likely as any other."""
+    return int.from_bytes(os.urandom(4), "big") / 2**32
 
 
 def full_jitter(random: Callable[[], float], base_seconds: float = 0.1, most_seconds: float = 10.0) -> Callable[[int], float]:

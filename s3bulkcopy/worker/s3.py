@@ -6,23 +6,21 @@ the axis of `failures`.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import re
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from hashlib import sha256
-from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_plus, urlsplit
 
+from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import Host
 from s3bulkcopy.worker.failures import Fault, Next, lost, read_error
 from s3bulkcopy.worker.model import Item
 from s3bulkcopy.worker.packing import COPY_BYTES_PER_SECOND, COPY_SECONDS
 from s3bulkcopy.worker.sigv4 import EMPTY_SHA256, Credentials, Signer, amz_date, encode_path, encode_query
+from s3bulkcopy.worker.xml import unescaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
     from s3bulkcopy.worker.http import Response
     from s3bulkcopy.worker.model import Job, Location
 
-_OK = HTTPStatus.OK.value
+_OK, _FORBIDDEN, _INTERNAL_SERVER_ERROR = 200, 403, 500
 
 #: Most keys in one ListObjectsV2 answer (S3 API reference).
 PAGE_KEYS = 1000
@@ -46,8 +44,7 @@ PATIENCE_SECONDS = REQUEST_SECONDS + COPY_PATIENCE * COPY_SECONDS
 PATIENCE_SECONDS_PER_BYTE = COPY_PATIENCE / COPY_BYTES_PER_SECOND
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """One ListObjectsV2 answer: its items in key order, and whether more follow."""
 
     items: tuple[Item, ...]
@@ -69,8 +66,6 @@ _LISTING = re.compile(r"<ListBucketResult[\s>]")
 #: Escapes of characters that many keys hold, decoded for a whole page at once. The percent sign is not among them, so that none
 #: can come out of decoding another.
 _COMMON_ESCAPES = (("%2F", "/"), ("%3D", "="), ("%3A", ":"), ("%20", " "), ("%40", "@"), ("%2C", ","))
-_REFERENCE = re.compile(r"&(?:#(\d{1,7})|#x([0-9a-fA-F]{1,6})|(amp|lt|gt|quot|apos));")
-_ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 
 
 def read_page(body: bytes) -> Page:
@@ -86,9 +81,9 @@ def read_page(body: bytes) -> Page:
     found = _OBJECT.findall(text)
     if len(found) != text.count("<Contents>"):
         found = list(_elements(text))
-    decode = _url_decoded if is_encoded else _xml_decoded
+    decode = _url_decoded if is_encoded else unescaped
     if any(mark in text for mark in ("&", "%", "+")):
-        found = [(decode(key), _xml_decoded(etag), size) for key, etag, size in found]
+        found = [(decode(key), unescaped(etag), size) for key, etag, size in found]
     items = [Item(key, int(size), etag) for key, etag, size in found]
     return Page(tuple(items), _TRUNCATED.search(text) is not None)
 
@@ -103,18 +98,8 @@ def _elements(text: str) -> Iterator[tuple[str, str, str]]:
         yield key[1], etag[1] if etag else "", size[1]
 
 
-def _xml_decoded(text: str) -> str:
-    return _REFERENCE.sub(_referent, text) if "&" in text else text
-
-
-def _referent(found: re.Match[str]) -> str:
-    """Give what a reference stands for; `html.unescape` drops control characters, which keys may hold."""
-    decimal, hexadecimal, name = found.groups()
-    return _ENTITIES[name] if name else chr(int(decimal) if decimal else int(hexadecimal, 16))
-
-
 def _url_decoded(text: str) -> str:
-    text = _xml_decoded(text)
+    text = unescaped(text)
     return unquote_plus(text, errors="surrogateescape") if "%" in text or "+" in text else text
 
 
@@ -221,7 +206,7 @@ def read_copy(response: Response) -> Fault | None:
     if b"CopyObjectResult" in document:
         return None
     if b"<Error" in document:
-        return read_error(HTTPStatus.INTERNAL_SERVER_ERROR, response.body)
+        return read_error(_INTERNAL_SERVER_ERROR, response.body)
     return Fault(Next.RETRY, "IncompleteAnswer", "a 200 without a result")
 
 
@@ -273,7 +258,7 @@ class S3:
         answer = await self.ask(self.host(location), request, REQUEST_SECONDS)
         if isinstance(answer, Fault):
             return answer
-        if answer.status != HTTPStatus.OK:
+        if answer.status != _OK:
             return read_error(answer.status, answer.body)
         try:
             return read_page(answer.body)
@@ -295,7 +280,9 @@ class S3:
 
     def learn(self, response: Response) -> None:
         """Set the clock by an answer that says that it is wrong."""
-        if response.status == HTTPStatus.FORBIDDEN and b"RequestTimeTooSkewed" in response.body:
+        if response.status == _FORBIDDEN and b"RequestTimeTooSkewed" in response.body:
+            from email.utils import parsedate_to_datetime  # noqa: PLC0415 - seldom needed, and slow to import
+
             date = response.header("date")
             with suppress(ValueError):  # a date that is none teaches nothing
                 self._skew_seconds = parsedate_to_datetime(date or "").timestamp() - self._now()
@@ -334,5 +321,5 @@ class JobCopies:
     async def copy(self, item: Item) -> Fault | None:
         """Copy one item and wait; None where it is at the destination now."""
         patience = PATIENCE_SECONDS + item.size * PATIENCE_SECONDS_PER_BYTE
-        answer = await self._s3.ask(self.host, self.write(item, asyncio.get_running_loop().time()), patience)
-        return answer if isinstance(answer, Fault) else read_copy(answer)
+        answer = await self._s3.ask(self.host, self.write(item, aio.get_running_loop().time()), patience)
+        return answer if isinstance(answer, Fault) else self.read(answer)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections import deque
 from hashlib import sha256
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import Host
 from s3bulkcopy.worker.failures import Failed, Fault, Next, classify, lost
 from s3bulkcopy.worker.model import to_json
@@ -18,6 +17,8 @@ from s3bulkcopy.worker.sigv4 import Credentials, Signer, amz_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_OK, _BAD_REQUEST = 200, 400
 
 #: Most messages in one SendMessageBatch (SQS API reference).
 BATCH_MESSAGES = 10
@@ -68,7 +69,7 @@ class Sqs:
             return [answer] * len(bodies)
         accepted = {entry["Id"] for entry in answer.get("Successful", ())}
         refused = {
-            entry["Id"]: classify(HTTPStatus.BAD_REQUEST, entry.get("Code", ""), entry.get("Message", ""))
+            entry["Id"]: classify(_BAD_REQUEST, entry.get("Code", ""), entry.get("Message", ""))
             if entry.get("SenderFault")
             else Fault(Next.RETRY, entry.get("Code", "Failed"), entry.get("Message", ""))
             for entry in answer.get("Failed", ())
@@ -92,7 +93,7 @@ class Sqs:
             return lost(error)
         if not isinstance(body, dict):
             return Fault(Next.RETRY, "IncompleteAnswer", "an answer that is no JSON object")
-        if response.status == HTTPStatus.OK:
+        if response.status == _OK:
             return body
         code = str(body.get("__type", "")).rpartition("#")[2]
         return classify(response.status, code, str(body.get("message") or body.get("Message") or ""))
@@ -137,17 +138,17 @@ class Outbox:
         self._batch_bytes = message_bytes
         self._pauses = pauses
         self._patience = patience
-        self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
-        self._senders: set[asyncio.Task[None]] = set()
+        self._waiting: deque[tuple[str, aio.Future]] = deque()
+        self._senders: set[aio.Task] = set()
         #: Whether the queue ever took a message: from then on a denial is not a permission on its way.
         self._proven = False
 
     async def put(self, body: str) -> None:
         """Send a message; raises Failed where the queue does not take it for so long that we give up."""
-        accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        accepted: aio.Future = aio.get_running_loop().create_future()
         self._waiting.append((body, accepted))
         if len(self._senders) < _BATCHES_IN_FLIGHT:
-            self._senders.add(asyncio.create_task(self._send()))
+            self._senders.add(aio.create_task(self._send()))
         await accepted
 
     async def stop(self) -> None:
@@ -155,7 +156,7 @@ class Outbox:
         senders = [*self._senders]
         for sender in senders:
             sender.cancel()
-        await asyncio.gather(*senders, return_exceptions=True)
+        await aio.gather(*senders, return_exceptions=True)
         self._senders.clear()  # a sender that never began cannot take itself out
         self._waiting.clear()
 
@@ -170,10 +171,10 @@ class Outbox:
                             accepted.set_exception(error)
         finally:
             # Here rather than in a callback, which runs a turn later: a message put in between would find no sender.
-            self._senders.discard(asyncio.current_task())
+            self._senders.discard(aio.current_task())
 
-    def _next_batch(self) -> list[tuple[str, asyncio.Future[None]]]:
-        batch: list[tuple[str, asyncio.Future[None]]] = []
+    def _next_batch(self) -> list[tuple[str, aio.Future]]:
+        batch: list[tuple[str, aio.Future]] = []
         size = 0
         while self._waiting and len(batch) < BATCH_MESSAGES:
             size += len(self._waiting[0][0])
@@ -184,8 +185,8 @@ class Outbox:
                 batch.append(message)
         return batch
 
-    async def _deliver(self, batch: list[tuple[str, asyncio.Future[None]]]) -> None:
-        loop = asyncio.get_running_loop()
+    async def _deliver(self, batch: list[tuple[str, aio.Future]]) -> None:
+        loop = aio.get_running_loop()
         give_up_at = loop.time() + self._patience
         tries = 0
         while batch:
@@ -204,7 +205,7 @@ class Outbox:
             batch = again
             tries += 1
             if batch:
-                await asyncio.sleep(self._pauses(tries))
+                await aio.sleep(self._pauses(tries))
 
     def _is_final(self, fault: Fault) -> bool:
         return fault.next not in (Next.RETRY, Next.SLOW_DOWN) and (self._proven or fault.next is not Next.DENIED)

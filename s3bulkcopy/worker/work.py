@@ -5,14 +5,13 @@ Nothing here knows SQS or Lambda: children go out through `emit`, time comes fro
 
 from __future__ import annotations
 
-import asyncio
 from bisect import bisect_right
 from collections import deque
-from dataclasses import dataclass
 from itertools import count
 from operator import attrgetter, lt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop
 from s3bulkcopy.worker.model import MAX_IDLE_HOPS, Attempt, CopyTask, Counts, Done, Failure, Item, ListTask, Range, Task
 from s3bulkcopy.worker.packing import Packer
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 #: How long one attempt at a list task lasts, in seconds.
 LIST_SECONDS = 20.0
 
-#: Sends of one list task that may be under way before it waits for the oldest.
+#: Sends of one list task that may be under way before it waits for the oldest, unless said otherwise.
 _SENDS_UNDER_WAY = 16
 
 #: Faults of one list request after which the attempt is given up, and the queue delivers the task again.
@@ -45,8 +44,7 @@ _FIRST_PAGES = 8
 _LIST_PROOF_ATTEMPTS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """How far one attempt may go: until when (seconds of the event loop's clock), and how many pages."""
 
     deadline: float
@@ -54,7 +52,7 @@ class Budget:
 
     def is_spent(self, pages: int) -> bool:
         """Tell whether the attempt is to hand on the rest."""
-        return pages >= self.pages or asyncio.get_running_loop().time() >= self.deadline
+        return pages >= self.pages or aio.get_running_loop().time() >= self.deadline
 
 
 _KEY = attrgetter("key")
@@ -69,18 +67,19 @@ class TooManyHops(RuntimeError):
 class _Children:
     """The children of one attempt: their ids, and the sends under way."""
 
-    def __init__(self, attempt: Attempt, emit: Emit) -> None:
+    def __init__(self, attempt: Attempt, emit: Emit, most_sends: int) -> None:
         self._nonce = attempt.nonce
         self._emit = emit
-        self._sends: list[asyncio.Task[None]] = []
+        self._most_sends = most_sends
+        self._sends: list[aio.Task] = []
         self.count = 0
 
     async def add(self, child: Callable[[str], Task]) -> None:
         """Begin to send the child that is made with its id; waits only where too many sends are under way."""
         task = child(f"{self._nonce}.{self.count}")
         self.count += 1
-        self._sends.append(asyncio.create_task(self._emit(task)))
-        if len(self._sends) > _SENDS_UNDER_WAY:
+        self._sends.append(aio.create_task(self._emit(task)))
+        if len(self._sends) > self._most_sends:
             await self._sends.pop(0)
 
     async def accepted(self) -> None:
@@ -92,7 +91,7 @@ class _Children:
         """End the sends that nobody waits for any more, so that nothing is pending."""
         for send in self._sends:
             send.cancel()
-        await asyncio.gather(*self._sends, return_exceptions=True)
+        await aio.gather(*self._sends, return_exceptions=True)
 
 
 class _Answers:
@@ -119,13 +118,17 @@ class _Answers:
 class Worker:
     """Works on tasks; one per environment, with the connections and the pace that outlive a task."""
 
-    def __init__(self, s3: S3, copier: Copier, pauses: Callable[[int], float]) -> None:
-        """Work with these; `pauses(n)` is the pause in seconds before the n-th repetition of a list request."""
+    def __init__(self, s3: S3, copier: Copier, pauses: Callable[[int], float], *, most_sends: int = _SENDS_UNDER_WAY) -> None:
+        """Work with these; `pauses(n)` is the pause in seconds before the n-th repetition of a list request.
+
+        A task has no more than `most_sends` children under way to the queue at a time.
+        """
         self._s3 = s3
         self._copier = copier
         self._pauses = pauses
+        self._most_sends = most_sends
         self._answers = _Answers()
-        self._first_pages = asyncio.Semaphore(_FIRST_PAGES)
+        self._first_pages = aio.Semaphore(_FIRST_PAGES)
 
     async def work(self, task: Task, attempt: Attempt, budget: Budget, emit: Emit) -> Done:
         """Work on a task until it ends or the budget is spent, the rest having been handed on.
@@ -135,7 +138,7 @@ class Worker:
         """
         if task.idle_hops > MAX_IDLE_HOPS:
             raise TooManyHops(f"handed on {task.idle_hops} times and nothing came of it")
-        children = _Children(attempt, emit)
+        children = _Children(attempt, emit, self._most_sends)
         try:
             if isinstance(task, ListTask):
                 counts, failures = await self._list(task, attempt, budget, children), NO_FAILURES
@@ -183,7 +186,7 @@ class Worker:
     async def _first_page(self, job: Job, after: str, attempt: Attempt, budget: Budget) -> tuple[Page, Counts]:
         """List the first page of a range, few ranges at a time: the answer often tells of the next ones too."""
         async with self._first_pages:
-            now = asyncio.get_running_loop().time()
+            now = aio.get_running_loop().time()
             known = self._answers.find(job.source, after, now)
             if known is not None:
                 return known, Counts()
@@ -204,7 +207,7 @@ class Worker:
             if retries + 1 >= _LIST_TRIES or budget.is_spent(0):
                 raise Failed(answer, f"listing {job.source}")
             retries += 1
-            await asyncio.sleep(self._pauses(retries))
+            await aio.sleep(self._pauses(retries))
 
 
 def _within(items: tuple[Item, ...], where: Range) -> tuple[Item, ...]:

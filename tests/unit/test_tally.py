@@ -6,7 +6,7 @@ failed or lost, dead letters. What the tally makes of a delivery is compared wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 
 from hypothesis import given, settings
@@ -294,7 +294,7 @@ def test_a_done_that_outranks_a_dead_opens_the_run_again_for_its_children() -> N
 
     tally.add([Done(LIST.id, ONE, 1, Counts(listed=1))])
     assert tally.snapshot().tasks_open == 1
-    tally.add([replace(COPIED, id="one.0")])
+    tally.add([COPIED._replace(id="one.0")])
     assert tally.snapshot().tasks_open == 0
     assert tally.failed_ranges() == []
 
@@ -316,21 +316,21 @@ def test_a_dead_list_task_is_a_range_that_failed() -> None:
 
 
 def test_the_second_attempt_s_copies_are_duplicates() -> None:
-    again = replace(COPIED, attempt=TWO)
+    again = COPIED._replace(attempt=TWO)
     snapshot = tallied(1, [COPIED, again, COPIED, again]).snapshot()
 
     assert (snapshot.counts, snapshot.duplicates, snapshot.unquiet) == (COPIED.counts, 2, True)
 
 
 def test_an_orphan_s_copies_are_duplicates_and_count_for_nothing() -> None:
-    events: list[Event] = [replace(COPIED, id="lost.0", attempt=TWO), COPIED]
+    events: list[Event] = [COPIED._replace(id="lost.0", attempt=TWO), COPIED]
     snapshot = tallied(1, events).snapshot()
 
     assert (snapshot.counts, snapshot.duplicates, snapshot.complete, snapshot.unquiet) == (COPIED.counts, 2, True, True)
 
 
 def test_work_reported_before_it_was_announced_is_provisional_until_then() -> None:
-    child = replace(COPIED, id="one.0", attempt=Attempt(1, "child"))
+    child = COPIED._replace(id="one.0", attempt=Attempt(1, "child"))
     tally = tallied(1, [child])
     assert (tally.snapshot().provisional, tally.snapshot().counts) == (child.counts, Counts())
 
@@ -350,6 +350,6 @@ def test_the_first_fatal_is_kept() -> None:
 
 def test_names_that_no_attempt_gives_are_never_announced() -> None:
     odd = ["", "x", f"{RUN}.", f"{RUN}.-1", f"{RUN}.1", f"{RUN}.²", f"{RUN}.a", f"x.{RUN}.0"]
-    tally = tallied(1, [replace(COPIED, id=name) for name in odd])
+    tally = tallied(1, [COPIED._replace(id=name) for name in odd])
 
     assert (tally.snapshot().counts, tally.snapshot().tasks_open) == (Counts(), 1)

@@ -99,7 +99,7 @@ RESULT = Result(
     engine="lambda",
     source="s3://a/x",
     destination="s3://b",
-    snapshot=replace(SNAPSHOT, counts=replace(SNAPSHOT.counts, listed=1_200_000), complete=True, tasks_open=0),
+    snapshot=replace(SNAPSHOT, counts=SNAPSHOT.counts._replace(listed=1_200_000), complete=True, tasks_open=0),
     failures=(),
     failed_ranges=(),
     phases=Phases(deploy=12.34, probe=3.0, work=120.0, teardown=4.56),
@@ -108,12 +108,12 @@ RESULT = Result(
 
 
 def with_counts(snapshot: Snapshot = SNAPSHOT, /, **counts: int) -> Snapshot:
-    return replace(snapshot, counts=replace(snapshot.counts, **counts))
+    return replace(snapshot, counts=snapshot.counts._replace(**counts))
 
 
 def troubled(failures: int) -> Result:
     """Give a result in which everything went wrong that can."""
-    counts = replace(SNAPSHOT.counts, listed=1_200_000 + 5 + 1 + failures, skipped=5, vanished=1, failed=failures)
+    counts = SNAPSHOT.counts._replace(listed=1_200_000 + 5 + 1 + failures, skipped=5, vanished=1, failed=failures)
     return replace(
         RESULT,
         snapshot=replace(RESULT.snapshot, counts=counts, ranges_failed=2, duplicates=4),

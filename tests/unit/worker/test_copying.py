@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.copying import (
     LANDING_SECONDS,
     MOST_TROUBLED,
@@ -76,7 +75,7 @@ def test_the_items_of_all_tasks_are_copied(batches: list[list[Item]], window: in
 
     async def main() -> list[Outcome]:
         one = copier(store, Pace(window))
-        return await asyncio.gather(*(one.copy(JOB, batch, ANY_TIME, attempt=1) for batch in batches))
+        return await aio.gather(*(one.copy(JOB, batch, ANY_TIME, attempt=1) for batch in batches))
 
     assert run(main()) == [Outcome(all_copied(batch), (), ()) for batch in batches]
     assert store.copied == {it.key: it for batch in batches for it in batch}
@@ -87,7 +86,7 @@ def test_work_of_several_tasks_is_interleaved() -> None:
 
     async def main() -> None:
         one = copier(store, Pace(1, 1))
-        await asyncio.gather(*(one.copy(JOB, [item(f"{b}{n}") for n in range(4)], ANY_TIME, attempt=1) for b in "abc"))
+        await aio.gather(*(one.copy(JOB, [item(f"{b}{n}") for n in range(4)], ANY_TIME, attempt=1) for b in "abc"))
 
     run(main())
     order = [key[0] for key in store.copied]
@@ -109,11 +108,11 @@ def test_there_are_never_more_requests_on_their_way_than_the_window_allows() -> 
             copies = super().copies(job)
             write = copies.write
 
-            def counted(it: Item) -> bytes:
+            def counted(it: Item, now: float) -> bytes:
                 nonlocal on_their_way, most
                 on_their_way += 1
                 most = max(most, on_their_way)
-                return write(it)
+                return write(it, now)
 
             copies.write = counted  # type: ignore[method-assign,assignment]
             return copies
@@ -159,7 +158,7 @@ def test_a_task_whose_items_are_throttled_does_not_hold_up_the_others() -> None:
 
     async def main() -> list[Outcome]:
         one = copier(store)
-        return await asyncio.gather(*(one.copy(JOB, batch, 20.0, attempt=1) for batch in (hot, cold)))
+        return await aio.gather(*(one.copy(JOB, batch, 20.0, attempt=1) for batch in (hot, cold)))
 
     held_up, free = run(main())
     assert free.counts == all_copied(cold)
@@ -185,7 +184,7 @@ def test_a_fault_that_does_not_pass_is_recorded_in_the_end() -> None:
 
     async def main() -> tuple[Outcome, float]:
         outcome = await copier(store).copy(JOB, [item("a"), item("b")], ANY_TIME, attempt=1)
-        return outcome, asyncio.get_running_loop().time()
+        return outcome, aio.get_running_loop().time()
 
     outcome, seconds = run(main())
     tries = store.copy_requests["a"]
@@ -200,7 +199,7 @@ def test_while_nothing_succeeds_nothing_is_recorded_for_long() -> None:
     store = FakeS3.of(found)
 
     async def main() -> Outcome:
-        loop = asyncio.get_running_loop()
+        loop = aio.get_running_loop()
         store.copy_rule = lambda _key, _n: ConnectionRefusedError("nobody") if loop.time() < 10 * RETRY_SECONDS else None
         return await copier(store).copy(JOB, found, ANY_TIME, attempt=1)
 
@@ -240,7 +239,7 @@ def test_an_object_that_exists_is_skipped_where_the_job_does_not_overwrite() -> 
     store = FakeS3.of([item("a"), item("b")], copied={"a": item("a", 7)})
 
     async def main() -> Outcome:
-        return await copier(store).copy(replace(JOB, overwrite=False), [item("a"), item("b")], ANY_TIME, attempt=1)
+        return await copier(store).copy(JOB._replace(overwrite=False), [item("a"), item("b")], ANY_TIME, attempt=1)
 
     assert run(main()) == Outcome(all_copied([item("b")], skipped=1, copy_requests=1), (), ())
     assert store.copied == {"a": item("a", 7), "b": item("b")}
@@ -248,7 +247,7 @@ def test_an_object_that_exists_is_skipped_where_the_job_does_not_overwrite() -> 
 
 def test_what_no_copy_object_copies_is_recorded_without_a_request() -> None:
     huge = item("p/huge", MAX_COPY_OBJECT_BYTES + 1)
-    job = replace(JOB, source=replace(JOB.source, prefix="p/"))
+    job = JOB._replace(source=JOB.source._replace(prefix="p/"))
 
     async def main() -> Outcome:
         return await copier(FakeS3()).copy(job, [huge, item("p/")], ANY_TIME, attempt=1)
@@ -281,7 +280,7 @@ def test_denials_that_last_give_the_attempt_up(attempt: int) -> None:
         with pytest.raises(Failed, match="copying: AccessDenied"):
             await (one := copier(store)).copy(JOB, found, ANY_TIME, attempt=attempt)
         await one.stop()
-        return asyncio.get_running_loop().time()
+        return aio.get_running_loop().time()
 
     assert PROOF_SECONDS < run(main()) < PROOF_SECONDS + 10.5
 
@@ -292,7 +291,7 @@ def test_denials_that_last_are_believed_at_the_third_delivery() -> None:
 
     async def main() -> tuple[Outcome, float]:
         outcome = await copier(store).copy(JOB, found, ANY_TIME, attempt=3)
-        return outcome, asyncio.get_running_loop().time()
+        return outcome, aio.get_running_loop().time()
 
     outcome, seconds = run(main())
     assert sorted(outcome.failures, key=lambda failure: failure.key) == [
@@ -337,7 +336,7 @@ def test_at_the_deadline_the_rest_is_handed_back() -> None:
 
     async def main() -> tuple[Outcome, float]:
         outcome = await copier(store, Pace(10, 10), seconds=1.0).copy(JOB, found, 20.0, attempt=1)
-        return outcome, asyncio.get_running_loop().time()
+        return outcome, aio.get_running_loop().time()
 
     outcome, seconds = run(main())
     assert outcome == Outcome(all_copied(found[:200]), (), tuple(found[200:]))
@@ -351,9 +350,9 @@ def test_copies_that_outlast_the_deadline_by_much_are_handed_back_with_nothing_c
 
     async def main() -> Outcome:
         one = copier(store, seconds=0.05)
-        began = asyncio.get_running_loop().time()
+        began = aio.get_running_loop().time()
         outcome = await one.copy(JOB, found, began + 100, attempt=1)
-        assert asyncio.get_running_loop().time() - began == pytest.approx(100 + LANDING_SECONDS, abs=1)
+        assert aio.get_running_loop().time() - began == pytest.approx(100 + LANDING_SECONDS, abs=1)
         await one.stop()
         return outcome
 
@@ -368,7 +367,7 @@ def test_no_request_is_sent_after_the_deadline() -> None:
     sent: list[float] = []
 
     def serve(request: Request) -> Response:
-        sent.append(asyncio.get_running_loop().time())
+        sent.append(aio.get_running_loop().time())
         return store.serve(request)
 
     async def main() -> Outcome:
@@ -414,7 +413,7 @@ def test_a_task_that_stops_does_not_disturb_the_others() -> None:
     async def main() -> list[Outcome | BaseException]:
         one = copier(store)
         batches = ([item("bad"), *[item(f"never{n}") for n in range(40)]], good)
-        return await asyncio.gather(*(one.copy(JOB, batch, ANY_TIME, attempt=1) for batch in batches), return_exceptions=True)
+        return await aio.gather(*(one.copy(JOB, batch, ANY_TIME, attempt=1) for batch in batches), return_exceptions=True)
 
     stopped, outcome = run(main())
     assert isinstance(stopped, Stop)
@@ -428,12 +427,12 @@ def test_cancelling_leaves_nothing_pending_and_the_copier_works_on(seconds: floa
 
     async def main() -> Outcome:
         one = copier(store, Pace(16, 16), seconds=0.5)
-        running = asyncio.create_task(one.copy(JOB, found, ANY_TIME, attempt=1))
-        await asyncio.sleep(seconds)
+        running = aio.create_task(one.copy(JOB, found, ANY_TIME, attempt=1))
+        await aio.sleep(seconds)
         running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await aio.gather(running, return_exceptions=True)
         await one.stop()
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert aio.all_tasks() == {aio.current_task()}
         return await one.copy(JOB, found, ANY_TIME, attempt=1)
 
     assert run(main()) == Outcome(all_copied(found), (), ())

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.handler import Environment
 from s3bulkcopy.worker.model import (
     CopyTask,
@@ -60,10 +60,10 @@ class World:
             environment = Environment(VARIABLES, s3=self.s3.client(), sqs=self.sqs.client())
             answers = []
             for event in events:
-                began = asyncio.get_running_loop().time()
+                began = aio.get_running_loop().time()
                 answers.append(await environment.invoke(event, seconds_left))
-                assert asyncio.all_tasks() == {asyncio.current_task()}
-                self.seconds = asyncio.get_running_loop().time() - began
+                assert aio.all_tasks() == {aio.current_task()}
+                self.seconds = aio.get_running_loop().time() - began
             self.expired = environment.expired
             return answers
 
@@ -232,7 +232,7 @@ def test_an_emulator_s_address_replaces_that_of_the_buckets() -> None:
         "http://127.0.0.1:4566/source",
         "http://127.0.0.1:4566/destination",
     )
-    assert replace(task, job=JOB) == COPY_A
+    assert task._replace(job=JOB) == COPY_A
 
 
 # -------------------------------------------------------------------------------------------------------------------- probes

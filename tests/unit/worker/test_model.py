@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -105,14 +104,13 @@ def fits(value: object, hint: Any) -> bool:
         return type(value) is tuple and all(fits(one, arguments[0]) for one in value)
     if hint in (str, int, bool, NoneType):
         return type(value) is hint
-    return type(value) is hint and (is_dataclass(value) or isinstance(value, Item)) and are_right(value)
+    return type(value) is hint and isinstance(value, tuple) and are_right(value)
 
 
 def are_right(value: Any) -> bool:
-    """Tell whether every field of a dataclass or a named tuple has the type it says."""
+    """Tell whether every field of a named tuple has the type it says."""
     hints = get_type_hints(type(value), vars(model))
-    names = value._fields if isinstance(value, Item) else [one.name for one in fields(value)]
-    return all(fits(getattr(value, name), hints[name]) for name in names)
+    return all(fits(getattr(value, name), hints[name]) for name in value._fields)
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

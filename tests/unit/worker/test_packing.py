@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -92,7 +90,7 @@ def test_a_batch_is_bounded_in_keys_and_in_work(job: Job, found: list[Item]) -> 
 
 
 def test_small_objects_with_short_keys_fill_a_batch_to_its_keys() -> None:
-    job = replace(JOB, message_bytes=1_048_576)
+    job = JOB._replace(message_bytes=1_048_576)
 
     assert [len(batch) for batch in pack(job, [item(f"data/{n:07}") for n in range(2500)])] == [1000, 1000, 500]
 

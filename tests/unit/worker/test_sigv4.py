@@ -141,4 +141,4 @@ def test_a_queue_request_is_signed_as_botocore_signs_it(mine: Credentials, text:
 
 
 def test_credentials_do_not_show_their_secrets() -> None:
-    assert repr(Credentials("AKID", "secret", "token")) == "Credentials(access_key='AKID')"
+    assert repr(Credentials("AKID", "secret", "token")) == "Credentials('AKID')"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 
 import pytest
 
+from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.failures import Failed, Fault, Next
 from s3bulkcopy.worker.pacing import full_jitter
 from s3bulkcopy.worker.sqs import Outbox
@@ -24,7 +24,7 @@ def put(queues: FakeSqs, bodies: list[str], message_bytes: int = 1000) -> list[B
 
     async def main() -> list[BaseException | None]:
         box = outbox(queues, message_bytes)
-        return await asyncio.gather(*(box.put(body) for body in bodies), return_exceptions=True)
+        return await aio.gather(*(box.put(body) for body in bodies), return_exceptions=True)
 
     return run(main())
 
@@ -112,8 +112,8 @@ def test_a_message_put_the_moment_that_the_senders_end_is_sent() -> None:
             await box.put("first")
             await box.put("second")
 
-        async with asyncio.timeout(5):
-            await asyncio.gather(two(), *(box.put(f"other{n}") for n in range(3)))
+        async with aio.timeout(5):
+            await aio.gather(two(), *(box.put(f"other{n}") for n in range(3)))
 
     run(main())
     assert len(queues.sent["copy"]) == 5
@@ -129,7 +129,7 @@ def test_senders_that_never_began_are_forgotten_when_stopped() -> None:
             abandoned.send(None)  # makes a sender, which has not begun when it is stopped
             abandoned.close()
         await box.stop()
-        async with asyncio.timeout(5):
+        async with aio.timeout(5):
             await box.put("kept")
 
     run(main())
@@ -141,13 +141,13 @@ def test_stopping_leaves_nothing_pending_and_the_outbox_works_on() -> None:
 
     async def main() -> None:
         box = outbox(queues)
-        running = [asyncio.create_task(box.put(f"lost{n}")) for n in range(30)]
-        await asyncio.sleep(0.05)
+        running = [aio.create_task(box.put(f"lost{n}")) for n in range(30)]
+        await aio.sleep(0.05)
         for one in running:
             one.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await aio.gather(*running, return_exceptions=True)
         await box.stop()
-        assert asyncio.all_tasks() == {asyncio.current_task()}
+        assert aio.all_tasks() == {aio.current_task()}
         queues.faults.clear()
         queues.sent.clear()
         await box.put("kept")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.copying import Copier
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop
 from s3bulkcopy.worker.keyspace import cut
@@ -53,7 +53,7 @@ class Queue:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
-            await asyncio.sleep(self.seconds)
+            await aio.sleep(self.seconds)
             self.refuse(task)
             self.accepted.append(task)
         finally:
@@ -87,7 +87,7 @@ def work(
             done = await Worker(s3, copier, pauses).work(task, attempt, budget, queue)
         finally:
             await copier.stop()
-            assert asyncio.all_tasks() == {asyncio.current_task()}
+            assert aio.all_tasks() == {aio.current_task()}
         assert queue.under_way == 0
         return done
 
@@ -98,7 +98,7 @@ def listed(found: list[Item], pages: int) -> Counts:
     return Counts(listed=len(found), listed_bytes=sum(it.size for it in found), pages=pages)
 
 
-small_jobs = st.builds(lambda n, m: replace(JOB, batch_keys=n, message_bytes=m), st.integers(1, 10), st.just(65_536))
+small_jobs = st.builds(lambda n, m: JOB._replace(batch_keys=n, message_bytes=m), st.integers(1, 10), st.just(65_536))
 stores = st.builds(
     lambda found, page_keys: FakeS3.of(found, page_keys=page_keys), st.lists(items, max_size=40), st.integers(1, 12)
 )
@@ -152,7 +152,7 @@ def work_side_by_side(store: FakeS3, tasks: list[ListTask]) -> tuple[list[Done],
         s3 = store.client()
         worker = Worker(s3, Copier(s3, Pace(), pauses), pauses)
         works = (worker.work(task, Attempt(1, f"nonce-{n}"), AMPLE, queue) for n, task in enumerate(tasks))
-        return await asyncio.gather(*works)
+        return await aio.gather(*works)
 
     return run(main()), queue
 
@@ -185,7 +185,7 @@ def test_a_page_that_shows_a_gap_answers_for_all_the_ranges_in_it() -> None:
 
 def test_only_the_prefix_is_listed() -> None:
     store = FakeS3.of(item(key) for key in ("a", "p", "p/", "p/1", "p0", "q"))
-    job = replace(JOB, source=replace(JOB.source, prefix="p/"))
+    job = JOB._replace(source=JOB.source._replace(prefix="p/"))
     _, queue = work(store, ListTask("run.0", job, ALL))
 
     assert queue.items == [item("p/"), item("p/1")]
@@ -246,7 +246,7 @@ def test_a_task_that_was_handed_on_too_often_for_nothing_is_given_up(kind: str) 
 
 def test_done_is_given_only_after_every_child_was_accepted() -> None:
     found = [item(f"k{n:02}") for n in range(60)]
-    job = replace(JOB, batch_keys=1)
+    job = JOB._replace(batch_keys=1)
     done, queue = work(FakeS3.of(found, page_keys=7), ListTask("run.0", job, ALL), Queue(seconds=5.0))
 
     assert (done.children, len(queue.accepted)) == (60, 60)
@@ -254,7 +254,7 @@ def test_done_is_given_only_after_every_child_was_accepted() -> None:
 
 def test_sends_overlap_but_only_so_many() -> None:
     found = [item(f"k{n:02}") for n in range(60)]
-    _, queue = work(FakeS3.of(found), ListTask("run.0", replace(JOB, batch_keys=1), ALL), Queue(seconds=5.0))
+    _, queue = work(FakeS3.of(found), ListTask("run.0", JOB._replace(batch_keys=1), ALL), Queue(seconds=5.0))
 
     assert 8 <= queue.most_under_way <= 17
 
@@ -267,7 +267,7 @@ def test_a_send_that_fails_fails_the_attempt(which: int) -> None:
 
     found = [item(f"k{n:02}") for n in range(60)]
     with pytest.raises(Failed, match="sending: Nope"):
-        work(FakeS3.of(found), ListTask("run.0", replace(JOB, batch_keys=1), ALL), Queue(refuse=refuse))
+        work(FakeS3.of(found), ListTask("run.0", JOB._replace(batch_keys=1), ALL), Queue(refuse=refuse))
 
 
 # -------------------------------------------------------------------------------------------------------------- list faults
@@ -336,7 +336,7 @@ def test_a_list_request_that_can_never_succeed_stops_the_run(fault: Scripted, at
 def test_a_store_that_ignores_what_it_was_asked_is_refused(
     rule: Callable[[list[Item], dict[str, str]], list[Item]], cause: str
 ) -> None:
-    job = replace(JOB, source=replace(JOB.source, prefix="p/" if "prefix" in cause else ""))
+    job = JOB._replace(source=JOB.source._replace(prefix="p/" if "prefix" in cause else ""))
     with pytest.raises(Stop, match=cause) as stop:
         work(FakeS3(list_rule=rule), ListTask("run.0", job, Range("m", None)))
     assert stop.value.kind == "unsupported"

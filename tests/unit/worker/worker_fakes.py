@@ -5,18 +5,18 @@ The fakes read the very bytes that the worker would put on the wire, and answer 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import selectors
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, quote_plus, unquote, urlsplit
 
 from hypothesis import strategies as st
 
+from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import ConnectionLost, Host
 from s3bulkcopy.worker.http import Response
 from s3bulkcopy.worker.model import MAX_KEY_BYTES, Item, Job, Location
@@ -71,32 +71,23 @@ def item(key: str, size: int = 1) -> Item:
 # ------------------------------------------------------------------------------------------------------------------ time
 
 
-class _Clock(selectors.DefaultSelector):
-    """Turns waiting into time that has passed."""
-
-    seconds = 0.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
-        if ready or timeout == 0:
-            return ready
-        if timeout is None:
-            raise AssertionError("everything waits, and nothing will ever happen")
-        self.seconds += timeout
-        return []
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
+class VirtualLoop(aio.Loop):
     """An event loop whose clock jumps to the next timer when there is nothing else to do."""
 
     def __init__(self) -> None:
         """Begin at zero."""
-        self._clock = _Clock()
-        super().__init__(self._clock)
+        super().__init__()
+        self._seconds = 0.0
 
     def time(self) -> float:
         """Give the seconds that have passed."""
-        return self._clock.seconds
+        return self._seconds
+
+    def _poll(self, seconds: float) -> Iterable[tuple[int, int]]:
+        if seconds < 0:
+            raise AssertionError("everything waits, and nothing will ever happen")
+        self._seconds += seconds
+        return ()
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -104,13 +95,12 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
     async def watched() -> T:
         answer = await main
-        await asyncio.sleep(0)
-        pending = asyncio.all_tasks() - {asyncio.current_task()}
+        await aio.sleep(0)
+        pending = aio.all_tasks() - {aio.current_task()}
         assert not pending, f"left pending: {pending}"
         return answer
 
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(watched())
+    return aio.run(watched(), VirtualLoop())
 
 
 # -------------------------------------------------------------------------------------------------------------- requests
@@ -187,12 +177,12 @@ class _Connection:
 
     def send(self, request: bytes, deadline: float, receiver: Receiver) -> None:
         self.usable, self._receiver = False, receiver
-        loop = asyncio.get_running_loop()
+        loop = aio.get_running_loop()
         when = loop.time() + self._seconds(request)
         if when > deadline:
-            loop.call_at(deadline, self._end, TimeoutError("no answer in time"))
+            loop.call_at(deadline, partial(self._end, TimeoutError("no answer in time")))
         else:
-            loop.call_at(when, self._answer, request)
+            loop.call_at(when, partial(self._answer, request))
 
     def _answer(self, request: bytes) -> None:
         try:
