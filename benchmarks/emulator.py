@@ -10,7 +10,6 @@ same keys.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import statistics
@@ -20,6 +19,7 @@ import time
 
 from s3bulkcopy.demo import Store, keys
 from s3bulkcopy.emulator import CREDENTIALS, Emulator
+from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.copying import Copier
 from s3bulkcopy.worker.model import Item, Job
 from s3bulkcopy.worker.pacing import Pace
@@ -68,7 +68,7 @@ def main() -> None:
             store.make(f"bench-raw-{n}")
             store.make(f"bench-pipeline-{n}")
             job = Job("bench", store.location("bench-source"), store.location(f"bench-raw-{n}"))
-            raw = max(asyncio.run(copy_raw(job, items, connections)) for connections in CONNECTIONS)
+            raw = max(aio.run(copy_raw(job, items, connections)) for connections in CONNECTIONS)
             rate, whole = copy_by_pipeline("bench-source", f"bench-pipeline-{n}", chosen.objects)
             ratios.append(rate / raw)
             print(f"{raw:8,.0f} {rate:11,.0f} {ratios[-1]:6.2f} {whole:12,.0f}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import ssl
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, TypeVar
 
+from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.failures import Fault
 from s3bulkcopy.worker.model import Location
 from s3bulkcopy.worker.s3 import S3, Bucket
@@ -115,4 +115,4 @@ class Endpoint:
             finally:
                 s3.close()
 
-        return asyncio.run(main())
+        return aio.run(main())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import time
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 from s3bulkcopy.emulator import ACCOUNT, CREDENTIALS, REGION, Emulator
 from s3bulkcopy.errors import S3BulkCopyError
 from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, StackSettings
+from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.failures import Fault
 from s3bulkcopy.worker.model import Item, Location
 from s3bulkcopy.worker.s3 import S3, Bucket
@@ -121,12 +121,12 @@ class Store:
         own = {"Condition": {"StringEquals": {"aws:PrincipalAccount": ACCOUNT}}}
         statement = {"Effect": "Allow", "Principal": "*", "Action": actions, **unmatched, **own}
         policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]}).encode()
-        asyncio.run(self._put(bucket, iter([("", "", b""), ("", "policy=", policy)]), fillers=1))
+        aio.run(self._put(bucket, iter([("", "", b""), ("", "policy=", policy)]), fillers=1))
 
     def fill(self, bucket: str, names: Iterator[str]) -> None:
         """Put an object of a few bytes of its own under each key."""
         objects = ((f"/{encode_path(n)}", "", b"" if n.endswith("/") else n.encode()[:100]) for n in names)
-        asyncio.run(self._put(bucket, objects, _FILLERS))
+        aio.run(self._put(bucket, objects, _FILLERS))
 
     async def _put(self, bucket: str, requests: Iterator[tuple[str, str, bytes]], fillers: int) -> None:
         """Send PUT requests: the path within the bucket, the query and the body of each."""
@@ -142,15 +142,13 @@ class Store:
                     raise S3BulkCopyError(f"the emulator did not take {bucket}{path}: {answer}")
 
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(fillers):
-                    group.create_task(filler())
+            await aio.gather(*(filler() for _ in range(fillers)))
         finally:
             s3.close()
 
     def items(self, bucket: str, prefix: str = "") -> dict[str, Item]:
         """List a whole bucket."""
-        return asyncio.run(self._items(self.location(bucket, prefix)))
+        return aio.run(self._items(self.location(bucket, prefix)))
 
     async def _items(self, where: Location) -> dict[str, Item]:
         s3 = S3(lambda: self._credentials)

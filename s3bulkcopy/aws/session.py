@@ -91,6 +91,9 @@ class AwsSession:
             ) from error
         self._profile = settings.profile
         self._session.events.register("after-call.*", _log_call)
+        # Nothing here looks at a date, and reading those of a listing takes longer than all else about it.
+        parsers = self._session._session.get_component("response_parser_factory")  # noqa: SLF001 - boto3 has no name for it
+        parsers.set_parser_defaults(timestamp_parser=str)
         self._endpoint_url = settings.endpoint_url
         self._lock = threading.Lock()
         self._clients: dict[tuple[str, str | None], Any] = {}

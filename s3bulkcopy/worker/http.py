@@ -73,15 +73,19 @@ class AnswerReader:
         return None
 
     def _read_head(self, head: bytes) -> None:
-        found = _STATUS_LINE.match(head)
-        if found is None:
-            raise MalformedAnswer(f"not an HTTP/1.1 answer: {head[:60]!r}")
-        version, status = found.groups()
-        if status < b"200":
-            return  # "100 Continue" and its kin: the answer itself follows
-        self._status = int(status)
+        if head.startswith(b"HTTP/1.1 200 "):
+            self._status, self.keep = 200, True
+        else:
+            found = _STATUS_LINE.match(head)
+            if found is None:
+                raise MalformedAnswer(f"not an HTTP/1.1 answer: {head[:60]!r}")
+            if found[2] < b"200":
+                return  # "100 Continue" and its kin: the answer itself follows
+            self._status, self.keep = int(found[2]), found[1] == b"1"
         self._head = head
-        self.keep = version == b"1"
+        self._read_framing(head)
+
+    def _read_framing(self, head: bytes) -> None:
         self._length: int | None = None
         self._chunked = False
         for length, chunked, close in _FRAMING.findall(head.lower()):

@@ -22,6 +22,7 @@ and the worker:
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -294,6 +295,9 @@ async def _main() -> None:
 
 def main() -> None:
     """Serve the engine at the other end of file descriptor 0."""
+    # What lives long here is items by the thousand, which have no cycles: looking for any less often saves time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     aio.run(_main())
 
 

@@ -8,8 +8,12 @@ UTF-8 bytes and so the order in which S3 lists.
 from __future__ import annotations
 
 import json
+from functools import partial
 from operator import add, sub
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 #: Version of the messages. A worker and the CLI that made it come from one bundle, so any other version is a stranger.
 WIRE_VERSION = 1
@@ -80,6 +84,10 @@ class Item(NamedTuple):
     key: str
     size: int
     etag: str
+
+
+#: Makes an item of any three values in a row; a third of the price of calling Item.
+make_item: Callable[[Iterable[Any]], Item] = partial(tuple.__new__, Item)
 
 
 class Range(NamedTuple):
@@ -264,8 +272,7 @@ def decode_task(body: str) -> Task | Nothing:
                 until = data["until"]
                 return ListTask(name, job, Range(_text(data["after"]), until if until is None else _text(until)), idle)
             case "copy":
-                items = tuple(Item(_text(key), _number(size), _text(etag)) for key, size, etag in data["items"])
-                return CopyTask(name, job, items, idle)
+                return CopyTask(name, job, _items(data["items"]), idle)
             case kind:
                 raise MalformedMessage(f"a message of kind {kind!r} is no task")
     except MalformedMessage:
@@ -342,6 +349,17 @@ def _job(data: dict[str, Any]) -> Job:
 
 def _location(data: dict[str, Any]) -> Location:
     return Location(**{name: _text(value) for name, value in data.items()})
+
+
+def _items(rows: list[list[Any]]) -> tuple[Item, ...]:
+    if type(rows) is not list or {*map(type, rows)} - {list}:
+        raise TypeError("items that are not rows of three")
+    if not rows:
+        return ()
+    keys, sizes, etags = zip(*rows, strict=True)
+    if {*map(type, keys), *map(type, etags)} != {str} or {*map(type, sizes)} != {int} or min(sizes) < 0:
+        raise TypeError("an item that is not a text, a count and a text")
+    return tuple(map(make_item, rows))
 
 
 def _text(value: object) -> str:

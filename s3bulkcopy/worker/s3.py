@@ -17,7 +17,7 @@ from urllib.parse import unquote_plus, urlsplit
 from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import Host
 from s3bulkcopy.worker.failures import Fault, Next, lost, read_error
-from s3bulkcopy.worker.model import Item
+from s3bulkcopy.worker.model import make_item
 from s3bulkcopy.worker.packing import COPY_BYTES_PER_SECOND, COPY_SECONDS
 from s3bulkcopy.worker.sigv4 import EMPTY_SHA256, Credentials, Signer, amz_date, encode_path, encode_query
 from s3bulkcopy.worker.xml import unescaped
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from s3bulkcopy.worker.http import Response
-    from s3bulkcopy.worker.model import Job, Location
+    from s3bulkcopy.worker.model import Item, Job, Location
 
 _OK, _FORBIDDEN, _INTERNAL_SERVER_ERROR = 200, 403, 500
 
@@ -84,7 +84,10 @@ def read_page(body: bytes) -> Page:
     decode = _url_decoded if is_encoded else unescaped
     if any(mark in text for mark in ("&", "%", "+")):
         found = [(decode(key), unescaped(etag), size) for key, etag, size in found]
-    items = [Item(key, int(size), etag) for key, etag, size in found]
+    if not found:
+        return Page((), _TRUNCATED.search(text) is not None)
+    keys, etags, sizes = zip(*found, strict=True)
+    items = map(make_item, zip(keys, map(int, sizes), etags, strict=True))
     return Page(tuple(items), _TRUNCATED.search(text) is not None)
 
 

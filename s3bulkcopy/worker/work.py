@@ -55,7 +55,7 @@ class Budget(NamedTuple):
         return pages >= self.pages or aio.get_running_loop().time() >= self.deadline
 
 
-_KEY = attrgetter("key")
+_KEY, _SIZE = attrgetter("key"), attrgetter("size")
 
 NO_FAILURES: tuple[Failure, ...] = ()
 
@@ -173,7 +173,7 @@ class Worker:
                 await _hand_on(job, Range(after, task.range.until), 0, children)
                 break
             items = _within(page.items, task.range)
-            counts += effort + Counts(listed=len(items), listed_bytes=sum(item.size for item in items))
+            counts += effort + Counts(listed=len(items), listed_bytes=sum(map(_SIZE, items)))
             await _send_batches(job, packer.add(items), children)
             if not page.truncated or len(items) < len(page.items):
                 break

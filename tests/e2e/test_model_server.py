@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -11,6 +10,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 from model_server import ModelServer, Throttle, shaped_keys
 
+from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.failures import Fault
 from s3bulkcopy.worker.model import Item, Job, Location
 from s3bulkcopy.worker.s3 import S3
@@ -92,7 +92,7 @@ def test_our_client_lists_every_key_in_order(server: ModelServer, bucket: str, s
         s3.close()
         return items
 
-    assert [item.key for item in asyncio.run(main())] == sorted(shaped_keys(shape, count))
+    assert [item.key for item in aio.run(main())] == sorted(shaped_keys(shape, count))
 
 
 def test_our_client_copies_odd_keys(server: ModelServer, client: Client) -> None:
@@ -107,7 +107,7 @@ def test_our_client_copies_odd_keys(server: ModelServer, client: Client) -> None
         return faults, items, copied
 
     client.ask("PUT", "/odd-copy")
-    faults, items, copied = asyncio.run(main())
+    faults, items, copied = aio.run(main())
 
     assert (set(faults), copied) == ({None}, items)
 
@@ -246,11 +246,11 @@ def test_answers_wait_for_their_time_together() -> None:
             s3 = S3(lambda: CREDENTIALS)
             copies = s3.copies(Job("run", place(server, "src"), place(server, "dst")))
             item = (await listed(s3, place(server, "src")))[0]
-            faults = await asyncio.gather(*(copies.copy(item) for _ in range(20)))
+            faults = await aio.gather(*(copies.copy(item) for _ in range(20)))
             s3.close()
             return faults
 
-        assert (asyncio.run(main()), server.stats()["peak_in_flight"]) == ([None] * 20, 20)
+        assert (aio.run(main()), server.stats()["peak_in_flight"]) == ([None] * 20, 20)
 
 
 def test_counting_begins_anew(server: ModelServer, client: Client) -> None:
