@@ -496,36 +496,47 @@ async def gather(*awaitables: Awaitable[Any], return_exceptions: bool = False) -
     """Run coroutines at the same time; give their results in order.
 
     Raises the first exception, the others then going on by themselves; with `return_exceptions` it is among the results. Where
-    this is cancelled, they are.
+    this is cancelled they are, and all of them are waited for.
     """
     loop = get_running_loop()
     futures = [one if isinstance(one, Future) else loop.create_task(one) for one in awaitables]  # type: ignore[arg-type]
-    ended = loop.create_future()
+    ended = _Gathering(loop, futures)
     left = len(futures)
 
     def note(one: Future) -> None:
         nonlocal left
         left -= 1
-        if _error(one) is not None and not return_exceptions:
+        if _error(one) is not None and not return_exceptions and not ended.is_to_cancel:
             ended.settle(one)
         elif not left:
             ended.settle()
 
     for future in futures:
         future.add_done_callback(note)
-    try:
-        failed = await ended if futures else None
-    except CancelledError:
-        for future in futures:
-            future.cancel()
-        for future in futures:
-            await wait(future)
-        raise
+    failed = await ended if futures else None
+    if ended.is_to_cancel:
+        raise CancelledError
     if return_exceptions:
         return [_error(future) or future.result() for future in futures]
     if failed is not None:
         failed.result()
     return [future.result() for future in futures]
+
+
+class _Gathering(Future):
+    """The end of several futures; to cancel it is to cancel them, and it ends when they have."""
+
+    def __init__(self, loop: Loop, futures: list[Future]) -> None:
+        super().__init__(loop)
+        self._futures = futures
+        self.is_to_cancel = False
+
+    def cancel(self) -> bool:
+        if self.done():
+            return False
+        for future in self._futures:
+            self.is_to_cancel |= future.cancel()
+        return self.is_to_cancel
 
 
 def _error(future: Future) -> BaseException | None:

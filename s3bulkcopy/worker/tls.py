@@ -39,7 +39,7 @@ class TlsConnection(SocketConnection):
         if not self._session_kept:
             # Not before: in TLS 1.3 what is needed to resume a session comes with the first answer.
             self._session_kept = True
-            self._host.tls_session = self._secured.session
+            self.host.tls_session = self._secured.session
         super()._take(data)
 
     def _end(self) -> None:
