@@ -200,6 +200,7 @@ def _local_engine(found: Found, settings: LocalSettings, session: AwsSession, vi
         credentials=session.credentials,
         renewed_credentials=session.renewed_credentials,
         ca_file=session.ca_file,
+        proxy=session.proxy(found.job.source.url, found.job.destination.url),
         say=view.step,
         check=interrupts.check,
         clock=time.monotonic,

@@ -26,7 +26,8 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 from botocore.exceptions import ConnectionError as NoConnectionError
-from botocore.httpsession import get_cert_path
+from botocore.httpsession import ProxyConfiguration, get_cert_path
+from botocore.utils import get_environ_proxies
 
 from s3bulkcopy import __version__
 from s3bulkcopy.errors import BucketUnavailable, NotPermitted, S3BulkCopyError, UsageError
@@ -125,6 +126,22 @@ class AwsSession:
         """The certificates that boto3 trusts: a bundle that was configured, or its own."""
         bundle = self._session._session.get_config_variable("ca_bundle")  # noqa: SLF001 - boto3 has no name for it
         return str(bundle or os.environ.get("REQUESTS_CA_BUNDLE") or get_cert_path(True))
+
+    def proxy(self, *urls: str) -> str | None:
+        """Give the proxy that boto3 goes through to URLs, as the environment says; raises UsageError where workers cannot."""
+        proxies = {ProxyConfiguration(get_environ_proxies(url)).proxy_url_for(url) for url in urls}
+        if len(proxies) > 1:
+            raise UsageError(
+                f"the environment has different proxies for {' and '.join(urls)}, and the local engine goes one way",
+                hint="name both hosts in NO_PROXY, or neither",
+            )
+        proxy: str | None = proxies.pop()
+        if proxy is not None and urlsplit(proxy).scheme != "http":
+            raise UsageError(
+                f"the local engine does not speak {urlsplit(proxy).scheme} to a proxy",
+                hint="set HTTPS_PROXY to an http:// URL (what goes through it is encrypted all the same), or NO_PROXY",
+            )
+        return proxy
 
     def client(self, service: str, region: str | None = None) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
         """Give the client of a service in a region."""

@@ -120,6 +120,7 @@ class LocalEngine:
         credentials: Callable[[], Credentials],
         renewed_credentials: Callable[[], Credentials],
         ca_file: str | None,
+        proxy: str | None = None,
         say: Callable[[str], None],
         check: Callable[[], None],
         clock: Callable[[], float],
@@ -127,13 +128,13 @@ class LocalEngine:
         """Run a job.
 
         `credentials` gives those that are valid now and may raise NotPermitted, `renewed_credentials` looks for others where
-        they have expired all the same. `check` may raise to stop whatever waits here.
+        they have expired all the same. `ca_file` and `proxy` are as a Host has them. `check` may raise to stop what waits here.
         """
         self.job = job._replace(message_bytes=_MESSAGE_BYTES)
         self.left: tuple[str, ...] = ()
         self._settings = settings
         self._credentials, self._renewed = credentials, renewed_credentials
-        self._ca_file = ca_file
+        self._ca_file, self._proxy = ca_file, proxy
         self._say, self._check, self._clock = say, check, clock
         self._pauses = full_jitter(random.random)
         self._selector = selectors.DefaultSelector()
@@ -192,7 +193,8 @@ class LocalEngine:
         limit = self._settings.max_rate
         if self._said is None:
             raise RuntimeError("the engine was not entered")
-        config = Config(self._said, self._ca_file, _CONNECTIONS // share, limit / share if limit is not None else None)
+        most_a_second = limit / share if limit is not None else None
+        config = Config(self._said, self._ca_file, self._proxy, _CONNECTIONS // share, most_a_second)
         self._tell(worker, "config", encode_config(config))
 
     def _stop(self) -> None:

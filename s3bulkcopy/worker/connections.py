@@ -17,7 +17,6 @@ from s3bulkcopy.worker.http import AnswerReader, MalformedAnswer, Response
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Awaitable, Callable
 
 #: How long to wait for a connection, in seconds.
 CONNECT_SECONDS = 10.0
@@ -68,6 +67,13 @@ class Dial(Protocol):
 
     async def __call__(self) -> Connection:
         """Open a connection; raises OSError or TimeoutError."""
+
+
+class Make(Protocol):
+    """Makes a connection to a host of a socket that is connected, whatever is to be said before the first request."""
+
+    async def __call__(self, host: Host, connected: socket.socket) -> Connection:
+        """Make it; raises OSError."""
 
 
 class SocketConnection:
@@ -213,8 +219,13 @@ class Host:
     The last one used is used first, so that those too many fall idle and are dropped.
     """
 
-    def __init__(self, dial: Dial | None = None, *, url: str = "", ca_file: str | None = None) -> None:
-        """Reach the host of `url`, or whatever `dial` connects to; `ca_file` holds the certificates to trust."""
+    def __init__(
+        self, dial: Dial | None = None, *, url: str = "", ca_file: str | None = None, proxy: str | None = None
+    ) -> None:
+        """Reach the host of `url`, or whatever `dial` connects to.
+
+        `ca_file` holds the certificates to trust; `proxy` is the URL of an HTTP proxy to go through.
+        """
         self._dial = dial or self._open
         self._idle: list[tuple[float, Connection]] = []
         self._all: set[SocketConnection] = set()
@@ -225,16 +236,20 @@ class Host:
         self._turn = count()
         #: What the next handshake may go on from.
         self.tls_session: ssl.SSLSession | None = None
-        self._secure: Callable[[Host, socket.socket], Awaitable[Connection]] | None = None
+        self._make: Make | None = None
         self.name = ""
         if url:
             parts = urlsplit(url)
-            self.name = parts.hostname or ""
+            self.name = self._reached = parts.hostname or ""
             self._port = parts.port or (443 if parts.scheme == "https" else 80)
             if parts.scheme == "https":
                 from s3bulkcopy.worker.tls import securing  # noqa: PLC0415 - slow to import, and not always needed
 
-                self._secure = securing(ca_file)
+                self._make = securing(ca_file)
+            if proxy is not None:
+                from s3bulkcopy.worker.proxy import through  # noqa: PLC0415 - seldom needed
+
+                self._reached, self._port, self._make = through(proxy, url, self._make)
 
     @property
     def loop(self) -> aio.Loop:
@@ -325,7 +340,7 @@ class Host:
             connected.setblocking(False)
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self.loop.sock_connect(connected, where)
-            return await self._secure(self, connected) if self._secure else SocketConnection(self, connected)
+            return await self._make(self, connected) if self._make else SocketConnection(self, connected)
         except BaseException:
             connected.close()
             raise
@@ -333,7 +348,7 @@ class Host:
     async def _addresses_in_turn(self) -> list[tuple[int, Any]]:
         """Give the addresses of the name, each time another one first; the name is resolved again by TTL."""
         if self.loop.time() - self._resolved_at > RESOLVE_SECONDS:
-            found = await self.loop.getaddrinfo(self.name, self._port, type=socket.SOCK_STREAM)
+            found = await self.loop.getaddrinfo(self._reached, self._port, type=socket.SOCK_STREAM)
             self._addresses = list(dict.fromkeys((entry[0], entry[4]) for entry in found))
             self._resolved_at = self.loop.time()
         first = next(self._turn) % len(self._addresses)

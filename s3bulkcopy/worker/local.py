@@ -2,7 +2,7 @@
 
 What is said there are lines of words, of which the last may be JSON. The engine says:
 
-    config JSON             first: credentials, certificates, how many connections and requests a second
+    config JSON             first: credentials, certificates, proxy, how many connections and requests a second
     credentials JSON        new credentials, from now on
     task TOKEN NUMBER JSON  work on a task, of which this is the attempt of that number
     probe TOKEN JSON        prove the right to copy on the items of a CopyTask
@@ -80,6 +80,8 @@ class Config(NamedTuple):
     credentials: Credentials
     #: Certificates to trust, as a file; None for the system's own.
     ca_file: str | None
+    #: URL of the HTTP proxy to go through, with what it asks to know; None for none.
+    proxy: str | None
     #: Most connections to S3.
     connections: int
     #: Most COPY requests a second; None for no limit of ours.
@@ -186,7 +188,7 @@ class LocalWorker:
         """Speak to the engine by a wire."""
         self._credentials = config.credentials
         self._wire = wire
-        self._s3 = S3(lambda: self._credentials, host=lambda url: Host(url=url, ca_file=config.ca_file))
+        self._s3 = S3(lambda: self._credentials, host=lambda url: Host(url=url, ca_file=config.ca_file, proxy=config.proxy))
         self._pauses = full_jitter(chance)
         most = _affordable(config.connections)
         idle_seconds = aio.get_running_loop().idle_seconds

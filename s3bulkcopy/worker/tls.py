@@ -10,9 +10,8 @@ from s3bulkcopy.worker.connections import SocketConnection
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Awaitable, Callable
 
-    from s3bulkcopy.worker.connections import Connection, Host
+    from s3bulkcopy.worker.connections import Connection, Host, Make
 
 
 class TlsConnection(SocketConnection):
@@ -47,7 +46,7 @@ class TlsConnection(SocketConnection):
         self.close()
 
 
-def securing(ca_file: str | None) -> Callable[[Host, socket.socket], Awaitable[Connection]]:
+def securing(ca_file: str | None) -> Make:
     """Give what makes a connection to a host secure; `ca_file` holds the certificates to trust, None is the system's."""
     context = tls_context(ca_file)
 

@@ -59,6 +59,44 @@ def test_certificates_that_cannot_be_read_are_bad_usage(monkeypatch: pytest.Monk
         AwsSession(AwsSettings())
 
 
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://proxy.test:3128"}, "http://proxy.test:3128"),
+        ({"HTTPS_PROXY": "http://proxy.test:3128", "NO_PROXY": ".store.test"}, None),
+        ({"HTTP_PROXY": "http://proxy.test:3128"}, None),
+    ],
+)
+def test_workers_go_through_the_proxy_that_the_environment_names(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: str | None
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert AwsSession(AwsSettings()).proxy("https://a.store.test", "https://b.store.test") == expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"HTTPS_PROXY": "http://proxy.test:3128", "NO_PROXY": "a.store.test"}, "different proxies for https://a"),
+        ({"HTTPS_PROXY": "https://proxy.test:3128", "NO_PROXY": ""}, "does not speak https to a proxy"),
+    ],
+)
+def test_a_proxy_that_workers_cannot_use_is_bad_usage(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], words: str
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(UsageError, match=words):
+        AwsSession(AwsSettings()).proxy("https://a.store.test", "https://b.store.test")
+
+
 def test_a_certificate_that_is_not_trusted_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")

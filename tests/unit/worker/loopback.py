@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from base64 import b64encode
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -128,3 +129,54 @@ def echo(_: Server, peer: Peer) -> None:
 
 def get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
+
+
+class Proxy:
+    """An HTTP proxy on this machine, which asks for a user and password if it is given some (`user:password`)."""
+
+    def __init__(self, user: str = "") -> None:
+        self._expected = b"Basic " + b64encode(user.encode()) if user else None
+        #: The first line of each request that it was asked to pass on.
+        self.asked: list[str] = []
+        self._server = Server(self._serve)
+        self.url = f"http://{f'{user}@' if user else ''}127.0.0.1:{self._server.port}"
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._server.close()
+
+    def _serve(self, _: Server, peer: Peer) -> None:
+        first, *lines = peer.request().split(b"\r\n")
+        self.asked.append(first.decode())
+        method, target, _version = first.split(b" ")
+        headers = {name.lower(): value for name, value in (line.split(b": ", 1) for line in lines)}
+        if headers.get(b"proxy-authorization") != self._expected:
+            peer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+            return
+        where = target if method == b"CONNECT" else target.split(b"/", 3)[2]
+        name, port = where.decode().split(":")
+        with socket.create_connection((name, int(port))) as upstream:
+            back = threading.Thread(target=_pump, args=(upstream, peer._end), daemon=True)
+            back.start()
+            if method == b"CONNECT":
+                peer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                _pump(peer._end, upstream)
+            else:
+                with suppress(ConnectionAbortedError):
+                    while True:
+                        method, target, _version = first.split(b" ")
+                        origin = b" ".join((method, b"/" + target.split(b"/", 3)[3], b"HTTP/1.1"))
+                        upstream.sendall(b"\r\n".join((origin, *lines)) + b"\r\n\r\n")
+                        first, *lines = peer.request().split(b"\r\n")
+                        self.asked.append(first.decode())
+                upstream.shutdown(socket.SHUT_WR)
+            back.join()
+
+
+def _pump(here: socket.socket, there: socket.socket) -> None:
+    """Pass on what comes, until it ends."""
+    with suppress(OSError):
+        while data := here.recv(65_536):
+            there.sendall(data)
+    with suppress(OSError):
+        there.shutdown(socket.SHUT_WR)
