@@ -78,6 +78,8 @@ class Behaviour:
     seed: int = 1
     #: Requests after which a connection is closed; 0 for never.
     close_after: int = 0
+    #: Requests after which an access key is answered 400 ExpiredToken; 0 for never.
+    expire_after: int = 0
 
     @property
     def fails(self) -> bool:
@@ -373,6 +375,7 @@ class Model:
         self._throttle = Throttle(behaviour.rate_per_partition, behaviour.partition_characters, clock)
         self._limited = behaviour.rate_per_partition > 0
         self._fails = behaviour.fails
+        self._asked_by: Counter[bytes] = Counter()
         self._operations: dict[str, Callable[[Bucket, Request], bytes]] = {
             "list": self._list,
             "location": self._location,
@@ -398,6 +401,8 @@ class Model:
             return "control", self._control(request)
         kind = kind_of(request)
         self.stats.requests[kind] += 1
+        if self.behaviour.expire_after and self._is_expired(request):
+            return kind, error(400, "ExpiredToken")
         if self._fails and (failed := self._by_chance(kind)) is not None:
             return kind, failed
         if self._limited and kind in WRITES and not self._throttle.admits(request.bucket, request.key):
@@ -410,6 +415,11 @@ class Model:
         if operation is None:
             return kind, answer(200) if kind == "put_bucket" else error(501, "NotImplemented")
         return kind, operation(bucket, request)
+
+    def _is_expired(self, request: Request) -> bool:
+        access_key = request.header(b"authorization").partition(b"Credential=")[2].partition(b"/")[0]
+        self._asked_by[access_key] += 1
+        return self._asked_by[access_key] > self.behaviour.expire_after
 
     def _by_chance(self, kind: str) -> bytes | None:
         """Give an answer that fails, an empty one for a reset, None for no failure."""
@@ -715,6 +725,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--fail-{name}", type=float, default=0.0, metavar="PROBABILITY")
     parser.add_argument("--seed", type=int, default=1, help="of what fails by chance")
     parser.add_argument("--close-after", type=int, default=0, help="requests that a connection serves; 0 for any number")
+    parser.add_argument("--expire-after", type=int, default=0, help="requests after which an access key expires; 0 for never")
     parser.add_argument("--tls", nargs=2, metavar=("CERTIFICATE", "KEY"), help="serve https with these PEM files")
     parser.add_argument("--until-eof", action="store_true", help="end when stdin ends")
     chosen = parser.parse_args(arguments)
@@ -730,6 +741,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fail_reset=chosen.fail_reset,
             seed=chosen.seed,
             close_after=chosen.close_after,
+            expire_after=chosen.expire_after,
         )
     )
     for bucket, shape, count in chosen.objects:

@@ -234,6 +234,14 @@ def test_a_connection_is_closed_after_so_many_requests() -> None:
         assert server.stats()["connections"] == 3
 
 
+def test_an_access_key_expires_after_so_many_requests() -> None:
+    def ask(client: Client, key: str) -> int:
+        return client.ask("GET", "/src", Authorization=f"AWS4-HMAC-SHA256 Credential={key}/20260101/us-east-1").status
+
+    with ModelServer("--objects", "src=seq:1", "--expire-after", "2") as server, Client(server.url) as client:
+        assert [ask(client, key) for key in ("old", "old", "old", "new", "old")] == [200, 200, 400, 200, 400]
+
+
 def test_a_connection_is_reset_by_chance() -> None:
     with ModelServer("--fail-reset", "1") as server, Client(server.url) as client, pytest.raises(ConnectionError):
         client.ask("HEAD", "/src")
