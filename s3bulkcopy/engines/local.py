@@ -339,22 +339,24 @@ class LocalEngine:
                 self._release(worker, token)
                 self._note(rest)
             case "expired":
-                if int(token) > self._said_since:
-                    self._renew()
-                if worker is self._prober:
-                    self._send_probe(worker)
-                else:
-                    delivery = self._release(worker, token)
-                    self._queues[delivery.kind].append(delivery)
-            case "probed":
+                self._try_anew(worker, token)
+            case "probed" if self._probe is not None:
                 remaining, _, body = rest.partition(" ")
-                event = decode_event(body)
-                if not isinstance(event, Nothing) and self._probe is not None:
-                    self._proofs.append(Proof((event,), len(self._probe.items) - int(remaining)))
+                self._proofs.append(Proof(_events(body), len(self._probe.items) - int(remaining)))
             case "refused":
                 self._proofs.append(_refusal(json.loads(rest), self.job))
             case _:
                 raise MalformedMessage(f"a worker that says {verb!r}")
+
+    def _try_anew(self, worker: _Process, token: str) -> None:
+        """Renew the credentials that have expired, unless that is done, and queue again what they were used for."""
+        if int(token) > self._said_since:
+            self._renew()
+        if worker is self._prober:
+            self._send_probe(worker)
+        else:
+            delivery = self._release(worker, token)
+            self._queues[delivery.kind].append(delivery)
 
     def _accept(self, worker: _Process, sequence: int, delivery: _Delivery) -> None:
         if delivery.kind == "copy":
@@ -369,9 +371,7 @@ class LocalEngine:
         return delivery
 
     def _note(self, body: str) -> None:
-        event = decode_event(body)
-        if not isinstance(event, Nothing):
-            self._events.append(event)
+        self._events += _events(body)
 
     def _deliver_again(self, delivery: _Delivery) -> None:
         """Queue a task for its next attempt, or give it up."""
@@ -497,6 +497,11 @@ def _spawn() -> _Process:
         theirs.close()
     ours.setblocking(False)
     return _Process(process, ours, log)
+
+
+def _events(body: str) -> tuple[Event, ...]:
+    event = decode_event(body)
+    return () if isinstance(event, Nothing) else (event,)
 
 
 def _refusal(answer: dict[str, object], job: Job) -> S3BulkCopyError:
