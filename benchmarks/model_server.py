@@ -83,8 +83,8 @@ class Behaviour:
 
     @property
     def fails(self) -> bool:
-        """Tell whether anything fails by chance."""
-        return any((self.fail_503, self.fail_500, self.fail_200, self.fail_reset))
+        """Tell whether anything fails."""
+        return any((self.fail_503, self.fail_500, self.fail_200, self.fail_reset, self.expire_after))
 
 
 @dataclass
@@ -401,9 +401,7 @@ class Model:
             return "control", self._control(request)
         kind = kind_of(request)
         self.stats.requests[kind] += 1
-        if self.behaviour.expire_after and self._is_expired(request):
-            return kind, error(400, "ExpiredToken")
-        if self._fails and (failed := self._by_chance(kind)) is not None:
+        if self._fails and (failed := self._failure(kind, request)) is not None:
             return kind, failed
         if self._limited and kind in WRITES and not self._throttle.admits(request.bucket, request.key):
             self.stats.slow_downs += 1
@@ -416,13 +414,20 @@ class Model:
             return kind, answer(200) if kind == "put_bucket" else error(501, "NotImplemented")
         return kind, operation(bucket, request)
 
+    def _failure(self, kind: str, request: Request) -> bytes | None:
+        """Give an answer that fails, an empty one for a reset, None for no failure."""
+        is_expired = self.behaviour.expire_after and self._is_expired(request)
+        failed = error(400, "ExpiredToken") if is_expired else self._by_chance(kind)
+        if failed and request.method == b"HEAD":
+            return failed[: failed.index(b"\r\n\r\n") + 4]
+        return failed
+
     def _is_expired(self, request: Request) -> bool:
         access_key = request.header(b"authorization").partition(b"Credential=")[2].partition(b"/")[0]
         self._asked_by[access_key] += 1
         return self._asked_by[access_key] > self.behaviour.expire_after
 
     def _by_chance(self, kind: str) -> bytes | None:
-        """Give an answer that fails, an empty one for a reset, None for no failure."""
         behaviour, drawn = self.behaviour, self._chance.random()
         if drawn < behaviour.fail_reset:
             return b""
