@@ -265,9 +265,10 @@ def answer(status: int, body: bytes = b"", headers: str = "") -> bytes:
 
 
 @cache
-def error(status: int, code: str) -> bytes:
-    """Write a refusal."""
-    return answer(status, f"{_XML}<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode())
+def error(status: int, code: str, condition: str = "") -> bytes:
+    """Write a refusal; `condition` is the one that did not hold."""
+    said = f"<Condition>{condition}</Condition>" if condition else ""
+    return answer(status, f"{_XML}<Error><Code>{code}</Code><Message>{code}</Message>{said}</Error>".encode())
 
 
 def _document(root: str, content: bytes = b"") -> bytes:
@@ -514,9 +515,9 @@ class Model:
             return error(404, "NoSuchKey" if origin else "NoSuchBucket")
         wanted = request.header(b"x-amz-copy-source-if-match")
         if wanted and wanted.strip(b'"') != entry.etag:
-            return error(412, "PreconditionFailed")
+            return error(412, "PreconditionFailed", "x-amz-copy-source-If-Match")
         if request.key in bucket.objects and request.header(b"if-none-match") == b"*":
-            return error(412, "PreconditionFailed")
+            return error(412, "PreconditionFailed", "If-None-Match")
         # The source's own key is shared where it is the same, which halves the memory of a whole copy.
         bucket.put(key if key == request.key else request.key, entry)
         return _COPIED_HEAD + entry.etag + _COPIED_TAIL
@@ -531,7 +532,7 @@ class Model:
 
     def _put(self, bucket: Bucket, request: Request) -> bytes:
         if request.key in bucket.objects and request.header(b"if-none-match") == b"*":
-            return error(412, "PreconditionFailed")
+            return error(412, "PreconditionFailed", "If-None-Match")
         entry = entry_of(request.body, len(request.body))
         bucket.put(request.key, entry)
         return answer(200, headers=f'ETag: "{entry.etag.decode()}"\r\n')

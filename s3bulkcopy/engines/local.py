@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Self
 
 import s3bulkcopy
 from s3bulkcopy.engines import Depth, Depths, Proof
-from s3bulkcopy.errors import NotPermitted, S3BulkCopyError
+from s3bulkcopy.errors import Interrupted, NotPermitted, S3BulkCopyError
 from s3bulkcopy.worker.local import Config, encode_config, line
 from s3bulkcopy.worker.model import (
     CopyTask,
@@ -251,7 +251,12 @@ class LocalEngine:
         """Give the events of the next so many seconds, or of less where nothing is left to do."""
         until = self._clock() + seconds
         while (left := until - self._clock()) > 0 and not (self._events and self._is_idle()):
-            self._check()
+            try:
+                self._check()
+            except Interrupted:
+                if self._events:  # they count all the same; the next call raises
+                    break
+                raise
             self._go_on(min(left, _LOOK_SECONDS))
             if any(isinstance(event, Fatal) for event in self._events):
                 break

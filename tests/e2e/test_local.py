@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,7 +18,6 @@ import psutil
 import pytest
 from model_server import ModelServer, shaped_keys
 
-from s3bulkcopy.engines import local
 from tests.e2e.conftest import Ended
 from tests.e2e.test_run import wait_for
 
@@ -163,7 +160,7 @@ def test_keys_of_another_store_are_re_rooted(folders: Folders) -> None:
 
 # --------------------------------------------------------------------------------------------------------------- faults
 
-FAULTS = ("--fail-503", "0.05", "--fail-500", "0.01", "--fail-200", "0.01", "--fail-reset", "0.01", "--close-after", "100")
+FAULTS = ("--fail-503", "0.01", "--fail-500", "0.05", "--fail-200", "0.01", "--fail-reset", "0.01", "--close-after", "100")
 
 
 @contextmanager
@@ -182,9 +179,8 @@ def keys_at(server: ModelServer, bucket: str) -> list[str]:
     return [entry["Key"] for page in pages for entry in page.get("Contents", ())]
 
 
-@pytest.mark.parametrize("seed", ["1", "2", "3"])
-def test_a_store_full_of_faults_loses_nothing(seed: str) -> None:
-    with store(4000, *FAULTS, "--seed", seed, shape="odd") as server:
+def test_a_store_full_of_faults_loses_nothing() -> None:
+    with store(4000, *FAULTS, shape="odd") as server:
         ended = run(server.url, "s3://source", "s3://target", "--processes", "2")
 
         assert ended.code == 0, ended.err
@@ -225,3 +221,188 @@ def test_too_few_file_descriptors_are_an_error_that_says_so() -> None:
 
         assert (ended.code, "Too many open files" in ended.err, "--processes" in ended.err) == (1, True, True), ended.err
         assert "Traceback" not in ended.err
+
+
+# ------------------------------------------------------------------------------------- who dies, and who is told to stop
+
+#: Slow enough to be in the middle of when something happens.
+SLOW = ("--copy-ms", "150")
+SOME_OBJECTS = 5000
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Give the worker processes of a command."""
+    found: list[psutil.Process] = psutil.Process(process.pid).children()
+    return found
+
+
+def until_copying(server: ModelServer) -> None:
+    """Wait until a store was asked for some copies, and all is listed."""
+    wait_for(lambda: server.stats()["requests"].get("copy", 0) > 400)
+
+
+def until_gone(processes: list[psutil.Process], seconds: float) -> None:
+    """Wait until processes have ended; fails where one has not."""
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    assert alive == []
+
+
+def test_a_worker_that_is_killed_is_replaced_and_every_count_stays_exact() -> None:
+    with store(SOME_OBJECTS, *SLOW) as server:
+        process = start(server.url, "s3://source", "s3://target", "--processes", "2")
+        until_copying(server)
+        workers_of(process)[0].kill()
+        ended = Ended.of(process)
+
+        assert ended.code == 0, ended.err
+        assert counts(ended, "listed", "copied", *CLEAN) == copied_all(SOME_OBJECTS)
+        assert "a worker process was killed by SIGKILL; starting another one" in ended.out
+        assert server.stats()["buckets"]["target"] == SOME_OBJECTS
+
+
+def test_workers_that_die_at_their_start_end_the_run_with_their_last_words() -> None:
+    dying = "from s3bulkcopy.engines import local; local._PROGRAM = 'raise SystemExit(\"no such thing\")'; "
+    with store(10) as server:
+        process = start(
+            server.url, "s3://source", "s3://target", "--processes", "2", main=dying + "from s3bulkcopy.cli import main; main()"
+        )
+        ended = Ended.of(process)
+
+        last = "a worker process ended with 1: no such thing"
+        assert (ended.code, ended.err) == (1, f"error: 5 workers died at their start, one after another; the last: {last}\n")
+
+
+def test_a_task_that_kills_its_worker_each_time_dies_and_is_named() -> None:
+    with store(6) as server:
+        poison = keys_at(server, "source")[-1]
+        worker = f"""
+from s3bulkcopy.worker import local
+serve = local.LocalWorker._serve_task
+def guarded(self, token, number, body):
+    return os._exit(9) if '"t":"copy"' in body and {poison!r} in body else serve(self, token, number, body)
+local.LocalWorker._serve_task = guarded
+local.main()
+"""
+        main = f"""
+from s3bulkcopy.engines import local
+local._PROGRAM = "import os;" + local._PROGRAM.replace(local._MAIN, {worker!r})
+from s3bulkcopy.cli import main
+main()
+"""
+        arguments = ["s3://source", "s3://target", "--processes", "2", "--batch-size", "1"]
+        ended = Ended.of(start(server.url, *arguments, main=main))
+
+        assert ended.code == 3, ended.err
+        assert counts(ended, "listed", "copied", "failed") == {"listed": 6, "copied": 5, "failed": 1}
+        assert f'"key": "{poison}"' in ended.out
+        assert ended.out.count("a worker process ended with 9; starting another one") == 5
+
+
+def test_workers_end_by_themselves_where_the_command_is_killed() -> None:
+    with store(SOME_OBJECTS, *SLOW) as server:
+        process = start(server.url, "s3://source", "s3://target", "--processes", "2")
+        until_copying(server)
+        workers = workers_of(process)
+        process.kill()
+
+        until_gone(workers, 5)
+        assert len(workers) == 2
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_requests_land_and_says_how_to_go_on(number: signal.Signals) -> None:
+    with store(SOME_OBJECTS, *SLOW) as server:
+        process = start(server.url, "s3://source", "s3://target", "--processes", "2")
+        until_copying(server)
+        workers = workers_of(process)
+        process.send_signal(number)
+        ended = Ended.of(process)
+        asked, landed = server.stats()["requests"]["copy"], server.stats()["buckets"]["target"]
+
+        assert ended.code == 130, ended.err
+        assert "stopping: requests on their way land first" in ended.err
+        assert re.search(r"interrupted; of 5,000 objects listed so far at least [\d,]+ were copied", ended.err)
+        assert "to go on, run it again with --no-overwrite" in ended.err
+        assert [worker for worker in workers if worker.is_running()] == []
+        assert (landed, server.stats()["requests"]["copy"]) == (asked, asked)
+
+        again = run(server.url, "s3://source", "s3://target", "--no-overwrite")
+
+        assert again.code == 0, again.err
+        names = ("listed", "copied", "skipped", "failed")
+        assert counts(again, *names) == dict(zip(names, (SOME_OBJECTS, SOME_OBJECTS - landed, landed, 0), strict=True))
+
+
+def test_a_second_signal_leaves_at_once() -> None:
+    with store(SOME_OBJECTS, "--copy-ms", "12000") as server:
+        process = start(server.url, "s3://source", "s3://target", "--processes", "2")
+        wait_for(lambda: workers_of(process))
+        workers = workers_of(process)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert "again to leave at once" in process.stderr.readline()
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=10)
+
+        until_gone(workers, 5)
+        assert time.monotonic() - began < 6
+        assert (process.returncode, error.strip()) == (130, "left at once; nothing to clean up")
+
+
+# ---------------------------------------------------------------------------------------------------------- credentials
+
+
+def test_expired_credentials_stop_the_run_with_one_error() -> None:
+    with store(4000, "--expire-after", "1500") as server:
+        ended = run(server.url, "s3://source", "s3://target", "--processes", "2")
+
+    assert ended.code == 5
+    assert ended.err.splitlines() == [
+        "error: the credentials have expired",
+        "hint: refresh them, for example with `aws sso login`, and run the command again with --no-overwrite",
+    ]
+
+
+def test_a_probe_that_meets_expired_credentials_says_that() -> None:
+    with store(10, "--expire-after", "3") as server:  # two buckets are looked at, and a page
+        ended = run(server.url, "s3://source", "s3://target", "--processes", "2")
+
+    assert (ended.code, ended.err.splitlines()[0]) == (5, "error: the credentials have expired")
+
+
+def key_file(path: Path, name: str) -> None:
+    """Write a credentials file with a key of that name, at once."""
+    new = path.with_suffix(".new")
+    new.write_text(f"[default]\naws_access_key_id = {name}\naws_secret_access_key = {name}\n")
+    new.replace(path)
+
+
+def test_credentials_that_are_rewritten_let_the_run_go_on(tmp_path: Path) -> None:
+    file = tmp_path / "credentials"
+    key_file(file, "first")
+    with store(4000, "--copy-ms", "20", "--expire-after", "3000") as server:
+        arguments = ["s3://source", "s3://target", "--processes", "1", "--batch-size", "50"]
+        process = start(server.url, *arguments, AWS_SHARED_CREDENTIALS_FILE=str(file))
+        until_copying(server)
+        key_file(file, "second")
+        ended = Ended.of(process)
+
+    assert ended.code == 0, ended.err
+    assert counts(ended, "listed", "copied", *CLEAN) == copied_all(4000)
+
+
+def test_credentials_from_a_process_are_asked_for_again(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    keys = '{"Version": 1, "AccessKeyId": "\'$(date +%s%N)\'", "SecretAccessKey": "s", "SessionToken": "t"}'
+    script = tmp_path / "keys"
+    script.write_text(f"#!/bin/sh\necho '{keys}'\n")
+    script.chmod(0o755)
+    config.write_text(f"[default]\ncredential_process = {script}\n")
+    with store(4000, "--expire-after", "2000") as server:
+        arguments = ["s3://source", "s3://target", "--processes", "1", "--batch-size", "50"]
+        ended = run(server.url, *arguments, AWS_CONFIG_FILE=str(config))
+
+    assert ended.code == 0, ended.err
+    assert counts(ended, "listed", "copied", *CLEAN) == copied_all(4000)
