@@ -334,15 +334,15 @@ class LocalEngine:
                 kind, _, body = rest.partition(" ")
                 self._accept(worker, int(token), _Delivery(kind, body))
             case "done":
+                self._note(rest)
                 self._release(worker, token)
                 self._deaths = 0
-                self._note(rest)
             case "trouble":
                 self._note(rest)
                 self._deliver_again(self._release(worker, token))
             case "fatal":
-                self._release(worker, token)
                 self._note(rest)
+                self._release(worker, token)
             case "expired":
                 self._try_anew(worker, token)
             case "probed" if self._probe is not None:
