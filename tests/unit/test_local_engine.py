@@ -58,6 +58,7 @@ class Played:
 
     def kill(self) -> None:
         self.returncode = -signal.SIGKILL
+        self.end.shutdown(socket.SHUT_RDWR)
         self.end.close()
 
     # What the worker does.
@@ -306,17 +307,17 @@ def test_all_that_was_to_be_said_is_said_before_the_end(monkeypatch: pytest.Monk
     def listen() -> None:
         worker = stage.workers[0]
         worker.end.setblocking(True)
-        while not heard.endswith(b"stop\n"):
-            heard.extend(worker.end.recv(4096))
+        while not heard.endswith(b"stop\n") and (data := worker.end.recv(4096)):
+            heard.extend(data)
         worker.die(0)
 
     with stage.engine:
         stage.workers[0].engines_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         stage.engine.submit([ListTask(f"run.{n}", JOB, Range("a" * 1000, None)) for n in range(SLOTS["list"])])
         assert stage.engine._processes[0].unsent
-        listener = threading.Thread(target=listen)
+        listener = threading.Thread(target=listen, daemon=True)
         listener.start()
-    listener.join()
+    listener.join(5)
 
     assert heard.count(b"task ") == SLOTS["list"]
     assert stage.workers[0].returncode == 0
