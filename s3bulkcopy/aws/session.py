@@ -21,6 +21,7 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
+    SSLError,
     SSOError,
     TokenRetrievalError,
 )
@@ -89,10 +90,16 @@ class AwsSession:
             raise UsageError(
                 f"there is no profile '{settings.profile}'", hint="`aws configure list-profiles` shows those there are"
             ) from error
+        if not os.access(self.ca_file, os.R_OK):
+            raise UsageError(
+                f"the certificates to trust cannot be read: {self.ca_file}",
+                hint="see AWS_CA_BUNDLE, REQUESTS_CA_BUNDLE, and ca_bundle in the AWS configuration",
+            )
         self._profile = settings.profile
         #: Where credentials come from.
         self._chain = self._session
         self._session.events.register("after-call.*", _log_call)
+        self._session.events.register_first("needs-retry", _raise_distrust)
         # Nothing here looks at a date, and reading those of a listing takes longer than all else about it.
         parsers = self._session._session.get_component("response_parser_factory")  # noqa: SLF001 - boto3 has no name for it
         parsers.set_parser_defaults(timestamp_parser=str)
@@ -120,7 +127,7 @@ class AwsSession:
         return _frozen(self._chain)
 
     @property
-    def ca_file(self) -> str | None:
+    def ca_file(self) -> str:
         """The certificates that boto3 trusts: a bundle that was configured, or its own."""
         bundle = self._session._session.get_config_variable("ca_bundle")  # noqa: SLF001 - boto3 has no name for it
         return str(bundle or os.environ.get("REQUESTS_CA_BUNDLE") or get_cert_path(True))
@@ -135,9 +142,10 @@ class AwsSession:
     def _open(self, service: str, region: str | None) -> Any:  # noqa: ANN401
         own = any(os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"))
         path_style = service == "s3" and (self._endpoint_url or own)
+        # The first calls of all: an endpoint where nobody answers is to be told soon.
+        is_first = service == "sts" or (service == "s3" and not region)
         config = Config(
-            # The first call of all is STS's: an endpoint where nobody answers is to be told soon.
-            retries={"mode": "standard", "max_attempts": 2 if service == "sts" else 8},
+            retries={"mode": "standard", "max_attempts": 3 if is_first else 8},
             user_agent_extra=f"s3bulkcopy/{__version__}",
             connect_timeout=10,
             read_timeout=130,
@@ -167,6 +175,12 @@ def _frozen(session: boto3.Session) -> Credentials:
     return Credentials(frozen.access_key, frozen.secret_key, frozen.token or None)
 
 
+def _raise_distrust(caught_exception: Exception | None = None, **_: Any) -> None:  # noqa: ANN401 - botocore's
+    """Have a certificate that is not trusted told at once: asking again, as botocore would for a minute, shows the same one."""
+    if isinstance(caught_exception, SSLError):
+        raise caught_exception
+
+
 def _log_call(http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:  # noqa: ANN401 - botocore's
     """Log a call and its outcome, and nothing that signs it."""
     request_id = parsed.get("ResponseMetadata", {}).get("RequestId", "")
@@ -191,6 +205,11 @@ def translate(error: Exception, doing: str) -> S3BulkCopyError:  # noqa: PLR0911
         return UsageError(f"{doing}: no region", hint="give --region, or set AWS_REGION")
     if isinstance(error, ParamValidationError):
         return UsageError(f"{doing}: {error}")
+    if isinstance(error, SSLError):
+        return S3BulkCopyError(
+            f"{doing}: {error.kwargs['endpoint_url']} is not trusted: {error.kwargs['error']}",
+            hint="name the certificates to trust, a file, in AWS_CA_BUNDLE; the URL must name the host as its certificate does",
+        )
     if isinstance(error, (NoConnectionError, HTTPClientError)):
         return S3BulkCopyError(f"{doing}: nobody answers: {error}", hint="look at the network, the proxy and --endpoint-url")
     return S3BulkCopyError(f"{doing}: {error}")

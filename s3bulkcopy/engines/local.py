@@ -512,5 +512,5 @@ def _events(body: str) -> tuple[Event, ...]:
 def _refusal(answer: dict[str, object], job: Job) -> S3BulkCopyError:
     cause = f"copying {job.source} to {job.destination}: {answer['cause']}"
     if not answer["denied"]:
-        return S3BulkCopyError(cause, hint="look at the network, the proxy and --endpoint-url")
+        return S3BulkCopyError(cause, hint="look at the network, the proxy, --endpoint-url and AWS_CA_BUNDLE")
     return NotPermitted(cause, hint="allow s3:GetObject on the source and s3:PutObject on the destination; tags need their own")

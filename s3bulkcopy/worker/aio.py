@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from math import inf
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 #: What a poller says of a file descriptor. Errors and the end of a stream count as both.
 _READ, _WRITE = 1, 4
+
+#: The longest that a poller is asked to wait, in seconds; the kernel takes no more than 24 days.
+_LONGEST_POLL_SECONDS = 86_400.0
 
 _PENDING, _DONE, _FAILED, _CANCELLED = "pending", "done", "failed", "cancelled"
 
@@ -157,11 +161,12 @@ class Task(Future):
             else:
                 awaited = self._coroutine.send(None)
         except StopIteration as end:
-            self._end(_DONE, end.value)
+            self._end(_CANCELLED if self._is_to_cancel else _DONE, end.value)
         except CancelledError:
             self._end(_CANCELLED, None)
         except Exception as error:  # noqa: BLE001 - it is for whoever waits for the task
-            self._end(_FAILED, error)
+            # Without this frame, through which the exception would know the task that keeps it.
+            self._end(_FAILED, error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
         else:
             if awaited is None:
                 self._loop.call_soon(self._step)
@@ -335,7 +340,7 @@ class Loop:
                 raise OSError(number, f"{os.strerror(number)}: {address}") from None
 
     async def getaddrinfo(self, host: str, port: int, *, type: int = 0) -> list[Any]:  # noqa: A002 - as socket has it
-        """Resolve a name in a thread of its own; raises OSError."""
+        """Resolve a name in a thread of its own; raises OSError, or UnicodeError where it cannot be a name."""
         import threading  # noqa: PLC0415 - most workers connect to a few names, seldom
 
         answer = self.create_future()
@@ -343,7 +348,7 @@ class Loop:
         def resolve() -> None:
             try:
                 found = socket.getaddrinfo(host, port, type=type)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - it is for whoever waits
                 self._call_from_thread(partial(answer.settle, error=error))
             else:
                 self._call_from_thread(partial(answer.settle, found))
@@ -363,7 +368,8 @@ class Loop:
     def _call_from_thread(self, call: Callable[[], object]) -> None:
         self.call_soon(call)  # appending to a deque is safe
         if self._bell is not None:
-            self._bell[1].send(b"!")
+            with suppress(OSError):  # the loop may have closed meanwhile
+                self._bell[1].send(b"!")
 
     # --------------------------------------------------------------------------------------------------------- tasks
 
@@ -422,7 +428,7 @@ class Loop:
         if not seconds:
             return self._poller.poll(0)
         began = time.perf_counter()
-        events = self._poller.poll(seconds)
+        events = self._poller.poll(min(seconds, _LONGEST_POLL_SECONDS))
         self._idle_seconds += time.perf_counter() - began
         return events
 
@@ -490,34 +496,47 @@ async def gather(*awaitables: Awaitable[Any], return_exceptions: bool = False) -
     """Run coroutines at the same time; give their results in order.
 
     Raises the first exception, the others then going on by themselves; with `return_exceptions` it is among the results. Where
-    this is cancelled, they are.
+    this is cancelled they are, and all of them are waited for.
     """
     loop = get_running_loop()
     futures = [one if isinstance(one, Future) else loop.create_task(one) for one in awaitables]  # type: ignore[arg-type]
-    ended = loop.create_future()
+    ended = _Gathering(loop, futures)
     left = len(futures)
 
     def note(one: Future) -> None:
         nonlocal left
         left -= 1
-        if not left or (_error(one) is not None and not return_exceptions):
+        if _error(one) is not None and not return_exceptions and not ended.is_to_cancel:
+            ended.settle(one)
+        elif not left:
             ended.settle()
 
     for future in futures:
         future.add_done_callback(note)
-    try:
-        if futures:
-            await ended
-    except CancelledError:
-        for future in futures:
-            future.cancel()
-        for future in futures:
-            await wait(future)
-        raise
+    failed = await ended if futures else None
+    if ended.is_to_cancel:
+        raise CancelledError
     if return_exceptions:
         return [_error(future) or future.result() for future in futures]
-    failed = (future for future in futures if future.done() and _error(future) is not None)
-    return [future.result() for future in (*failed, *futures)]
+    if failed is not None:
+        failed.result()
+    return [future.result() for future in futures]
+
+
+class _Gathering(Future):
+    """The end of several futures; to cancel it is to cancel them, and it ends when they have."""
+
+    def __init__(self, loop: Loop, futures: list[Future]) -> None:
+        super().__init__(loop)
+        self._futures = futures
+        self.is_to_cancel = False
+
+    def cancel(self) -> bool:
+        if self.done():
+            return False
+        for future in self._futures:
+            self.is_to_cancel |= future.cancel()
+        return self.is_to_cancel
 
 
 def _error(future: Future) -> BaseException | None:
@@ -579,7 +598,8 @@ class Semaphore:
             if turn.done() and not turn.cancelled():
                 self._release()
             else:
-                self._queue.remove(turn)
+                with suppress(ValueError):  # passed over already
+                    self._queue.remove(turn)
             raise
 
     async def __aexit__(self, *_: object) -> None:

@@ -49,6 +49,10 @@ class Connection(Protocol):
     """One request at a time, and its answer; what a test replaces."""
 
     @property
+    def host(self) -> Host:
+        """Give what it is kept by."""
+
+    @property
     def usable(self) -> bool:
         """Tell whether another request may be sent here."""
 
@@ -77,7 +81,7 @@ class SocketConnection:
 
     def __init__(self, host: Host, connected: socket.socket) -> None:
         """Take over a connected socket that does not block; its host watches the time of running requests."""
-        self._host = host
+        self.host = host
         self._socket: socket.socket | None = connected
         self._reader = AnswerReader()
         self._receiver: Receiver | None = None
@@ -97,20 +101,20 @@ class SocketConnection:
         self._deadline = deadline
         self._reader.begin()
         if self._socket is None:
-            self._host.loop.call_soon(self._fail, ConnectionLost("the connection was closed"))
+            self.host.loop.call_soon(self._fail, ConnectionLost("the connection was closed"))
             return
         try:
             sent = self._socket.send(request)
         except self.not_yet:
             sent = 0
         except OSError as error:
-            self._host.loop.call_soon(self._abort, ConnectionLost(str(error)))
+            self.host.loop.call_soon(self._abort, ConnectionLost(str(error)))
             return
         if sent < len(request):
             self._unsent = request[sent:]
-            self._host.loop.add_writer(self._socket.fileno(), self._writable)
-        if not self._host.is_watching:
-            self._host.watch()
+            self.host.loop.add_writer(self._socket.fileno(), self._writable)
+        if not self.host.is_watching:
+            self.host.watch()
 
     def close(self) -> None:
         """End the connection now."""
@@ -124,11 +128,11 @@ class SocketConnection:
 
     def _abort(self, error: OSError) -> None:
         if self._socket is not None:
-            self._host.loop.remove_reader(self._socket.fileno())
-            self._host.loop.remove_writer(self._socket.fileno())
+            self.host.loop.remove_reader(self._socket.fileno())
+            self.host.loop.remove_writer(self._socket.fileno())
             self._socket.close()
             self._socket = None
-            self._host.closed(self)
+            self.host.closed(self)
         self._fail(error)
 
     def _fail(self, error: OSError) -> None:
@@ -147,7 +151,7 @@ class SocketConnection:
             self._abort(ConnectionLost(str(error)))
             return
         if not self._unsent:
-            self._host.loop.remove_writer(self._socket.fileno())
+            self.host.loop.remove_writer(self._socket.fileno())
 
     def _readable(self) -> None:
         if self._socket is None:

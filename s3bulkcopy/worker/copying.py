@@ -18,7 +18,7 @@ from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import ConnectionLost
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop, lost
 from s3bulkcopy.worker.model import MAX_COPY_OBJECT_BYTES, Counts, Failure, Item, Job
-from s3bulkcopy.worker.s3 import PATIENCE_SECONDS, PATIENCE_SECONDS_PER_BYTE, Page
+from s3bulkcopy.worker.s3 import PATIENCE_SECONDS, PATIENCE_SECONDS_PER_BYTE, Page, read_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -294,7 +294,7 @@ class Copier:
 
         A turn that has ended, and the connection that it has left free, serve again if they can.
         """
-        host = ended.batch.copies.host if ended else None
+        host = free.host if free is not None else None
         while (wait := self._pace.wait(now)) == 0.0:
             turn = self._next(now, ended)
             if turn is None:
@@ -363,9 +363,14 @@ class Copier:
 
     async def _send_anew(self, turn: _Turn) -> None:
         turn.connection, turn.is_kept = None, False
+        host = turn.batch.copies.host
         try:
-            connection = await turn.batch.copies.host.dial()
-            self._send_on(connection, turn, self._clock(), is_kept=False)
+            connection = await host.dial()
+            if turn.batch.copies.host is not host:  # the bucket has turned out to be elsewhere
+                host.give_back(connection, self._clock())
+                self._send(turn, self._clock())
+            else:
+                self._send_on(connection, turn, self._clock(), is_kept=False)
         except OSError as error:
             turn.sent_at = self._clock()
             turn.failed(error)
@@ -385,7 +390,7 @@ class Copier:
             free = None
         ended = None
         try:
-            fault = lost(answer) if isinstance(answer, OSError) else batch.copies.read(answer)
+            fault = lost(answer) if isinstance(answer, OSError) else read_copy(answer)
             is_ours = turn in batch.in_flight
             batch.in_flight.discard(turn)
             if fault is None:
@@ -395,13 +400,15 @@ class Copier:
                     batch.count_copied(turn)
                 ended = turn
             else:
+                if not isinstance(answer, OSError):
+                    fault = batch.copies.learn(answer, fault, turn.sent_at, now)
                 self._tell_pace(turn, fault, now)
                 if is_ours:
                     self._consider(turn, fault, now, is_stale=turn.is_kept and isinstance(answer, ConnectionLost))
         except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
             batch.end(error)
         if free is not None and ended is None:
-            batch.copies.host.give_back(free, now)
+            free.host.give_back(free, now)
             free = None
         self._fill(now, free, ended)
 
@@ -423,7 +430,8 @@ class Copier:
         batch.throttles += fault.next is Next.SLOW_DOWN
         if self._is_passing(turn, fault, now):
             # A kept connection may have been closed before the request arrived; that is not the item's fault.
-            due = now if is_stale and turn.tries == 1 else now + self._pauses(turn.tries)
+            is_at_once = turn.tries == 1 and (is_stale or fault.next is Next.MENDED)
+            due = now if is_at_once else now + self._pauses(turn.tries)
             if due >= batch.deadline:
                 batch.leave([item])
                 return
@@ -450,7 +458,7 @@ class Copier:
         match fault.next:
             case Next.SLOW_DOWN:
                 return troubled_seconds < OUTAGE_SECONDS
-            case Next.RETRY:
+            case Next.RETRY | Next.MENDED:
                 is_outage = self._copied_at < turn.troubled_since and len(self._paused) >= OUTAGE_ITEMS
                 return troubled_seconds < (OUTAGE_SECONDS if is_outage else RETRY_SECONDS)
             case Next.DENIED:

@@ -18,6 +18,8 @@ class Next(Enum):
 
     #: Ask again after a pause; the fault passes.
     RETRY = auto()
+    #: As RETRY, and at once: what was wrong with the request is known now, and mended.
+    MENDED = auto()
     #: As RETRY, and ask less often: S3 says that it is too much.
     SLOW_DOWN = auto()
     #: This object is not at the destination and asking again would not change it.
@@ -95,7 +97,7 @@ def _next(status: int, code: str, cause: str, condition: str) -> Next:  # noqa: 
         return Next.SLOW_DOWN
     if code in _EXPIRED:
         return Next.EXPIRED
-    if code in _STOP:
+    if code in _STOP or status == 301:
         return Next.STOP
     if code == "NoSuchKey" or (status == 404 and not code):
         return Next.VANISHED

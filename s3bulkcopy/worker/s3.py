@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 import time
-from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_plus, urlsplit
@@ -17,8 +16,9 @@ from urllib.parse import unquote_plus, urlsplit
 from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import Host
 from s3bulkcopy.worker.failures import Fault, Next, lost, read_error
-from s3bulkcopy.worker.model import make_item
+from s3bulkcopy.worker.model import clip, make_item
 from s3bulkcopy.worker.packing import COPY_BYTES_PER_SECOND, COPY_SECONDS
+from s3bulkcopy.worker.regions import is_elsewhere, moved, told_region
 from s3bulkcopy.worker.sigv4 import EMPTY_SHA256, Credentials, Signer, amz_date, encode_path, encode_query
 from s3bulkcopy.worker.xml import unescaped
 
@@ -35,6 +35,12 @@ PAGE_KEYS = 1000
 
 #: How long a request may take, in seconds; a copy gets more by the size of its object.
 REQUEST_SECONDS = 20.0
+
+#: Requests that are sent again at once in a row because an answer has told what was wrong with them.
+_LESSONS = 4
+
+#: How far a clock may be from S3's, in seconds (S3 API reference, RequestTimeTooSkewed).
+SKEW_SECONDS = 900.0
 
 #: How much longer than the estimate a copy may take.
 COPY_PATIENCE = 4.0
@@ -232,6 +238,8 @@ class S3:
         self._open_host = host
         self._hosts: dict[str, Host] = {}
         self._skew_seconds = 0.0
+        #: Where the buckets are that were not where they were asked for: where each was looked for, in order.
+        self._places: dict[str, list[Location]] = {}
 
     def close(self) -> None:
         """Drop the idle connections."""
@@ -257,12 +265,19 @@ class S3:
 
     async def page(self, location: Location, prefix: str, after: str, max_keys: int = PAGE_KEYS) -> Page | Fault:
         """List one page of the keys that start with `prefix` and lie behind `after`."""
-        request = page_request(Bucket(location, self.credentials()), prefix, after, max_keys, self.date())
-        answer = await self.ask(self.host(location), request, REQUEST_SECONDS)
-        if isinstance(answer, Fault):
-            return answer
-        if answer.status != _OK:
-            return read_error(answer.status, answer.body)
+        for _ in range(_LESSONS):
+            at = self.where(location)
+            request = page_request(Bucket(at, self.credentials()), prefix, after, max_keys, self.date())
+            answer = await self.ask(self.host(at), request, REQUEST_SECONDS)
+            if isinstance(answer, Fault):
+                return answer
+            if answer.status == _OK:
+                break
+            fault = self.learn(answer, read_error(answer.status, answer.body), at)
+            if fault.next is not Next.MENDED:
+                return fault
+        else:
+            return fault._replace(next=Next.RETRY)
         try:
             return read_page(answer.body)
         except ValueError as error:
@@ -275,32 +290,72 @@ class S3:
     async def ask(self, host: Host, request: bytes, timeout_seconds: float) -> Response | Fault:
         """Send a request; what keeps an answer away is a fault too."""
         try:
-            response = await host.exchange(request, timeout_seconds)
+            return await host.exchange(request, timeout_seconds)
         except OSError as error:
             return lost(error)
-        self.learn(response)
-        return response
 
-    def learn(self, response: Response) -> None:
-        """Set the clock by an answer that says that it is wrong."""
-        if response.status == _FORBIDDEN and b"RequestTimeTooSkewed" in response.body:
-            from email.utils import parsedate_to_datetime  # noqa: PLC0415 - seldom needed, and slow to import
+    def learn(self, response: Response, fault: Fault, at: Location, *, is_stale: bool = False) -> Fault:
+        """Learn what was wrong with a request that was sent to `at`: the time, or the place.
 
-            date = response.header("date")
-            with suppress(ValueError):  # a date that is none teaches nothing
-                self._skew_seconds = parsedate_to_datetime(date or "").timestamp() - self._now()
+        Gives the fault as it is to be taken: MENDED where asking again is asking something else. `is_stale` says that the
+        request was sent before the bucket was known to be at `at`.
+        """
+        if response.status == _FORBIDDEN and self._learn_time(response, fault):
+            return fault._replace(next=Next.MENDED)
+        if not is_elsewhere(response.status, fault.code):
+            return fault
+        if is_stale or self._learn_place(response, at):
+            return fault._replace(next=Next.MENDED)
+        where = told_region(response) or "another region without naming it"
+        return fault._replace(cause=clip(f"asked for bucket '{at.bucket}' in {at.region}, S3 points to {where}. {fault.cause}"))
+
+    def _learn_time(self, response: Response, fault: Fault) -> bool:
+        """Set the clock by an answer that says that it is wrong, or that says nothing and is dated far from it."""
+        if fault.code != "RequestTimeTooSkewed" and response.body:
+            return False
+        from email.utils import parsedate_to_datetime  # noqa: PLC0415 - seldom needed, and slow to import
+
+        try:
+            skew_seconds = parsedate_to_datetime(response.header("date") or "").timestamp() - self._now()
+        except ValueError:  # a date that is none teaches nothing
+            return False
+        if not response.body and abs(skew_seconds - self._skew_seconds) < SKEW_SECONDS:
+            return False
+        self._skew_seconds = skew_seconds
+        return True
+
+    def where(self, location: Location) -> Location:
+        """Give a location where its bucket is known to be by now."""
+        places = self._places.get(location.bucket)
+        return location._replace(region=places[-1].region, url=places[-1].url) if places else location
+
+    def _learn_place(self, response: Response, at: Location) -> bool:
+        """Take note of where a bucket is said to be; tell whether that is where it was not yet looked for."""
+        if self.where(at) != at:
+            return True
+        region = told_region(response)
+        places = self._places.setdefault(at.bucket, [at])
+        if region is None or any((there := moved(at, region)).url == place.url and region == place.region for place in places):
+            return False
+        places.append(there)
+        return True
 
 
 class JobCopies:
-    """Writes the requests that copy the items of one job, and reads their answers."""
+    """Writes the requests that copy the items of one job, and learns from the answers."""
 
     def __init__(self, s3: S3, job: Job) -> None:
         """Prepare for a job."""
         self._s3 = s3
-        self._job = job
-        self.host = s3.host(job.destination)
-        self._requests = CopyRequests(job, s3.credentials())
         self._date, self._dated_until = "", -math.inf
+        self._go(job, -math.inf)
+
+    def _go(self, job: Job, now: float) -> None:
+        """Ask from now on where the destination is known to be."""
+        self._job = job._replace(destination=self._s3.where(job.destination))
+        self._there_since = now
+        self.host = self._s3.host(self._job.destination)
+        self._requests = CopyRequests(self._job, self._s3.credentials())
 
     def write(self, item: Item, now: float) -> bytes:
         """Write the request that copies an item, signed for `now`: seconds of a clock that does not jump."""
@@ -312,17 +367,26 @@ class JobCopies:
             self._dated_until = now + seconds
         return self._requests.write(item, self._date)
 
-    def read(self, response: Response) -> Fault | None:
-        """Read an answer; None where the object is at the destination now."""
-        fault = read_copy(response)
-        if fault is None:
-            return None
-        self._s3.learn(response)
-        self._dated_until = -math.inf  # the answer may have said that the date was wrong
+    def learn(self, response: Response, fault: Fault, sent_at: float, now: float) -> Fault:
+        """Learn from the answer to a request that was sent at `sent_at`, as S3.learn does; times as in `write`."""
+        fault = self._s3.learn(response, fault, self._job.destination, is_stale=sent_at < self._there_since)
+        if fault.next is Next.MENDED:
+            self._dated_until = -math.inf
+            if self._s3.where(self._job.destination) != self._job.destination:
+                self._go(self._job, now)
         return fault
 
     async def copy(self, item: Item) -> Fault | None:
         """Copy one item and wait; None where it is at the destination now."""
         patience = PATIENCE_SECONDS + item.size * PATIENCE_SECONDS_PER_BYTE
-        answer = await self._s3.ask(self.host, self.write(item, aio.get_running_loop().time()), patience)
-        return answer if isinstance(answer, Fault) else self.read(answer)
+        clock = aio.get_running_loop().time
+        for _ in range(_LESSONS):
+            sent_at = clock()
+            answer = await self._s3.ask(self.host, self.write(item, sent_at), patience)
+            fault = answer if isinstance(answer, Fault) else read_copy(answer)
+            if fault is None or isinstance(answer, Fault):
+                return fault
+            fault = self.learn(answer, fault, sent_at, clock())
+            if fault.next is not Next.MENDED:
+                return fault
+        return fault and fault._replace(next=Next.RETRY)

@@ -39,7 +39,7 @@ class TlsConnection(SocketConnection):
         if not self._session_kept:
             # Not before: in TLS 1.3 what is needed to resume a session comes with the first answer.
             self._session_kept = True
-            self._host.tls_session = self._secured.session
+            self.host.tls_session = self._secured.session
         super()._take(data)
 
     def _end(self) -> None:
@@ -80,4 +80,7 @@ async def _shake_hands(host: Host, secured: ssl.SSLSocket) -> None:
 @cache
 def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
     """Give the one context of this process for these certificates: reading them costs some ten milliseconds."""
-    return ssl.create_default_context(cafile=ca_file)
+    context = ssl.create_default_context(cafile=ca_file)
+    # As boto3 has it, with which the same certificates have passed before: authorities of old lack what newer rules ask for.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return context

@@ -15,6 +15,7 @@ from botocore.exceptions import (
     NoRegionError,
     ParamValidationError,
     PartialCredentialsError,
+    SSLError,
     UnauthorizedSSOTokenError,
 )
 from botocore.stub import Stubber
@@ -50,6 +51,28 @@ def refuse(operation: str, error: Exception) -> Callable[[str, dict[str, Any]], 
 
 
 # -------------------------------------------------------------------------------------------------------------- clients
+
+
+def test_certificates_that_cannot_be_read_are_bad_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/nonexistent/bundle.pem")
+
+    with pytest.raises(UsageError, match=r"cannot be read: /nonexistent/bundle\.pem"):
+        AwsSession(AwsSettings())
+
+
+def test_a_certificate_that_is_not_trusted_is_not_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    session, sent = AwsSession(AwsSettings(endpoint_url="https://store.test")), []
+
+    def distrust(request: Any, **_: Any) -> None:
+        sent.append(request.url)
+        raise SSLError(endpoint_url=request.url, error="certificate verify failed")
+
+    session.client("s3").meta.events.register("before-send", distrust)
+    with pytest.raises(S3BulkCopyError, match=r"looking at bucket 'here': https://store\.test/here is not trusted"):
+        bucket_region(session, "here")
+    assert sent == ["https://store.test/here"]
 
 
 def test_an_unknown_profile_is_bad_usage(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,6 +250,11 @@ def test_every_operation_that_is_told_by_its_service_is_one_of_it(service: str) 
         (NoRegionError(), UsageError, "doing it: no region"),
         (ParamValidationError(report="bad"), UsageError, "doing it: Parameter validation failed:\nbad"),
         (ValueError("odd"), S3BulkCopyError, "doing it: odd"),
+        (
+            SSLError(endpoint_url="https://store.test/b", error="certificate verify failed"),
+            S3BulkCopyError,
+            "doing it: https://store.test/b is not trusted: certificate verify failed",
+        ),
     ],
 )
 def test_an_error_is_put_into_our_words(error: Exception, kind: type[S3BulkCopyError], message: str) -> None:

@@ -170,7 +170,8 @@ class _Connection:
 
     usable = True
 
-    def __init__(self, serve: Callable[[Request], Response], seconds: Callable[[bytes], float]) -> None:
+    def __init__(self, host: Host, serve: Callable[[Request], Response], seconds: Callable[[bytes], float]) -> None:
+        self.host = host
         self._serve = serve
         self._seconds = seconds
         self._receiver: Receiver | None = None
@@ -209,9 +210,10 @@ def fake_host(serve: Callable[[Request], Response], seconds: float | Callable[[b
     """Give a host whose every request is served by a function, after a while."""
 
     async def dial() -> _Connection:
-        return _Connection(serve, seconds if callable(seconds) else lambda _: seconds)
+        return _Connection(host, serve, seconds if callable(seconds) else lambda _: seconds)
 
-    return Host(dial)
+    host = Host(dial)
+    return host
 
 
 # -------------------------------------------------------------------------------------------------------------------- S3
