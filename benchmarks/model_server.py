@@ -78,11 +78,13 @@ class Behaviour:
     seed: int = 1
     #: Requests after which a connection is closed; 0 for never.
     close_after: int = 0
+    #: Requests after which an access key is answered 400 ExpiredToken; 0 for never.
+    expire_after: int = 0
 
     @property
     def fails(self) -> bool:
-        """Tell whether anything fails by chance."""
-        return any((self.fail_503, self.fail_500, self.fail_200, self.fail_reset))
+        """Tell whether anything fails."""
+        return any((self.fail_503, self.fail_500, self.fail_200, self.fail_reset, self.expire_after))
 
 
 @dataclass
@@ -263,9 +265,10 @@ def answer(status: int, body: bytes = b"", headers: str = "") -> bytes:
 
 
 @cache
-def error(status: int, code: str) -> bytes:
-    """Write a refusal."""
-    return answer(status, f"{_XML}<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode())
+def error(status: int, code: str, condition: str = "") -> bytes:
+    """Write a refusal; `condition` is the one that did not hold."""
+    said = f"<Condition>{condition}</Condition>" if condition else ""
+    return answer(status, f"{_XML}<Error><Code>{code}</Code><Message>{code}</Message>{said}</Error>".encode())
 
 
 def _document(root: str, content: bytes = b"") -> bytes:
@@ -373,6 +376,7 @@ class Model:
         self._throttle = Throttle(behaviour.rate_per_partition, behaviour.partition_characters, clock)
         self._limited = behaviour.rate_per_partition > 0
         self._fails = behaviour.fails
+        self._asked_by: Counter[bytes] = Counter()
         self._operations: dict[str, Callable[[Bucket, Request], bytes]] = {
             "list": self._list,
             "location": self._location,
@@ -398,7 +402,7 @@ class Model:
             return "control", self._control(request)
         kind = kind_of(request)
         self.stats.requests[kind] += 1
-        if self._fails and (failed := self._by_chance(kind)) is not None:
+        if self._fails and (failed := self._failure(kind, request)) is not None:
             return kind, failed
         if self._limited and kind in WRITES and not self._throttle.admits(request.bucket, request.key):
             self.stats.slow_downs += 1
@@ -411,8 +415,20 @@ class Model:
             return kind, answer(200) if kind == "put_bucket" else error(501, "NotImplemented")
         return kind, operation(bucket, request)
 
-    def _by_chance(self, kind: str) -> bytes | None:
+    def _failure(self, kind: str, request: Request) -> bytes | None:
         """Give an answer that fails, an empty one for a reset, None for no failure."""
+        is_expired = self.behaviour.expire_after and self._is_expired(request)
+        failed = error(400, "ExpiredToken") if is_expired else self._by_chance(kind)
+        if failed and request.method == b"HEAD":
+            return failed[: failed.index(b"\r\n\r\n") + 4]
+        return failed
+
+    def _is_expired(self, request: Request) -> bool:
+        access_key = request.header(b"authorization").partition(b"Credential=")[2].partition(b"/")[0]
+        self._asked_by[access_key] += 1
+        return self._asked_by[access_key] > self.behaviour.expire_after
+
+    def _by_chance(self, kind: str) -> bytes | None:
         behaviour, drawn = self.behaviour, self._chance.random()
         if drawn < behaviour.fail_reset:
             return b""
@@ -499,9 +515,9 @@ class Model:
             return error(404, "NoSuchKey" if origin else "NoSuchBucket")
         wanted = request.header(b"x-amz-copy-source-if-match")
         if wanted and wanted.strip(b'"') != entry.etag:
-            return error(412, "PreconditionFailed")
+            return error(412, "PreconditionFailed", "x-amz-copy-source-If-Match")
         if request.key in bucket.objects and request.header(b"if-none-match") == b"*":
-            return error(412, "PreconditionFailed")
+            return error(412, "PreconditionFailed", "If-None-Match")
         # The source's own key is shared where it is the same, which halves the memory of a whole copy.
         bucket.put(key if key == request.key else request.key, entry)
         return _COPIED_HEAD + entry.etag + _COPIED_TAIL
@@ -516,7 +532,7 @@ class Model:
 
     def _put(self, bucket: Bucket, request: Request) -> bytes:
         if request.key in bucket.objects and request.header(b"if-none-match") == b"*":
-            return error(412, "PreconditionFailed")
+            return error(412, "PreconditionFailed", "If-None-Match")
         entry = entry_of(request.body, len(request.body))
         bucket.put(request.key, entry)
         return answer(200, headers=f'ETag: "{entry.etag.decode()}"\r\n')
@@ -715,6 +731,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--fail-{name}", type=float, default=0.0, metavar="PROBABILITY")
     parser.add_argument("--seed", type=int, default=1, help="of what fails by chance")
     parser.add_argument("--close-after", type=int, default=0, help="requests that a connection serves; 0 for any number")
+    parser.add_argument("--expire-after", type=int, default=0, help="requests after which an access key expires; 0 for never")
     parser.add_argument("--tls", nargs=2, metavar=("CERTIFICATE", "KEY"), help="serve https with these PEM files")
     parser.add_argument("--until-eof", action="store_true", help="end when stdin ends")
     chosen = parser.parse_args(arguments)
@@ -730,6 +747,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fail_reset=chosen.fail_reset,
             seed=chosen.seed,
             close_after=chosen.close_after,
+            expire_after=chosen.expire_after,
         )
     )
     for bucket, shape, count in chosen.objects:

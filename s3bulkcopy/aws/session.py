@@ -97,6 +97,8 @@ class AwsSession:
                 hint="see AWS_CA_BUNDLE, REQUESTS_CA_BUNDLE, and ca_bundle in the AWS configuration",
             )
         self._profile = settings.profile
+        #: Where credentials come from.
+        self._chain = self._session
         self._session.events.register("after-call.*", _log_call)
         self._session.events.register_first("needs-retry", _raise_distrust)
         # Nothing here looks at a date, and reading those of a listing takes longer than all else about it.
@@ -115,11 +117,15 @@ class AwsSession:
 
     def credentials(self) -> Credentials:
         """Give the credentials that are valid now, renewed where they can be; raises NotPermitted where there are none."""
-        return _frozen(self._session)
+        return _frozen(self._chain)
 
     def renewed_credentials(self) -> Credentials:
-        """Look for credentials as if for the first time: files and environments may hold others by now."""
-        return _frozen(boto3.Session(profile_name=self._profile))
+        """Look for credentials as if for the first time: files may hold others by now. `credentials` follows."""
+        try:
+            self._chain = boto3.Session(profile_name=self._profile)
+        except ProfileNotFound as error:
+            raise translate(error, "looking for credentials") from error
+        return _frozen(self._chain)
 
     @property
     def ca_file(self) -> str:

@@ -10,6 +10,7 @@ import heapq
 import json
 import random
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -23,13 +24,14 @@ from typing import IO, TYPE_CHECKING, Self
 
 import s3bulkcopy
 from s3bulkcopy.engines import Depth, Depths, Proof
-from s3bulkcopy.errors import NotPermitted, S3BulkCopyError
+from s3bulkcopy.errors import Interrupted, NotPermitted, S3BulkCopyError
 from s3bulkcopy.worker.local import Config, encode_config, line
 from s3bulkcopy.worker.model import (
     CopyTask,
     Dead,
     Fatal,
     ListTask,
+    MalformedMessage,
     Nothing,
     Task,
     decode_event,
@@ -61,7 +63,7 @@ _BACKLOG = 32
 #: Deliveries of a task after which it is given up.
 _DELIVERIES = 5
 
-#: Workers that may die one after another, without any task ending in between, before the run is given up.
+#: Workers that may die before they are ready, without any task ending in between, before the run is given up.
 _DEATHS = 5
 
 #: Connections of all workers together; the pace decides how many of them are used.
@@ -97,14 +99,19 @@ class _Process:
     process: subprocess.Popen[bytes]
     socket: socket.socket
     log: IO[bytes]
+    is_ready: bool = False
     tasks: dict[int, _Delivery] = field(default_factory=dict)
     loads: dict[str, int] = field(default_factory=lambda: {"list": 0, "copy": 0})
     received: bytearray = field(default_factory=bytearray)
     unsent: bytearray = field(default_factory=bytearray)
 
-    def last_words(self) -> str:
+    def end(self) -> str:
+        """Wait for the process to end; say how it did."""
+        code = self.process.wait()
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         self.log.seek(0)
-        return self.log.read().decode(errors="replace").strip()[-500:]
+        words = self.log.read().decode(errors="replace").strip()
+        return f"a worker process {how}" + (f": {words.splitlines()[-1][:500]}" if words else "")
 
 
 class LocalEngine:
@@ -149,7 +156,8 @@ class LocalEngine:
         self._deaths = 0
         #: What came of the probe that is under way.
         self._proofs: list[Proof | S3BulkCopyError] = []
-        self._probed: Sequence[Item] = ()
+        self._probe: CopyTask | None = None
+        self._prober: _Process | None = None
         #: What the workers were told last, and the number of the first delivery made since.
         self._said: Credentials | None = None
         self._said_since = -1
@@ -173,22 +181,14 @@ class LocalEngine:
         """End the workers, once their requests have landed."""
         self._stop()
 
-    def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its process
-        with theirs:
-            process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own program
-                [sys.executable, "-I", "-S", "-c", _PROGRAM],
-                stdin=theirs.fileno(),
-                stdout=log,
-                stderr=log,
-                # Ctrl-C and a closed terminal are ours to hear; a worker ends when its socket does.
-                process_group=0,
-            )
-        ours.setblocking(False)
-        worker = _Process(process, ours, log)
+    def _start(self) -> _Process:
+        try:
+            worker = _spawn()
+        except OSError as error:
+            hint = "fewer --processes need less; `ulimit -n` shows how many files may be open, `ulimit -u` how many processes"
+            raise S3BulkCopyError(f"cannot start a worker process: {error}", hint) from error
         self._processes.append(worker)
-        self._selector.register(ours, selectors.EVENT_READ, worker)
+        self._selector.register(worker.socket, selectors.EVENT_READ, worker)
         share = self._settings.processes
         limit = self._settings.max_rate
         if self._said is None:
@@ -196,6 +196,7 @@ class LocalEngine:
         most_a_second = limit / share if limit is not None else None
         config = Config(self._said, self._ca_file, self._proxy, _CONNECTIONS // share, most_a_second)
         self._tell(worker, "config", encode_config(config))
+        return worker
 
     def _stop(self) -> None:
         """End all workers: politely, then not."""
@@ -203,8 +204,11 @@ class LocalEngine:
             self._tell(worker, "stop")
         give_up_at = self._clock() + _STOP_SECONDS
         while self._processes and self._clock() < give_up_at:
-            for worker, _ in self._ready(_LOOK_SECONDS):
-                if not self._receive(worker):
+            for worker, events in self._ready(_LOOK_SECONDS):
+                if events & selectors.EVENT_WRITE:
+                    self._flush(worker)
+                # What it says now changes nothing any more.
+                if events & selectors.EVENT_READ and self._read(worker) == b"":
                     self._remove(worker)
         for worker in [*self._processes]:
             worker.process.kill()
@@ -222,17 +226,21 @@ class LocalEngine:
 
     def prove(self, task_id: str, first_items: Sequence[Item]) -> Proof:
         """Have a worker copy one of the first objects."""
-        self._probed = first_items
-        probe = CopyTask(task_id, self.job, tuple(first_items))
-        self._tell(self._processes[0], "probe", next(self._numbers), encode_task(probe))
+        self._probe = CopyTask(task_id, self.job, tuple(first_items))
+        self._send_probe(self._processes[0])
         while not self._proofs:
             self._check()
             self._go_on(_LOOK_SECONDS)
         proof = self._proofs.pop()
-        self._probed = ()
+        self._probe = self._prober = None
         if isinstance(proof, S3BulkCopyError):
             raise proof
         return proof
+
+    def _send_probe(self, worker: _Process) -> None:
+        if self._probe is not None:
+            self._prober = worker
+            self._tell(worker, "probe", next(self._numbers), encode_task(self._probe))
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """Queue tasks."""
@@ -245,7 +253,12 @@ class LocalEngine:
         """Give the events of the next so many seconds, or of less where nothing is left to do."""
         until = self._clock() + seconds
         while (left := until - self._clock()) > 0 and not (self._events and self._is_idle()):
-            self._check()
+            try:
+                self._check()
+            except Interrupted:
+                if self._events:  # they count all the same; the next call raises
+                    break
+                raise
             self._go_on(min(left, _LOOK_SECONDS))
             if any(isinstance(event, Fatal) for event in self._events):
                 break
@@ -274,7 +287,9 @@ class LocalEngine:
         for queue in self._queues.values():
             queue.clear()
         self._later.clear()
-        self._unaccepted.clear()
+        while self._unaccepted:  # who waits for that would wait for ever
+            worker, sequence, _ = self._unaccepted.popleft()
+            self._tell(worker, "accepted", sequence)
 
     def _is_idle(self) -> bool:
         return not (any(self._queues.values()) or self._later or any(worker.tasks for worker in self._processes))
@@ -313,33 +328,42 @@ class LocalEngine:
 
     def _take(self, worker: _Process, text: str) -> None:
         """Take what a worker says."""
-        verb, token, rest = ([*text.split(" ", 2), ""])[:3]
+        verb, token, rest = ([*text.split(" ", 2), "", ""])[:3]
         match verb:
+            case "ready":
+                worker.is_ready = True
             case "emit":
                 kind, _, body = rest.partition(" ")
                 self._accept(worker, int(token), _Delivery(kind, body))
             case "done":
+                self._note(rest)
                 self._release(worker, token)
                 self._deaths = 0
-                self._note(rest)
             case "trouble":
                 self._note(rest)
                 self._deliver_again(self._release(worker, token))
             case "fatal":
-                self._release(worker, token)
                 self._note(rest)
+                self._release(worker, token)
             case "expired":
-                delivery = self._release(worker, token)
-                self._queues[delivery.kind].append(delivery)
-                if int(token) > self._said_since:
-                    self._renew()
-            case "probed":
+                self._try_anew(worker, token)
+            case "probed" if self._probe is not None:
                 remaining, _, body = rest.partition(" ")
-                event = decode_event(body)
-                if not isinstance(event, Nothing):
-                    self._proofs.append(Proof((event,), len(self._probed) - int(remaining)))
+                self._proofs.append(Proof(_events(body), len(self._probe.items) - int(remaining)))
             case "refused":
                 self._proofs.append(_refusal(json.loads(rest), self.job))
+            case _:
+                raise MalformedMessage(f"a worker that says {verb!r}")
+
+    def _try_anew(self, worker: _Process, token: str) -> None:
+        """Renew the credentials that have expired, unless that is done, and queue again what they were used for."""
+        if int(token) > self._said_since:
+            self._renew()
+        if worker is self._prober:
+            self._send_probe(worker)
+        else:
+            delivery = self._release(worker, token)
+            self._queues[delivery.kind].append(delivery)
 
     def _accept(self, worker: _Process, sequence: int, delivery: _Delivery) -> None:
         if delivery.kind == "copy":
@@ -354,9 +378,7 @@ class LocalEngine:
         return delivery
 
     def _note(self, body: str) -> None:
-        event = decode_event(body)
-        if not isinstance(event, Nothing):
-            self._events.append(event)
+        self._events += _events(body)
 
     def _deliver_again(self, delivery: _Delivery) -> None:
         """Queue a task for its next attempt, or give it up."""
@@ -378,18 +400,30 @@ class LocalEngine:
 
     def _receive(self, worker: _Process) -> bool:
         """Take what has arrived from a worker; tell whether it is still there."""
-        try:
-            data = worker.socket.recv(1 << 20)
-        except BlockingIOError:
+        data = self._read(worker)
+        if data is None:
             return True
-        except OSError:
-            data = b""
         worker.received += data
         *lines, rest = worker.received.split(b"\n") if b"\n" in data else (worker.received,)
         worker.received = rest
         for one in lines:
-            self._take(worker, one.decode())
+            try:
+                self._take(worker, one.decode())
+            except (ValueError, KeyError) as error:  # it has lost its mind
+                worker.process.kill()
+                worker.log.write(f"\nit said what makes no sense: {error}\n".encode())
+                return False
         return bool(data)
+
+    @staticmethod
+    def _read(worker: _Process) -> bytes | None:
+        """Give what has arrived from a worker: None where nothing has, nothing where it is gone."""
+        try:
+            return worker.socket.recv(1 << 20)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
 
     def _tell(self, worker: _Process, *words: str | int) -> None:
         worker.unsent += line(*words)
@@ -405,18 +439,21 @@ class LocalEngine:
     def _bury(self, worker: _Process) -> None:
         """Replace a worker that died; what it had in hand is delivered again."""
         self._unaccepted = deque(entry for entry in self._unaccepted if entry[0] is not worker)
-        words = worker.last_words()
+        how = worker.end()
         self._remove(worker)
-        self._deaths += 1
-        how = f"a worker process ended with {worker.process.returncode}" + (f": {words}" if words else "")
+        if worker.is_ready:
+            for delivery in worker.tasks.values():
+                self._deliver_again(delivery)
+        else:  # that was not its tasks' fault
+            for delivery in worker.tasks.values():
+                self._queues[delivery.kind].append(delivery)
+            self._deaths += 1
         if self._deaths >= _DEATHS:
-            raise S3BulkCopyError(f"{self._deaths} workers died one after another; the last: {how}")
+            raise S3BulkCopyError(f"{self._deaths} workers died at their start, one after another; the last: {how}")
         self._say(f"{how}; starting another one")
-        if self._probed:
-            self._proofs.append(S3BulkCopyError(how))
-        for delivery in worker.tasks.values():
-            self._deliver_again(delivery)
-        self._start()
+        successor = self._start()
+        if worker is self._prober:
+            self._send_probe(successor)
 
     # ---------------------------------------------------------------------------------------------------- credentials
 
@@ -444,6 +481,34 @@ class LocalEngine:
             )
             for worker in self._processes:
                 self._tell(worker, "credentials", words)
+
+
+def _spawn() -> _Process:
+    """Start a worker process; raises OSError."""
+    ours, theirs = socket.socketpair()
+    log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with its process
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter, our own program
+            [sys.executable, "-I", "-S", "-c", _PROGRAM],
+            stdin=theirs.fileno(),
+            stdout=log,
+            stderr=log,
+            # Ctrl-C and a closed terminal are ours to hear; a worker ends when its socket does.
+            process_group=0,
+        )
+    except BaseException:
+        ours.close()
+        log.close()
+        raise
+    finally:
+        theirs.close()
+    ours.setblocking(False)
+    return _Process(process, ours, log)
+
+
+def _events(body: str) -> tuple[Event, ...]:
+    event = decode_event(body)
+    return () if isinstance(event, Nothing) else (event,)
 
 
 def _refusal(answer: dict[str, object], job: Job) -> S3BulkCopyError:

@@ -11,6 +11,7 @@ What is said there are lines of words, of which the last may be JSON. The engine
 
 and the worker:
 
+    ready                     from now on what ends it may be a task's doing
     emit SEQUENCE KIND JSON   a child, `list` or `copy`
     done TOKEN JSON           a task has ended, with this event
     trouble TOKEN JSON        an attempt failed, with this event
@@ -35,8 +36,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import Host
-from s3bulkcopy.worker.copying import Copier
-from s3bulkcopy.worker.failures import Failed, Next, Stop
+from s3bulkcopy.worker.copying import RETRY_SECONDS, Copier
+from s3bulkcopy.worker.failures import Failed, Next, Stop, lost
 from s3bulkcopy.worker.model import (
     Attempt,
     CopyTask,
@@ -60,6 +61,8 @@ from s3bulkcopy.worker.work import LIST_SECONDS, Budget, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+
+    from s3bulkcopy.worker.copying import Outcome
 
 #: How long requests on their way may take to land when the engine says stop, in seconds.
 LANDING_SECONDS = 15.0
@@ -201,6 +204,7 @@ class LocalWorker:
 
     async def serve(self) -> None:
         """Do as the engine says."""
+        self._say("ready")
         while words := (await self._wire.line()).split(" ", 3):
             match words:
                 case ["task", token, number, body]:
@@ -208,7 +212,7 @@ class LocalWorker:
                 case ["probe", token, *rest]:
                     self._begin(self._serve_probe(token, " ".join(rest)))
                 case ["accepted", sequence]:
-                    self._unaccepted.pop(int(sequence)).set_result(None)
+                    self._unaccepted.pop(int(sequence)).settle()  # who waited may have been cancelled
                 case ["credentials", *rest]:
                     self._credentials = Credentials(**json.loads(" ".join(rest)))
                 case ["stop"]:
@@ -253,21 +257,42 @@ class LocalWorker:
         task = _task(body)
         if not isinstance(task, CopyTask):
             raise MalformedMessage("a probe is a CopyTask")
-        outcome = await self._copier.probe(task.job, task.items)
+        try:
+            outcome = await self._probe(task)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the engine waits for an answer
+            outcome = error if isinstance(error, Failed) else Failed(lost(error), "copying")
         if isinstance(outcome, Failed):
-            denied = outcome.fault.next in (Next.DENIED, Next.STOP, Next.EXPIRED)
+            if outcome.fault.next is Next.EXPIRED:
+                self._say("expired", token)
+                return
+            denied = outcome.fault.next in (Next.DENIED, Next.STOP)
             self._say("refused", token, to_json({"cause": str(outcome.fault), "denied": denied}))
             return
         done = Done(task.id, Attempt(1, os.urandom(8).hex()), 0, outcome.counts, outcome.failures)
         self._say("probed", token, len(outcome.rest), encode_event(done))
 
+    async def _probe(self, task: CopyTask) -> Outcome | Failed:
+        """Prove the right to copy; what passes is put up with for as long as it is for any item."""
+        clock = aio.get_running_loop().time
+        give_up_at = clock() + RETRY_SECONDS
+        for tries in count(1):
+            outcome = await self._copier.probe(task.job, task.items)
+            is_passing = isinstance(outcome, Failed) and outcome.fault.next in (Next.RETRY, Next.SLOW_DOWN)
+            if not is_passing or clock() >= give_up_at:
+                break
+            await aio.sleep(self._pauses(tries))
+        return outcome
+
     async def _land(self) -> None:
-        """Begin nothing more, and give what is on its way the time to land."""
+        """Begin nothing more, and give what is on its way the time to land, unless the engine is gone."""
         work = [*self._work]
         for task in work:
             task.cancel()
         await aio.gather(*work, return_exceptions=True)
-        await self._copier.land(LANDING_SECONDS)
+        landing = aio.create_task(self._copier.land(LANDING_SECONDS))
+        hearing = aio.create_task(self._wire.line())
+        hearing.add_done_callback(lambda _: landing.cancel())
+        await aio.gather(landing, return_exceptions=True)
 
 
 def _task(body: str) -> Task:

@@ -160,7 +160,7 @@ class Pace:
         self.in_flight -= 1
         self._notice_seconds += (now - sent_at - self._notice_seconds) / 8
         if self._rate == self._most_rate:
-            self._begin_rate(now)
+            self._begin_rate(sent_at, now)
         self._fall_refused += sent_at >= self._fall_began
         if sent_at < self._halved_at:
             return
@@ -238,10 +238,12 @@ class Pace:
         if not self._interval:
             self._due = -math.inf
 
-    def _begin_rate(self, now: float) -> None:
+    def _begin_rate(self, sent_at: float, now: float) -> None:
         """Take what is asked for now for the rate."""
-        asked = self._round_sent / max(now - self._asked_at, _SLACK_SECONDS)
-        self._set_rate(max(asked, self._best_rate))
+        asked = max(self._round_sent / max(now - self._asked_at, _SLACK_SECONDS), self._best_rate)
+        if not asked:  # a round has just begun, and none before it tells: what is in flight, in the time of this answer
+            asked = (self.in_flight + 1) / max(now - sent_at, _SLACK_SECONDS)
+        self._set_rate(max(_LEAST_RATE, asked))
         self._half = self._rate / 2
         self._begin_fall(now)
 

@@ -228,10 +228,24 @@ def test_chance_is_the_same_each_time() -> None:
     assert first[1]["dst"] == first[0].count((200, False))
 
 
+def test_a_failure_of_a_head_request_has_no_body() -> None:
+    with ModelServer("--objects", "src=seq:1", "--fail-500", "1") as server, Client(server.url) as client:
+        assert [client.ask("HEAD", "/src").status for _ in range(3)] == [500, 500, 500]
+        assert server.stats()["connections"] == 2
+
+
 def test_a_connection_is_closed_after_so_many_requests() -> None:
     with ModelServer("--objects", "src=seq:1", "--close-after", "3") as server, Client(server.url) as client:
         assert [client.ask("HEAD", "/src").closes for _ in range(4)] == [False, False, True, False]
         assert server.stats()["connections"] == 3
+
+
+def test_an_access_key_expires_after_so_many_requests() -> None:
+    def ask(client: Client, key: str) -> int:
+        return client.ask("GET", "/src", Authorization=f"AWS4-HMAC-SHA256 Credential={key}/20260101/us-east-1").status
+
+    with ModelServer("--objects", "src=seq:1", "--expire-after", "2") as server, Client(server.url) as client:
+        assert [ask(client, key) for key in ("old", "old", "old", "new", "old")] == [200, 200, 400, 200, 400]
 
 
 def test_a_connection_is_reset_by_chance() -> None:

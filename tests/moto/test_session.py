@@ -37,6 +37,7 @@ from tests.moto.conftest import REGION, Aws, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 def refuse(operation: str, error: Exception) -> Callable[[str, dict[str, Any]], None]:
@@ -316,3 +317,18 @@ def test_a_refusal_without_a_message_is_still_named() -> None:
     bare = ClientError({"Error": {"Code": "AccessDenied"}}, "DeleteQueue")
 
     assert translate(bare, "doing it").message.startswith("doing it: sqs:DeleteQueue is denied")
+
+
+def test_credentials_that_were_looked_for_anew_stay_in_use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "credentials"
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    file.write_text("[default]\naws_access_key_id = old\naws_secret_access_key = s\n")
+    session = AwsSession(AwsSettings())
+    before = session.credentials().access_key
+    file.write_text("[default]\naws_access_key_id = new\naws_secret_access_key = s\n")
+
+    renewed = session.renewed_credentials().access_key
+
+    assert (before, renewed, session.credentials().access_key) == ("old", "new", "new")

@@ -161,3 +161,15 @@ def test_many_workers_share_what_a_partition_bears() -> None:
 
     assert done.goodput(5, 10) > 0.9 * PARTITION
     assert sum(done.refused[50:]) / sum(done.good[50:]) < 0.06
+
+
+def test_a_refusal_as_the_very_first_round_begins_finds_a_rate() -> None:
+    pace = Pace()
+    pace.sent(0.0)
+    pace.sent(0.0)
+    pace.answered(0.0, 1.0)
+
+    pace.refused(0.0, 1.0)
+    pace.sent(1.0)
+
+    assert 0.0 < pace.wait(1.0) < 1.0

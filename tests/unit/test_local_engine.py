@@ -1,0 +1,394 @@
+"""The local engine with workers that the test plays: what is said to them, and what becomes of what they say."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import tempfile
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from s3bulkcopy.engines import local
+from s3bulkcopy.engines.local import SLOTS, LocalEngine
+from s3bulkcopy.errors import Interrupted, NotPermitted, S3BulkCopyError
+from s3bulkcopy.settings import LocalSettings
+from s3bulkcopy.worker.local import line
+from s3bulkcopy.worker.model import (
+    Attempt,
+    CopyTask,
+    Counts,
+    Dead,
+    Done,
+    Fatal,
+    Item,
+    Job,
+    ListTask,
+    Location,
+    Range,
+    Trouble,
+    encode_event,
+    encode_task,
+)
+from s3bulkcopy.worker.sigv4 import Credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HERE = Location("here", "", "us-east-1", "http://127.0.0.1:1/here")
+JOB = Job("run", HERE, HERE._replace(bucket="there"))
+ITEM = Item("key", 1, '"etag"')
+
+
+class Played:
+    """A worker process and its end of the wire."""
+
+    def __init__(self) -> None:
+        self.end, self.engines_end = socket.socketpair()
+        for end in (self.end, self.engines_end):
+            end.setblocking(False)
+        self.returncode: int | None = None
+
+    # What the engine does with a process.
+
+    def wait(self) -> int:
+        assert self.returncode is not None, "the engine waits for a process that goes on"
+        return self.returncode
+
+    def kill(self) -> None:
+        self.returncode = -signal.SIGKILL
+        self.end.shutdown(socket.SHUT_RDWR)
+        self.end.close()
+
+    # What the worker does.
+
+    def die(self, code: int = 1) -> None:
+        self.returncode = code
+        self.end.close()
+
+    def say(self, *words: str | int) -> None:
+        self.end.send(line(*words))
+
+    def heard(self) -> list[list[str]]:
+        """Give the words of the lines that have arrived."""
+        data = bytearray()
+        while not data.endswith(b"\n"):
+            try:
+                data += self.end.recv(1 << 20)
+            except BlockingIOError:
+                break
+        return [line.split(" ", 3) for line in data.decode().splitlines()]
+
+    def tasks(self) -> list[str]:
+        """Give the tokens of the tasks that have arrived."""
+        return [words[1] for words in self.heard() if words[0] == "task"]
+
+
+class Stage:
+    """An engine of so many played workers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, processes: int = 1) -> None:
+        self.workers: list[Played] = []
+        self.steps: list[str] = []
+        self.now = 0.0
+        self.found = [Credentials("first", "s")]
+        self.check: Callable[[], None] = lambda: None
+        monkeypatch.setattr(local, "_spawn", self._spawn)
+        self.engine = LocalEngine(
+            JOB,
+            LocalSettings(processes),
+            credentials=lambda: self.found[-1],
+            renewed_credentials=lambda: self.found[-1],
+            ca_file=None,
+            say=self.steps.append,
+            check=lambda: self.check(),  # noqa: PLW0108 - tests replace it
+            clock=self._clock,
+        )
+        self.engine._pauses = lambda _: 0.0
+
+    def _clock(self) -> float:
+        self.now += 0.02
+        return self.now
+
+    def _spawn(self) -> Any:
+        played = Played()
+        self.workers.append(played)
+        process: Any = played
+        return local._Process(process, played.engines_end, tempfile.TemporaryFile())
+
+    def go_on(self) -> None:
+        """Let the engine take what was said."""
+        self.engine._go_on(0)
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """An engine of one worker that is ready."""
+    made = Stage(monkeypatch)
+    with made.engine:
+        made.workers[0].say("ready")
+        made.go_on()
+        made.workers[0].heard()
+        yield made
+        for worker in made.workers:
+            if worker.returncode is None:
+                worker.die(0)
+
+
+def listing(name: str = "run.1") -> ListTask:
+    return ListTask(name, JOB, Range("", None))
+
+
+def copying(name: str = "run.1") -> CopyTask:
+    return CopyTask(name, JOB, (ITEM,))
+
+
+def done(name: str = "run.1", nonce: str = "n") -> str:
+    return encode_event(Done(name, Attempt(1, nonce), 0, Counts(copied=1)))
+
+
+def test_a_line_may_arrive_in_pieces(stage: Stage) -> None:
+    stage.engine.submit([copying("run.1"), copying("run.2")])
+    worker = stage.workers[0]
+    tokens = worker.tasks()
+    said = b"".join(line("done", token, done(f"run.{n}")) for n, token in enumerate(tokens, 1))
+
+    for n in range(len(said)):
+        worker.end.send(said[n : n + 1])
+        stage.go_on()
+
+    assert [event.id for event in stage.engine.poll(1)] == ["run.1", "run.2"]
+    assert stage.engine.depths().workers == 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"\xff\xfe\n",
+        b"hello\n",
+        b"\n",
+        b"done 12345 {}\n",
+        b"done x {}\n",
+        b"done {token} garbage\n",
+        b"emit\n",
+        b"refused 1 {}\n",
+    ],
+)
+def test_a_worker_that_talks_nonsense_is_replaced_and_its_task_delivered_again(stage: Stage, said: bytes) -> None:
+    stage.engine.submit([copying()])
+    (token,) = stage.workers[0].tasks()
+
+    stage.workers[0].end.send(said.replace(b"{token}", token.encode()))
+    stage.go_on()
+
+    assert stage.workers[0].returncode == -signal.SIGKILL
+    assert "it said what makes no sense" in stage.steps[-1]
+    stage.now += 10
+    stage.go_on()
+    assert len(stage.workers[1].tasks()) == 1
+
+
+def test_what_a_worker_had_in_hand_goes_to_the_next_one_as_another_attempt(stage: Stage) -> None:
+    stage.engine.submit([copying()])
+    stage.workers[0].die(-signal.SIGKILL)
+    stage.go_on()
+    stage.go_on()
+
+    assert stage.steps[-1] == "a worker process was killed by SIGKILL; starting another one"
+    assert [words[2] for words in stage.workers[1].heard() if words[0] == "task"] == ["2"]
+
+
+def test_a_task_whose_worker_dies_five_times_is_dead(stage: Stage) -> None:
+    stage.engine.submit([copying()])
+    for n in range(5):
+        stage.go_on()
+        stage.workers[n].say("ready") if n else None
+        stage.go_on()
+        stage.workers[n].die()
+        stage.go_on()
+
+    assert stage.engine.poll(1) == [Dead("run.1", copying())]
+    assert stage.engine.depths().dead == 1
+
+
+def test_workers_that_die_before_they_are_ready_end_the_run_and_cost_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    with stage.engine:
+        stage.engine.submit([copying()])
+        for n in range(4):
+            stage.workers[n].die()
+            stage.go_on()
+        assert [words[2] for words in stage.workers[4].heard() if words[0] == "task"] == ["1"]
+        stage.workers[4].die()
+        with pytest.raises(S3BulkCopyError, match="5 workers died at their start"):
+            stage.go_on()
+
+
+def test_a_probe_goes_on_with_the_next_worker_where_one_dies(stage: Stage) -> None:
+    def check() -> None:
+        worker = stage.workers[-1]
+        (token,) = [words[1] for words in worker.heard() if words[0] == "probe"] or [""]
+        if token and len(stage.workers) < 3:
+            worker.die()
+        elif token:
+            worker.say("probed", token, 0, done("run.0"))
+
+    stage.check = check
+
+    proof = stage.engine.prove("run.0", [ITEM])
+
+    assert ([event.id for event in proof.events], proof.taken, len(stage.workers)) == (["run.0"], 1, 3)
+
+
+def test_a_denied_probe_names_what_to_allow(stage: Stage) -> None:
+    stage.check = lambda: stage.workers[0].say("refused", "1", '{"cause":"AccessDenied: no","denied":true}')
+
+    with pytest.raises(NotPermitted, match="AccessDenied"):
+        stage.engine.prove("run.0", [ITEM])
+
+
+def test_no_more_copy_tasks_are_held_than_the_bound(stage: Stage) -> None:
+    stage.engine.submit([listing()])
+    worker = stage.workers[0]
+    (parent,) = worker.tasks()
+    bound = SLOTS["copy"] + local._BACKLOG
+    for n in range(3 * bound):
+        worker.say("emit", n, "copy", encode_task(copying(f"n.{n}")))
+        stage.go_on()
+    heard = worker.heard()
+    taken, accepted = ([words[1] for words in heard if words[0] == verb] for verb in ("task", "accepted"))
+
+    depth = stage.engine.depths().copy
+    assert (depth.waiting, depth.in_flight, len(taken), len(accepted)) == (local._BACKLOG, SLOTS["copy"], SLOTS["copy"], bound)
+
+    for n, token in enumerate(taken):
+        worker.say("done", token, done(f"n.{n}", f"m{n}"))
+        stage.go_on()
+        assert stage.engine.depths().copy.waiting <= local._BACKLOG
+    more = [words[0] for words in worker.heard()]
+    assert (more.count("task"), more.count("accepted")) == (len(taken), len(taken))
+    assert int(parent) in stage.engine._processes[0].tasks
+
+
+def test_to_settle_lets_a_task_end_that_waits_for_its_children(stage: Stage) -> None:
+    stage.engine.submit([listing()])
+    worker = stage.workers[0]
+    (parent,) = worker.tasks()
+    children = 2 * (SLOTS["copy"] + local._BACKLOG)
+    for n in range(children):
+        worker.say("emit", n, "copy", encode_task(copying(f"n.{n}")))
+    tokens: list[str] = []
+    accepted = 0
+
+    def answer() -> None:
+        nonlocal accepted
+        for words in worker.heard():
+            accepted += words[0] == "accepted"
+            if words[0] == "task":
+                worker.say("done", words[1], done(f"n.{words[1]}", f"m{words[1]}"))
+                tokens.append(words[1])
+        if accepted == children:
+            accepted = 0
+            worker.say("done", parent, done("run.1"))
+
+    stage.check = answer
+
+    stage.engine.settle()
+
+    assert stage.engine.depths().workers == 0
+    assert len(tokens) <= SLOTS["copy"]
+
+
+def test_all_that_was_to_be_said_is_said_before_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    heard = bytearray()
+
+    def listen() -> None:
+        worker = stage.workers[0]
+        worker.end.setblocking(True)
+        while not heard.endswith(b"stop\n") and (data := worker.end.recv(4096)):
+            heard.extend(data)
+        worker.die(0)
+
+    with stage.engine:
+        stage.workers[0].engines_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        stage.engine.submit([ListTask(f"run.{n}", JOB, Range("a" * 1000, None)) for n in range(SLOTS["list"])])
+        assert stage.engine._processes[0].unsent
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
+    listener.join(5)
+
+    assert heard.count(b"task ") == SLOTS["list"]
+    assert stage.workers[0].returncode == 0
+
+
+def test_what_is_said_while_ending_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    with stage.engine:
+        stage.engine.submit([copying()])
+        (token,) = stage.workers[0].tasks()
+        stage.workers[0].say("expired", token)
+        stage.workers[0].say("nonsense")
+        stage.workers[0].die(0)
+
+    assert stage.engine._processes == []
+
+
+def test_expired_credentials_that_were_renewed_are_told_and_the_task_begins_anew(stage: Stage) -> None:
+    stage.engine.submit([copying("run.1"), copying("run.2")])
+    worker = stage.workers[0]
+    first, second = worker.tasks()
+    stage.found.append(Credentials("second", "s"))
+
+    worker.say("expired", first)
+    stage.go_on()
+    worker.say("expired", second)
+    stage.go_on()
+
+    heard = worker.heard()
+    assert [words[0] for words in heard] == ["credentials", "task", "task"]
+    assert [words[2] for words in heard[1:]] == ["1", "1"]
+
+
+def test_credentials_that_expired_for_good_end_the_run(stage: Stage) -> None:
+    stage.engine.submit([copying()])
+    stage.workers[0].say("expired", *stage.workers[0].tasks())
+
+    with pytest.raises(NotPermitted, match="the credentials have expired"):
+        stage.engine.poll(1)
+
+
+def test_a_fatal_event_is_given_at_once(stage: Stage) -> None:
+    stage.engine.submit([copying("run.1"), copying("run.2")])
+    fatal = Fatal("run.1", Attempt(1, "n"), "not_found", "gone")
+    stage.workers[0].say("fatal", stage.workers[0].tasks()[0], encode_event(fatal))
+
+    assert stage.engine.poll(60) == [fatal]
+    assert stage.now < 1
+    assert stage.engine.poll(0.1) == []
+
+
+def test_an_attempt_that_failed_is_reported_and_made_again(stage: Stage) -> None:
+    stage.engine.submit([copying()])
+    trouble = Trouble("run.1", Attempt(1, "n"), "by chance")
+    stage.workers[0].say("trouble", stage.workers[0].tasks()[0], encode_event(trouble))
+    stage.go_on()
+    stage.go_on()
+
+    assert [words[2] for words in stage.workers[0].heard()] == ["2"]
+    assert stage.engine.poll(0.1) == [trouble]
+
+
+def test_what_was_reported_before_an_interruption_is_not_lost(stage: Stage) -> None:
+    def interrupt() -> None:
+        raise Interrupted("interrupted")
+
+    stage.engine.submit([copying("run.1"), copying("run.2")])
+    stage.workers[0].say("done", stage.workers[0].tasks()[0], done("run.1"))
+    stage.go_on()
+    stage.check = interrupt
+
+    assert [event.id for event in stage.engine.poll(1)] == ["run.1"]
+    with pytest.raises(Interrupted):
+        stage.engine.poll(1)
