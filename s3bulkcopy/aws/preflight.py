@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from s3bulkcopy.aws.session import bucket_region, bucket_url, free_concurrency, identity, translate
 from s3bulkcopy.errors import QuotaTooSmall, UsageError
 from s3bulkcopy.worker.model import Item, Job, Location
-from s3bulkcopy.worker.s3 import PAGE_KEYS, Page
+from s3bulkcopy.worker.s3 import PAGE_KEYS, Page, unquoted
 
 if TYPE_CHECKING:
     from s3bulkcopy.aws.session import AwsSession, Identity
@@ -95,7 +95,7 @@ def first_page(session: AwsSession, source: Location) -> Page:
         answer = client.list_objects_v2(Bucket=source.bucket, Prefix=source.prefix, MaxKeys=PAGE_KEYS)
     except (ClientError, BotoCoreError) as error:
         raise translate(error, f"listing {source}") from error
-    found = (Item(entry["Key"], entry["Size"], entry.get("ETag", "")) for entry in answer.get("Contents", ()))
+    found = (Item(entry["Key"], entry["Size"], unquoted(entry.get("ETag", ""))) for entry in answer.get("Contents", ()))
     return Page(tuple(found), bool(answer["IsTruncated"]))
 
 

@@ -6,7 +6,11 @@ It exists because the requests of this project are many, small and alike; it kno
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: What tells where an answer ends, in a head in lower case.
 _FRAMING = re.compile(rb"\r\n(?:content-length:[ \t]*(\d+)|transfer-encoding:[ \t]*(chunked)|connection:[ \t]*(close))")
@@ -30,6 +34,10 @@ class Response(NamedTuple):
         """Give a header's value, or None."""
         found = re.search(rb"\r\n" + re.escape(name.encode()) + rb":[ \t]*([^\r\n]*)", self.head, re.IGNORECASE)
         return found[1].strip().decode("latin-1") if found else None
+
+
+#: Makes a Response of its fields in a row; half the price of calling it.
+_make_response: Callable[[tuple[int, bytes, bytes]], Response] = partial(tuple.__new__, Response)
 
 
 class AnswerReader:
@@ -61,7 +69,7 @@ class AnswerReader:
             self._read_head(buffer[: end + 2])
             buffer = buffer[end + 4 :]
         if len(buffer) == self._length:
-            return Response(self._status, self._head, buffer)
+            return _make_response((self._status, self._head, buffer))
         self._buffer = buffer
         return self._chunked_body() if self._chunked else self._body()
 

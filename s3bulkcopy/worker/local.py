@@ -130,8 +130,9 @@ class Wire:
 
     def write(self, data: bytes) -> None:
         """Send something as soon as there is room."""
-        self._unsent += data
-        self._write()
+        self._unsent += data if self._unsent else data[self._send(data) :]
+        if self._unsent:
+            self._loop.add_writer(self._end.fileno(), self._write)
 
     async def written(self) -> None:
         """Wait until everything is sent, or the other end gone."""
@@ -162,20 +163,21 @@ class Wire:
         else:
             self._part += data
 
-    def _write(self) -> None:
-        if not self._is_open:
-            return
+    def _send(self, data: bytes | bytearray) -> int:
+        """Send what there is room for; tell how much, which is all where nobody reads it any more."""
         try:
-            while self._unsent:
-                del self._unsent[: self._end.send(self._unsent)]
+            return self._end.send(data) if self._is_open else len(data)
         except (BlockingIOError, InterruptedError):
-            self._loop.add_writer(self._end.fileno(), self._write)
-            return
+            return 0
         except OSError:
             self._close()
-            return
-        self._loop.remove_writer(self._end.fileno())
-        self._note_change()
+            return len(data)
+
+    def _write(self) -> None:
+        del self._unsent[: self._send(self._unsent)]
+        if not self._unsent:
+            self._loop.remove_writer(self._end.fileno())
+            self._note_change()
 
     def _close(self) -> None:
         self._is_open = False

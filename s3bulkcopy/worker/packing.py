@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from s3bulkcopy.worker.model import FAILURE_WIRE_BYTES, CopyTask, encode_task, to_json
+from s3bulkcopy.worker.model import FAILURE_WIRE_BYTES, CopyTask, encode_task, text_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,8 +49,9 @@ class Packer:
     def add(self, items: Iterable[Item]) -> Iterator[tuple[Item, ...]]:
         """Take items, in order, and yield each batch that is full."""
         for item in items:
-            wire_bytes = len(to_json(item.key)) + len(to_json(item.etag)) + FAILURE_WIRE_BYTES
-            seconds = work_seconds(item.size)
+            key, size, etag = item
+            wire_bytes = len(text_to_json(key)) + len(text_to_json(etag)) + FAILURE_WIRE_BYTES
+            seconds = work_seconds(size)
             if self._items and (
                 len(self._items) >= self._keys
                 or self._wire_bytes + wire_bytes > self._bytes

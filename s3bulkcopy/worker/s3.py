@@ -57,10 +57,10 @@ class Page(NamedTuple):
     truncated: bool
 
 
-#: An object as S3 writes it, its elements in S3's order; other stores may have others, or other elements in between.
+#: An object as S3 writes it, its elements in S3's order, with those on checksums in between; other stores may have others.
 _OBJECT = re.compile(
-    r"<Contents><Key>([^<]*)</Key><LastModified>[^<]*</LastModified><ETag>([^<]*)</ETag>"
-    r"(?:<Checksum\w+>[^<]*</Checksum\w+>)*<Size>(\d+)</Size>"
+    r"<Contents><Key>([^<]*)</Key><LastModified>[^<]*</LastModified><ETag>&quot;([^<&\"]*)&quot;</ETag>"
+    r"(?:<C[^<]*</C[^<]*)*<Size>(\d+)<"
 )
 _CONTENTS = re.compile(r"<Contents>(.*?)</Contents>", re.DOTALL)
 _KEY = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
@@ -80,19 +80,18 @@ def read_page(body: bytes) -> Page:
     if not _LISTING.search(text, 0, 400) or not text.rstrip().endswith("</ListBucketResult>"):
         raise ValueError(f"not a whole listing: {body[:80]!r}")
     is_encoded = _URL_ENCODED.search(text) is not None
-    text = text.replace("&quot;", '"')
     if is_encoded and "%" in text:
         for escape, character in _COMMON_ESCAPES:
             text = text.replace(escape, character)
     found = _OBJECT.findall(text)
     if len(found) != text.count("<Contents>"):
         found = list(_elements(text))
-    decode = _url_decoded if is_encoded else unescaped
-    if any(mark in text for mark in ("&", "%", "+")):
-        found = [(decode(key), unescaped(etag), size) for key, etag, size in found]
     if not found:
         return Page((), _TRUNCATED.search(text) is not None)
     keys, etags, sizes = zip(*found, strict=True)
+    all_keys = "".join(keys)
+    if any(mark in all_keys for mark in ("&", "%", "+")):
+        keys = tuple(map(_url_decoded if is_encoded else unescaped, keys))
     items = map(make_item, zip(keys, map(int, sizes), etags, strict=True))
     return Page(tuple(items), _TRUNCATED.search(text) is not None)
 
@@ -104,7 +103,17 @@ def _elements(text: str) -> Iterator[tuple[str, str, str]]:
         key, size, etag = _KEY.search(entry), _SIZE.search(entry), _ETAG.search(entry)
         if key is None or size is None:
             raise ValueError(f"a listed object without a key or a size: {entry[:80]!r}")
-        yield key[1], etag[1] if etag else "", size[1]
+        yield key[1], unquoted(unescaped(etag[1])) if etag else "", size[1]
+
+
+def unquoted(etag: str) -> str:
+    """Take the quotes from an ETag that has them; give nothing for one that no condition can name, such as a weak one.
+
+    >>> unquoted('"d41d8cd9"'), unquoted("d41d8cd9"), unquoted('W/"d41d8cd9"')
+    ('d41d8cd9', 'd41d8cd9', '')
+    """
+    bare = etag[1:-1] if len(etag) > 1 and etag[0] == etag[-1] == '"' else etag
+    return "" if '"' in bare else bare
 
 
 def _url_decoded(text: str) -> str:
@@ -162,17 +171,15 @@ class CopyRequests:
         self._job = job
         self._bucket = Bucket(job.destination, credentials)
         self._date = ""
-        self._source_head = encode_path(f"/{job.source.bucket}/")
+        self._source_head = encode_path(f"/{job.source.bucket}/{job.source.prefix}")
         self._target_head = f"{self._bucket.path}/{encode_path(job.destination.prefix)}"
         self._cut = len(job.source.prefix)
-        self._source_prefix = encode_path(job.source.prefix)
+        self._conditions = {} if job.overwrite else {"if-none-match": "*"}
 
     def _turn_second(self, date: str) -> None:
         self._date = date
         headers = {"host": self._bucket.host, "x-amz-content-sha256": EMPTY_SHA256}
-        headers |= {"x-amz-copy-source": "\0", "x-amz-copy-source-if-match": "\1", "x-amz-date": date}
-        if not self._job.overwrite:
-            headers["if-none-match"] = "*"
+        headers |= {"x-amz-copy-source": "\0", "x-amz-copy-source-if-match": '"\1"', "x-amz-date": date} | self._conditions
         if self.credentials.token:
             headers["x-amz-security-token"] = self.credentials.token
         names = sorted(headers)
@@ -186,13 +193,16 @@ class CopyRequests:
         """Write the request that copies this item, as it was when listed."""
         if date != self._date:
             self._turn_second(date)
-        tail = encode_path(item.key[self._cut :])
-        source, target = f"{self._source_head}{self._source_prefix}{tail}", self._target_head + tail
+        key, _, etag = item
+        tail = encode_path(key[self._cut :])
+        source, target = self._source_head + tail, self._target_head + tail
+        if not etag:
+            return self._bucket.request("PUT", target, "", {"x-amz-copy-source": source} | self._conditions, date)
         before, between, behind = self._canonical
-        canonical = f"PUT\n{target}\n\n{before}{source}{between}{item.etag}{behind}"
+        canonical = f"PUT\n{target}\n\n{before}{source}{between}{etag}{behind}"
         authorization = self._bucket.signer.authorization(canonical.encode(), self._signed, date)
         before, between, behind = self._wire
-        text = f"PUT {target} HTTP/1.1\r\n{before}{source}{between}{item.etag}{behind}{authorization}\r\n\r\n"
+        text = f"PUT {target} HTTP/1.1\r\n{before}{source}{between}{etag}{behind}{authorization}\r\n\r\n"
         return text.encode("latin-1")
 
 

@@ -81,8 +81,8 @@ class Signer:
         self._service = service
         self._region = region
         self._date = self._day = ""
-        self._inner = self._outer = sha256()
-        self._scope = self._text_head = self._answer_head = ""
+        self._inner = self._begun = self._outer = sha256()
+        self._scope = self._answer_head = ""
 
     def _turn(self, date: str) -> None:
         """Put together what is the same for a second, and the key, which is for a day."""
@@ -98,15 +98,16 @@ class Signer:
             self._day = day
             self._scope = f"{day}/{self._region}/{self._service}/aws4_request"
         self._date = date
-        self._text_head = f"{_ALGORITHM}\n{date}\n{self._scope}\n"
+        self._begun = self._inner.copy()
+        self._begun.update(f"{_ALGORITHM}\n{date}\n{self._scope}\n".encode())
         self._answer_head = f"{_ALGORITHM} Credential={self.credentials.access_key}/{self._scope}, SignedHeaders="
 
     def authorization(self, canonical_request: bytes, signed_headers: str, date: str) -> str:
         """Give the Authorization header for a canonical request dated `date` (as amz_date has it)."""
         if date != self._date:
             self._turn(date)
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update((self._text_head + sha256(canonical_request).hexdigest()).encode())
+        inner, outer = self._begun.copy(), self._outer.copy()
+        inner.update(sha256(canonical_request).hexdigest().encode())
         outer.update(inner.digest())
         return f"{self._answer_head}{signed_headers}, Signature={outer.hexdigest()}"
 

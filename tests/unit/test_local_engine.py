@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 HERE = Location("here", "", "us-east-1", "http://127.0.0.1:1/here")
 JOB = Job("run", HERE, HERE._replace(bucket="there"))
-ITEM = Item("key", 1, '"etag"')
+ITEM = Item("key", 1, "etag")
 
 
 class Played:

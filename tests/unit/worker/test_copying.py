@@ -244,7 +244,7 @@ def test_a_fault_of_the_object_is_recorded_at_once() -> None:
 
 
 def test_an_object_that_changed_since_it_was_listed_is_recorded() -> None:
-    store = FakeS3.of([item("a")._replace(etag='"new"')])
+    store = FakeS3.of([item("a")._replace(etag="new")])
 
     assert copy(store, [item("a")]).failures == (Failure("a", 1, "PreconditionFailed", "because"),)
 

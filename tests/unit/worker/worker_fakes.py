@@ -10,7 +10,6 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import partial
-from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, quote_plus, unquote, urlsplit
 
@@ -59,13 +58,13 @@ keys = st.one_of(
     st.builds(lambda c, n: _within_limit(c * n) or c, characters, st.integers(1, MAX_KEY_BYTES)),
 )
 prefixes = st.one_of(st.just(""), st.text(characters, max_size=8))
-etags = st.from_regex(r'\A"[0-9a-f]{32}(-[1-9][0-9]{0,3})?"\Z')
+etags = st.one_of(st.just(""), st.from_regex(r"\A[0-9a-f]{32}(-[1-9][0-9]{0,3})?\Z"))
 items = st.builds(Item, keys, st.integers(0, 5 * 1024**4), etags)
 
 
 def item(key: str, size: int = 1) -> Item:
     """Make an item whose ETag follows from its key and size."""
-    return Item(key, size, f'"{key.encode().hex()[:24]}{size:08x}"')
+    return Item(key, size, f"{key.encode().hex()[:24]}{size:08x}")
 
 
 # ------------------------------------------------------------------------------------------------------------------ time
@@ -219,12 +218,16 @@ def fake_host(serve: Callable[[Request], Response], seconds: float | Callable[[b
 # -------------------------------------------------------------------------------------------------------------------- S3
 
 
+def _etag(it: Item) -> str:
+    return f"<ETag>&quot;{it.etag}&quot;</ETag>" if it.etag else ""
+
+
 def listing(items: Iterable[Item], *, truncated: bool, encode: Callable[[str], str] | None = None) -> bytes:
     """Write a ListObjectsV2 answer as S3 does; `encode` replaces its URL encoding."""
     write = encode or (lambda key: quote_plus(key, safe="/*"))
     entries = "".join(
         f"<Contents><Key>{write(it.key)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
-        f"<ETag>{escape(it.etag)}</ETag><Size>{it.size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+        f"{_etag(it)}<Size>{it.size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
         for it in items
     )
     encoding = "" if encode else "<EncodingType>url</EncodingType>"
@@ -307,7 +310,7 @@ class FakeS3:
         found = self.objects.get(key)
         if found is None:
             return NO_SUCH_KEY
-        if headers["x-amz-copy-source-if-match"] != found.etag:
+        if headers.get("x-amz-copy-source-if-match", "*") not in ("*", f'"{found.etag}"'):
             return error(412, "PreconditionFailed", extra="<Condition>x-amz-copy-source-If-Match</Condition>")
         if headers.get("if-none-match") == "*" and target in self.copied:
             return error(412, "PreconditionFailed", extra="<Condition>If-None-Match</Condition>")
