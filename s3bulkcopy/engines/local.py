@@ -19,6 +19,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
@@ -63,6 +64,9 @@ _BACKLOG = 32
 #: Deliveries of a task after which it is given up.
 _DELIVERIES = 5
 
+#: Workers that died with a task in hand after which it is given to one that has nothing else in hand, for others' sake.
+_SUSPICIOUS_DEATHS = 2
+
 #: Workers that may die before they are ready, without any task ending in between, before the run is given up.
 _DEATHS = 5
 
@@ -90,6 +94,8 @@ class _Delivery:
     body: str
     #: Number of the attempt that it is for, or that is under way.
     number: int = 1
+    #: Workers that died with it in hand.
+    deaths: int = 0
 
 
 @dataclass(slots=True)
@@ -100,6 +106,8 @@ class _Process:
     socket: socket.socket
     log: IO[bytes]
     is_ready: bool = False
+    #: Whether it is given nothing but tasks that others have died with, one at a time.
+    is_set_apart: bool = False
     tasks: dict[int, _Delivery] = field(default_factory=dict)
     loads: dict[str, int] = field(default_factory=lambda: {"list": 0, "copy": 0})
     received: bytearray = field(default_factory=bytearray)
@@ -147,6 +155,7 @@ class LocalEngine:
         self._selector = selectors.DefaultSelector()
         self._processes: list[_Process] = []
         self._queues: dict[str, deque[_Delivery]] = {"list": deque(), "copy": deque()}
+        self._suspects: deque[_Delivery] = deque()
         #: Deliveries that wait for their time: when, a number that makes each differ, and the delivery.
         self._later: list[tuple[float, int, _Delivery]] = []
         self._unaccepted: deque[tuple[_Process, int, _Delivery]] = deque()
@@ -284,7 +293,7 @@ class LocalEngine:
             self._forget_queued()
 
     def _forget_queued(self) -> None:
-        for queue in self._queues.values():
+        for queue in (*self._queues.values(), self._suspects):
             queue.clear()
         self._later.clear()
         while self._unaccepted:  # who waits for that would wait for ever
@@ -292,7 +301,8 @@ class LocalEngine:
             self._tell(worker, "accepted", sequence)
 
     def _is_idle(self) -> bool:
-        return not (any(self._queues.values()) or self._later or any(worker.tasks for worker in self._processes))
+        queued = any(self._queues.values()) or self._suspects or self._later
+        return not (queued or any(worker.tasks for worker in self._processes))
 
     # ------------------------------------------------------------------------------------------------------ the queue
 
@@ -306,25 +316,44 @@ class LocalEngine:
                 self._bury(worker)
         while self._later and self._later[0][0] <= self._clock():
             delivery = heapq.heappop(self._later)[2]
-            self._queues[delivery.kind].append(delivery)
+            suspicious = delivery.deaths >= _SUSPICIOUS_DEATHS
+            (self._suspects if suspicious else self._queues[delivery.kind]).append(delivery)
         self._assign()
 
     def _assign(self) -> None:
         """Give each waiting task to the worker that has least of its kind in hand, and accept what there is room for."""
+        self._assign_suspects()
+        workers = [worker for worker in self._processes if not worker.is_set_apart]
+        # One that is set apart may wait for its children to be accepted, and may be the only one.
+        backlog = _BACKLOG * len(self._processes) if len(workers) == len(self._processes) else inf
         for kind, queue in self._queues.items():
-            while queue and self._processes:
-                worker = min(self._processes, key=lambda one: one.loads[kind])
+            while queue and workers:
+                worker = min(workers, key=lambda one: one.loads[kind])
                 if worker.loads[kind] >= SLOTS[kind]:
                     break
-                delivery = queue.popleft()
-                token = next(self._numbers)
-                worker.tasks[token] = delivery
-                worker.loads[kind] += 1
-                self._tell(worker, "task", token, delivery.number, delivery.body)
-            while kind == "copy" and self._unaccepted and len(queue) < _BACKLOG * len(self._processes):
+                self._give(worker, queue.popleft())
+            while kind == "copy" and self._unaccepted and len(queue) < backlog:
                 worker, sequence, delivery = self._unaccepted.popleft()
                 queue.append(delivery)
                 self._tell(worker, "accepted", sequence)
+
+    def _assign_suspects(self) -> None:
+        """Give each task that workers have died with to one that has nothing else in hand; one worker at a time does that."""
+        apart = next((worker for worker in self._processes if worker.is_set_apart), None)
+        if apart is None and self._suspects and self._processes:
+            apart = min(self._processes, key=lambda one: len(one.tasks))
+            apart.is_set_apart = True
+        if apart is not None and not apart.tasks:
+            if self._suspects:
+                self._give(apart, self._suspects.popleft())
+            else:
+                apart.is_set_apart = False
+
+    def _give(self, worker: _Process, delivery: _Delivery) -> None:
+        token = next(self._numbers)
+        worker.tasks[token] = delivery
+        worker.loads[delivery.kind] += 1
+        self._tell(worker, "task", token, delivery.number, delivery.body)
 
     def _take(self, worker: _Process, text: str) -> None:
         """Take what a worker says."""
@@ -443,6 +472,7 @@ class LocalEngine:
         self._remove(worker)
         if worker.is_ready:
             for delivery in worker.tasks.values():
+                delivery.deaths += 1
                 self._deliver_again(delivery)
         else:  # that was not its tasks' fault
             for delivery in worker.tasks.values():

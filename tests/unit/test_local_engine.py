@@ -212,6 +212,29 @@ def test_a_task_whose_worker_dies_five_times_is_dead(stage: Stage) -> None:
     assert stage.engine.depths().dead == 1
 
 
+def test_a_task_that_kills_workers_takes_no_others_with_it(stage: Stage) -> None:
+    names = ["run.1", "run.2", "run.3"]
+    stage.engine.submit([copying(name) for name in names])
+    told_together = []
+    while not stage.engine._is_idle():
+        worker = stage.workers[-1]
+        worker.say("ready")
+        stage.go_on()
+        told = [(words[1], next(name for name in names if name in words[3])) for words in worker.heard() if words[0] == "task"]
+        told_together.append(sorted(name for _, name in told))
+        if "run.2" in told_together[-1]:
+            worker.die()
+        else:
+            for token, name in told:
+                worker.say("done", token, done(name))
+        stage.go_on()
+
+    events = stage.engine.poll(1)
+    assert sorted(event.id for event in events if isinstance(event, Done)) == ["run.1", "run.3"]
+    assert [event for event in events if isinstance(event, Dead)] == [Dead("run.2", copying("run.2"))]
+    assert [told for told in told_together if "run.2" in told] == 2 * [names] + 3 * [["run.2"]]
+
+
 def test_workers_that_die_before_they_are_ready_end_the_run_and_cost_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch)
     with stage.engine:
