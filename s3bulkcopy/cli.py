@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import secrets
 import signal
 import sys
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -104,7 +101,7 @@ def _run(
     from s3bulkcopy.aws.stack import new_run_id  # noqa: PLC0415
     from s3bulkcopy.view import make_view  # noqa: PLC0415
 
-    run_id = new_run_id(time.time(), secrets.token_hex(3))
+    run_id = new_run_id(time.time(), os.urandom(3).hex())
     view = make_view(output, stdout=sys.stdout, stderr=sys.stderr, is_terminal=sys.stderr.isatty(), clock=time.monotonic)
     check_overlap(copy.source, copy.destination)
     with view:
@@ -219,7 +216,7 @@ def _lambda_engine(
         found,
         settings,
         version=__version__,
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         say=view.step,
         detail=view.detail,
         sleep=interrupts.sleep,
@@ -294,6 +291,8 @@ def _again(look: Callable[[], list[FoundRun]], *, watch: bool) -> Iterator[list[
 
 
 def _show_runs(runs: Sequence[FoundRun], output: OutputSettings, region: str, *, flags: str, detail: bool, live: bool) -> None:
+    from datetime import UTC, datetime  # noqa: PLC0415
+
     from s3bulkcopy.status import run_as_json, runs_as_text  # noqa: PLC0415
 
     if output.json:
@@ -386,6 +385,8 @@ def demo(objects: int, port: int | None, **values: Any) -> None:  # noqa: ANN401
 def _speak(output: OutputSettings) -> None:
     """Let AWS calls be seen on request."""
     if output.verbose > 1:
+        import logging  # noqa: PLC0415 - only AWS calls are logged
+
         logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s")
         logging.getLogger("s3bulkcopy.aws").setLevel(logging.INFO)
 
@@ -416,8 +417,6 @@ def _aws_flags(aws: AwsSettings, region: str) -> str:
 
 def main() -> NoReturn:
     """Run the command line; every error ends here."""
-    from s3bulkcopy.view import show_error  # noqa: PLC0415
-
     # Where no run is under way, SIGTERM ends the command as Ctrl-C does: through every `finally`.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -428,6 +427,8 @@ def main() -> NoReturn:
     except click.Abort:
         code = Interrupted.exit_code
     except S3BulkCopyError as error:
+        from s3bulkcopy.view import show_error  # noqa: PLC0415
+
         show_error(error, sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
