@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from endpoint import Contents, Counts, Endpoint
 from measure import Usage, measure
 from model_server import ModelServer
-from tools import OURS, TOOLS, Errand, Missing, environment, set_up, version
+from tools import OURS, TOOLS, Errand, Missing, certify, environment, set_up, version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -258,15 +257,6 @@ def plot(results: Results, contenders: Sequence[Contender], title: str, target: 
 
 
 # --------------------------------------------------------------------------------------------------------------- the command
-
-
-def certify(folder: Path) -> tuple[str, str]:
-    """Make a certificate for the loopback that signs itself; give its file and its key's."""
-    certificate, key = str(folder / "certificate.pem"), str(folder / "key.pem")
-    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
-    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    return certificate, key
 
 
 @contextlib.contextmanager
