@@ -158,10 +158,8 @@ class Course:
         return used, after.since(before) if after and before else None
 
 
-def compete(course: Course, contenders: Sequence[Contender], rounds: int) -> Results:
+def compete(course: Course, contenders: Sequence[Contender], rounds: int, expected: dict[str, Contents]) -> Results:
     """Let the contenders take turns, each round beginning with another one; who fails once is out."""
-    buckets = [course.source] if course.single is None else [course.source, course.single]
-    expected = {bucket: course.endpoint.contents(bucket) for bucket in buckets}
     results = Results()
     for n in range(rounds):
         turn = n % len(contenders)
@@ -254,7 +252,7 @@ def plot(results: Results, contenders: Sequence[Contender], title: str, target: 
         axis.spines[["top", "right"]].set_visible(False)
     drawing.suptitle(title, fontsize=9)
     drawing.tight_layout()
-    drawing.savefig(target)
+    drawing.savefig(target, dpi=150)
 
 
 # --------------------------------------------------------------------------------------------------------------- the command
@@ -337,8 +335,9 @@ def main() -> int:
     ]
     with tempfile.TemporaryDirectory() as folder, serving(chosen, Path(folder)) as course:
         course.endpoint.trust()
-        objects = course.endpoint.contents(course.source).objects
-        results = compete(course, contenders, chosen.rounds)
+        expected = {bucket: course.endpoint.contents(bucket) for bucket in (course.source, course.single) if bucket}
+        objects = expected[course.source].objects
+        results = compete(course, contenders, chosen.rounds, expected)
     title = f"{objects:,} objects, {_conditions(chosen)}; medians of rounds: {chosen.rounds}, x = ratio to s3bulkcopy"
     print(f"{title}\n", *table(results, contenders), sep="\n")
     if chosen.json:
