@@ -37,7 +37,8 @@ OUTAGE_ITEMS = 8
 #: Items of one task that may be in trouble before no more of it are begun.
 MOST_TROUBLED = 32
 
-#: Items of one task in trouble after which a refusal says nothing new: the task's partition has enough, others may not.
+#: Items of one task in trouble after which a refusal says nothing new, unless all tasks have as many: the task's partition has
+#: enough, others may not.
 TELLING_TROUBLES = 8
 
 #: Objects from this size on take their time to be copied, in bytes; others all take about as long.
@@ -413,12 +414,16 @@ class Copier:
         self._fill(now, free, ended)
 
     def _tell_pace(self, turn: _Turn, fault: Fault, now: float) -> None:
-        if fault.next is Next.SLOW_DOWN and not turn.tries and turn.batch.troubled < TELLING_TROUBLES:
+        if fault.next is Next.SLOW_DOWN and self._is_telling(turn.batch):
             self._pace.refused(turn.sent_at, now)
         elif fault.next in (Next.SLOW_DOWN, Next.RETRY):
             self._pace.failed()
         else:
             self._pace.answered(turn.sent_at, now, is_telling=False)
+
+    def _is_telling(self, batch: _Batch) -> bool:
+        """Tell whether a refusal says something of the store, and not only of the partition that a batch is in."""
+        return batch.troubled < TELLING_TROUBLES or all(other.troubled >= TELLING_TROUBLES for other in self._batches)
 
     def _consider(self, turn: _Turn, fault: Fault, now: float, *, is_stale: bool) -> None:
         """Decide what comes after a fault."""

@@ -11,13 +11,15 @@ if TYPE_CHECKING:
 
 #: What one refusal takes from a rate: this over the square root of the rate, as few answers tell less than many, within bounds.
 _CUT = 1.5
-_LEAST_CUT, _MOST_CUT = 0.03, 0.5
+_LEAST_CUT, _MOST_CUT = 0.03, 0.25
 
 #: The share of refusals that is put up with, as a part of what one takes: enough to notice when a store bears more.
 _SOUGHT = 0.1
 
-#: How the rate grows ever faster where refusals stay away for longer than is usual, and how many times as fast at most.
+#: How the rate grows ever faster where refusals stay away for longer than is usual, which is judged by their share, or by the
+#: seconds after so many good answers; and how many times as fast at most.
 _HASTE = 0.5
+_CALM = 40
 _MOST_HASTE = 10.0
 
 #: No rate is lower than this, in requests a second: whoever asks no more learns no more.
@@ -27,13 +29,22 @@ _LEAST_RATE = 4.0
 _BLIND_GROWTH = 0.05
 _LEAST_NOTICE_SECONDS = 0.01
 
-#: When refusals are taken for chance: after so many falls of the rate by this factor, each with at least so many refusals, the
-#: refused share is about what it was, and no larger than this. For how many good answers that is believed.
+#: The refused share that is put up with where no rate is known, and how many refusals in a row at most.
+_IGNORED = 0.015
+_MOST_CREDIT = 4.0
+
+#: When refusals are taken for chance: after so many falls of the rate to this part of what it was, without a rise to that one
+#: between them, each with at least so many refusals, their share is about the same, no smaller than this part of what one
+#: takes, and no larger than this. For how many good answers that is believed, and how much larger a share is put up with
+#: meanwhile.
 _FALL = 0.7
+_RISE = 1.1
 _FALLS = 3
-_REFUSALS = 10
-_MOST_CHANCE = 0.2
+_REFUSALS = 6
+_LEAST_CHANCE, _MOST_CHANCE = 0.2, 0.25
+_ALIKE = 3.0
 _BELIEVED = 5000
+_PUT_UP_WITH = 1.5
 
 #: Failures with no good answer between them that halve the window.
 _FAILURES = 20
@@ -50,6 +61,9 @@ _FORGOTTEN = 1.002
 
 #: A process with less than this part of its time to spare has enough to do.
 _BUSY = 0.1
+
+#: How long an answer takes where none has come yet, in seconds.
+_ANSWER_SECONDS = 0.05
 
 #: What may be made up for when a request was sent later than it might have been, as a timer will have it, in seconds.
 _SLACK_SECONDS = 0.01
@@ -79,9 +93,10 @@ class Pace:
     answers a second; from then on it grows only while answers come as soon as they ever did, and shrinks where they take far
     longer or this process has no time to spare: more would only wait. Failures in a row halve it.
 
-    The *rate*, in requests a second, is unknown until a store refuses something. Each refusal takes a little from it and each
-    good answer adds much less, so that it settles where a small, known share of the answers are refusals: just above what the
-    partitions bear. Where lowering it does not help, the refusals are a matter of chance, and are put up with for a while.
+    The *rate*, in requests a second, is unknown until a store refuses more than a few. Each refusal takes a little from it and
+    each good answer adds much less, so that it settles where a small, known share of the answers are refusals: just above what
+    the partitions bear. Where lowering it does not help, the refusals are a matter of chance: the rate is unknown again, and as
+    large a share of refusals is put up with for a while.
     """
 
     def __init__(
@@ -122,6 +137,7 @@ class Pace:
         # The test for chance.
         self._top = math.inf
         self._chance, self._chance_until = 0.0, 0
+        self._credit = 2.0  # refusals that say nothing yet, where no rate is known
         self._shares: list[float] = []
         self._fall_began, self._fall_rate, self._fall_good, self._fall_refused = -math.inf, math.inf, 0, 0
 
@@ -154,21 +170,27 @@ class Pace:
             self._end_round(now)
         if self._rate < self._most_rate:
             self._grow(sent_at, now)
+        elif self._credit < _MOST_CREDIT:
+            self._credit += max(self._chance, _IGNORED)
+            self._forget_chance()
 
     def refused(self, sent_at: float, now: float) -> None:
         """Take note of an answer that asks for fewer requests."""
         self.in_flight -= 1
         self._notice_seconds += (now - sent_at - self._notice_seconds) / 8
         if self._rate == self._most_rate:
+            if self._credit >= 1:
+                self._credit -= 1
+                return
             self._begin_rate(sent_at, now)
         self._fall_refused += sent_at >= self._fall_began
         if sent_at < self._halved_at:
             return
         self._calm = 0
-        self._set_rate(max(_LEAST_RATE, self._rate * (1 - self._cut)))
+        self._set_rate(max(_LEAST_RATE, self._rate * (1 - self._cut_at(self._rate))))
         if self._rate <= self._half:
             self._halved_at, self._half = now, self._rate / 2
-        if self._rate <= _FALL * self._fall_rate and self._fall_refused >= _REFUSALS:
+        if self._rate <= max(_LEAST_RATE, _FALL * self._fall_rate) and self._fall_refused >= _REFUSALS:
             self._end_fall(now)
 
     def failed(self) -> None:
@@ -227,10 +249,10 @@ class Pace:
 
     # --------------------------------------------------------------------------------------------------- the rate
 
-    @property
-    def _cut(self) -> float:
-        """What a refusal takes from the rate, as a part of it."""
-        return max(_LEAST_CUT, min(_MOST_CUT, _CUT / math.sqrt(self._rate)))
+    @staticmethod
+    def _cut_at(rate: float) -> float:
+        """What a refusal takes from a rate, as a part of it."""
+        return max(_LEAST_CUT, min(_MOST_CUT, _CUT / math.sqrt(rate)))
 
     def _set_rate(self, rate: float) -> None:
         self._rate = min(rate, self._most_rate)
@@ -241,8 +263,9 @@ class Pace:
     def _begin_rate(self, sent_at: float, now: float) -> None:
         """Take what is asked for now for the rate."""
         asked = max(self._round_sent / max(now - self._asked_at, _SLACK_SECONDS), self._best_rate)
-        if not asked:  # a round has just begun, and none before it tells: what is in flight, in the time of this answer
-            asked = (self.in_flight + 1) / max(now - sent_at, _SLACK_SECONDS)
+        if not self._best_rate:  # no round tells: what is in flight, in the time of an answer
+            usual = self._round_latency / self._round_telling if self._round_telling else _ANSWER_SECONDS
+            asked = max(asked, (self.in_flight + 1) / max(now - sent_at, usual, _SLACK_SECONDS))
         self._set_rate(max(_LEAST_RATE, asked))
         self._half = self._rate / 2
         self._begin_fall(now)
@@ -250,17 +273,17 @@ class Pace:
     def _grow(self, sent_at: float, now: float) -> None:
         self._calm += 1
         self._fall_good += sent_at >= self._fall_began
-        if self._chance and self._good > self._chance_until:
-            self._chance = 0.0
+        self._forget_chance()
         if self._due <= now - _SLACK_SECONDS:
             return  # it is not the rate that binds
-        cut = self._cut
+        cut = self._cut_at(self._rate)
         sought = max(self._chance, _SOUGHT * cut)
-        haste = min(_MOST_HASTE, 1 + (_HASTE * self._calm * sought) ** 2)
+        unusual = max(self._calm * sought, (self._calm - _CALM) / self._rate)
+        haste = min(_MOST_HASTE, 1 + (_HASTE * unusual) ** 2)
         most = _BLIND_GROWTH / max(_LEAST_NOTICE_SECONDS, self._notice_seconds)  # a second, hence by the rate for an answer
         self._set_rate(self._rate + min(self._rate * cut * sought * haste, most))
         self._half = max(self._half, self._rate / 2)
-        if self._rate > self._top:
+        if self._rate > _RISE * self._fall_rate:
             self._shares = []
             self._begin_fall(now)
 
@@ -274,14 +297,19 @@ class Pace:
 
     def _end_fall(self, now: float) -> None:
         share = self._fall_refused / (self._fall_refused + self._fall_good)
-        if share > _MOST_CHANCE:
+        if not _LEAST_CHANCE * self._cut_at(self._top) <= share <= _MOST_CHANCE:
             self._shares = []
-        elif self._shares and self._shares[-1] / 2 <= share <= self._shares[-1] * 2:
+        elif self._shares and self._shares[-1] / _ALIKE <= share <= self._shares[-1] * _ALIKE:
             self._shares.append(share)
         else:
             self._shares = [share]
         if len(self._shares) >= _FALLS:
             self._shares = []
-            self._chance, self._chance_until = 1.5 * share, self._good + _BELIEVED
-            self._set_rate(2 * self._top)
+            self._chance, self._chance_until = _PUT_UP_WITH * share, self._good + _BELIEVED
+            self._credit = _MOST_CREDIT
+            self._set_rate(self._most_rate)
         self._begin_fall(now)
+
+    def _forget_chance(self) -> None:
+        if self._chance and self._good > self._chance_until:
+            self._chance = 0.0

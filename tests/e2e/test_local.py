@@ -159,7 +159,7 @@ def test_keys_of_another_store_are_re_rooted(folders: Folders) -> None:
 
 # --------------------------------------------------------------------------------------------------------------- faults
 
-FAULTS = ("--fail-503", "0.01", "--fail-500", "0.05", "--fail-200", "0.01", "--fail-reset", "0.01", "--close-after", "100")
+FAULTS = ("--fail-503", "0.05", "--fail-500", "0.01", "--fail-200", "0.01", "--fail-reset", "0.01", "--close-after", "100")
 
 
 @contextmanager

@@ -166,6 +166,26 @@ def test_a_task_whose_items_are_throttled_does_not_hold_up_the_others() -> None:
     assert len([key for key in store.copy_requests if key.startswith("hot")]) < 2 * MOST_TROUBLED
 
 
+def test_where_all_tasks_are_in_trouble_refusals_tell_the_pace() -> None:
+    class Told(Pace):
+        refusals = 0
+
+        def refused(self, sent_at: float, now: float) -> None:
+            self.refusals += 1
+            super().refused(sent_at, now)
+
+    batches = [[item(f"{side}{n:03}") for n in range(100)] for side in "ab"]
+    store, pace = FakeS3.of(it for batch in batches for it in batch), Told()
+    store.copy_rule = lambda key, _n: SLOW_DOWN if store.copy_requests[key] <= 3 else None
+
+    async def main() -> list[Outcome]:
+        one = copier(store, pace)
+        return await aio.gather(*(one.copy(JOB, batch, ANY_TIME, attempt=1) for batch in batches))
+
+    assert [outcome.counts.throttles for outcome in run(main())] == [300, 300]
+    assert pace.refusals > 500
+
+
 # ----------------------------------------------------------------------------------------------------- faults of one object
 
 
