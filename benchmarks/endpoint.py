@@ -27,8 +27,8 @@ T = TypeVar("T")
 CREDENTIALS = Credentials("test", "test")
 REGION = "us-east-1"
 
-#: Counters that a server other than ours may give beside others, by the operation's name.
-_KINDS = ("list", "copy", "head", "get", "put", "delete")
+#: Counters that a server other than ours may give beside others: operations, and refused requests, which count nowhere else.
+_KINDS = ("list", "copy", "head", "get", "put", "delete", "503")
 
 #: How often a server that fails is asked before it is given up.
 _TRIES = 10
