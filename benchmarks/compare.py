@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from endpoint import Contents, Counts, Endpoint
 from measure import Usage, measure
 from model_server import ModelServer
-from tools import OURS, TOOLS, Errand, Missing, environment, set_up, version
+from tools import OURS, TOOLS, Errand, Missing, certify, environment, set_up, version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +54,7 @@ FIGURES = {
     "largest": Figure("largest process", "MiB", 0),
     "tree": Figure("all processes", "MiB", 0),
     "requests": Figure("requests", "an object", 3),
-    "slow_downs": Figure("answers 503", "a run", 0),
+    "slow_downs": Figure("answers 503", "% of all", 2),
     "startup": Figure("start-up CPU", "ms", 0),
 }
 
@@ -136,8 +135,8 @@ class Course:
             "largest": used.largest_bytes / 2**20,
             "tree": used.tree_bytes / 2**20,
         }
-        if counts is not None:
-            found |= {"requests": counts.requests.total() / objects, "slow_downs": float(counts.slow_downs)}
+        if counts is not None and (requests := counts.requests.total()):
+            found |= {"requests": requests / objects, "slow_downs": 100 * counts.slow_downs / requests}
         if self.single is not None:
             found["startup"] = self._copy(contender, self.single, f"{name}-one", expected)[0].cpu_seconds * 1e3
         return found
@@ -159,10 +158,8 @@ class Course:
         return used, after.since(before) if after and before else None
 
 
-def compete(course: Course, contenders: Sequence[Contender], rounds: int) -> Results:
+def compete(course: Course, contenders: Sequence[Contender], rounds: int, expected: dict[str, Contents]) -> Results:
     """Let the contenders take turns, each round beginning with another one; who fails once is out."""
-    buckets = [course.source] if course.single is None else [course.source, course.single]
-    expected = {bucket: course.endpoint.contents(bucket) for bucket in buckets}
     results = Results()
     for n in range(rounds):
         turn = n % len(contenders)
@@ -239,8 +236,8 @@ def plot(results: Results, contenders: Sequence[Contender], title: str, target: 
 
     tools = by_tool(results, contenders)
     rows = {name: best([results.median(one) for one in settings]) for name, settings in tools.items()}
-    shown = [name for name in ("cpu", "rate", "tree", "requests") if any(name in row for row in rows.values())]
-    drawing, axes = plt.subplots(1, len(shown), figsize=(3.6 * len(shown), 0.7 + 0.45 * len(rows)), squeeze=False, sharey=True)
+    shown = [name for name in ("cpu", "rate", "tree", "requests", "slow_downs") if any(name in row for row in rows.values())]
+    drawing, axes = plt.subplots(1, len(shown), figsize=(3.2 * len(shown), 0.9 + 0.45 * len(rows)), squeeze=False, sharey=True)
     names = list(reversed(rows))
     for axis, name in zip(axes[0], shown, strict=True):
         figure = FIGURES[name]
@@ -248,25 +245,17 @@ def plot(results: Results, contenders: Sequence[Contender], title: str, target: 
         colours = ["tab:orange" if tool == OURS.name else "tab:blue" for tool in names]
         bars = axis.barh(names, values, color=colours)
         axis.bar_label(bars, [f"{value:,.{figure.digits}f}" for value in values], padding=3, fontsize=8)
-        axis.set_title(f"{figure.name}, {figure.unit} ({'more' if figure.more else 'less'} is better)", fontsize=8)
-        axis.set_xlim(0, max(values) * 1.25 or 1)
+        axis.set_title(f"{figure.name}, {figure.unit}\n({'more' if figure.more else 'less'} is better)", fontsize=8)
+        axis.set_xlim(0, max(values) * 1.3 or 1)
+        axis.locator_params(axis="x", nbins=5)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
     drawing.suptitle(title, fontsize=9)
     drawing.tight_layout()
-    drawing.savefig(target)
+    drawing.savefig(target, dpi=150)
 
 
 # --------------------------------------------------------------------------------------------------------------- the command
-
-
-def certify(folder: Path) -> tuple[str, str]:
-    """Make a certificate for the loopback that signs itself; give its file and its key's."""
-    certificate, key = str(folder / "certificate.pem"), str(folder / "key.pem")
-    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
-    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    return certificate, key
 
 
 @contextlib.contextmanager
@@ -278,7 +267,7 @@ def serving(chosen: argparse.Namespace, folder: Path) -> Iterator[Course]:
         return
     copy_ms, list_ms = chosen.latency
     arguments = ["--copy-ms", str(copy_ms), "--list-ms", str(list_ms), "--objects", "single=seq:1"]
-    arguments += ["--objects", f"{chosen.source}={chosen.shape}:{chosen.objects}"]
+    arguments += ["--objects", f"{chosen.source}={chosen.shape}:{chosen.objects}", *chosen.model]
     certificate = None
     if chosen.tls:
         certificate, key = certify(folder)
@@ -305,6 +294,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--certificate", metavar="FILE", help="what to trust where a named server speaks https")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a plot: .svg, .png")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument(
+        "--model", nargs=argparse.REMAINDER, default=[], help="all that follows is for model_server.py: throttling, faults"
+    )
     chosen = parser.parse_args()
     chosen.path = os.environ["PATH"]
     if chosen.setup:
@@ -324,6 +316,15 @@ def _latency(text: str) -> tuple[float, float]:
     return copy_ms, list_ms
 
 
+def _conditions(chosen: argparse.Namespace) -> str:
+    """Say what the server is like."""
+    if chosen.server:
+        return str(chosen.server)
+    copy_ms, list_ms = chosen.latency
+    said = [f"{copy_ms:g} ms a copy", f"{list_ms:g} ms a list", "TLS" if chosen.tls else "", " ".join(chosen.model)]
+    return ", ".join(filter(None, said))
+
+
 def main() -> int:
     """Measure, print, draw; give 1 if any tool failed."""
     chosen = read_arguments()
@@ -334,10 +335,10 @@ def main() -> int:
     ]
     with tempfile.TemporaryDirectory() as folder, serving(chosen, Path(folder)) as course:
         course.endpoint.trust()
-        objects = course.endpoint.contents(course.source).objects
-        results = compete(course, contenders, chosen.rounds)
-    where = chosen.server or f"{chosen.latency[0]:g} ms a copy, {chosen.latency[1]:g} ms a list{', TLS' if chosen.tls else ''}"
-    title = f"{objects:,} objects, {where}; medians of {chosen.rounds} rounds, x = ratio to s3bulkcopy"
+        expected = {bucket: course.endpoint.contents(bucket) for bucket in (course.source, course.single) if bucket}
+        objects = expected[course.source].objects
+        results = compete(course, contenders, chosen.rounds, expected)
+    title = f"{objects:,} objects, {_conditions(chosen)}; medians of rounds: {chosen.rounds}, x = ratio to s3bulkcopy"
     print(f"{title}\n", *table(results, contenders), sep="\n")
     if chosen.json:
         versions = {name: version(name, chosen.path) for name in chosen.tools}

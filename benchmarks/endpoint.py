@@ -8,11 +8,12 @@ import ssl
 import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, TypeVar
 
 from s3bulkcopy.worker import aio
-from s3bulkcopy.worker.failures import Fault
+from s3bulkcopy.worker.failures import Fault, Next, read_error
 from s3bulkcopy.worker.model import Location
 from s3bulkcopy.worker.s3 import S3, Bucket
 from s3bulkcopy.worker.sigv4 import Credentials
@@ -26,8 +27,11 @@ T = TypeVar("T")
 CREDENTIALS = Credentials("test", "test")
 REGION = "us-east-1"
 
-#: Counters that a server other than ours may give beside others, by the operation's name.
-_KINDS = ("list", "copy", "head", "get", "put", "delete")
+#: Counters that a server other than ours may give beside others: operations, and refused requests, which count nowhere else.
+_KINDS = ("list", "copy", "head", "get", "put", "delete", "503")
+
+#: How often a server that fails is asked before it is given up.
+_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,15 @@ class Counts:
         return Counts(self.requests - before.requests, self.slow_downs - before.slow_downs)
 
 
+async def _patiently(ask: Callable[[], Awaitable[T | Fault]]) -> T | Fault:
+    """Ask again where a server fails, as it may have been told to."""
+    for _ in range(_TRIES):
+        answer = await ask()
+        if not isinstance(answer, Fault) or answer.next not in (Next.RETRY, Next.SLOW_DOWN):
+            break
+    return answer
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """An S3 at a URL; `certificate` is a file with what to trust beyond the usual, `stats_path` where it tells its counts."""
@@ -65,15 +78,19 @@ class Endpoint:
 
     def make(self, bucket: str) -> None:
         """Make a bucket; raises RuntimeError."""
+        where = self._location(bucket)
+        target = Bucket(where, CREDENTIALS)
 
-        async def put(s3: S3) -> None:
-            where = self._location(bucket)
-            target = Bucket(where, CREDENTIALS)
-            answer = await s3.ask(s3.host(where), target.request("PUT", target.path, "", {}, s3.date()), 60)
-            if isinstance(answer, Fault) or answer.status != 200:
-                raise RuntimeError(f"{self.url} did not make {bucket}: {answer}")
+        async def put(s3: S3) -> Fault | None:
+            request = target.request("PUT", target.path, "", {}, s3.date())
+            answer = await s3.ask(s3.host(where), request, 60)
+            if isinstance(answer, Fault):
+                return answer
+            return None if answer.status == 200 else read_error(answer.status, answer.body)
 
-        self._ask(put)
+        fault = self._ask(lambda s3: _patiently(lambda: put(s3)))
+        if fault is not None:
+            raise RuntimeError(f"{self.url} did not make {bucket}: {fault}")
 
     def contents(self, bucket: str) -> Contents:
         """List a bucket; raises RuntimeError."""
@@ -81,7 +98,7 @@ class Endpoint:
         async def read(s3: S3) -> Contents:
             digest, objects, after = sha256(), 0, ""
             while True:
-                page = await s3.page(self._location(bucket), "", after)
+                page = await _patiently(partial(s3.page, self._location(bucket), "", after))
                 if isinstance(page, Fault):
                     raise RuntimeError(f"{self.url} did not list {bucket}: {page}")  # noqa: TRY004 - of the world, not of types
                 for item in page.items:

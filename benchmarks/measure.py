@@ -35,6 +35,9 @@ class Usage:
     cpu_seconds: float
     #: Most memory (RSS) of any one process.
     largest_bytes: int
+    #: Most memory of the command's first process, and of any one that it started, as far as it was seen in time.
+    first_bytes: int
+    other_bytes: int
     #: Most memory of all processes together; what they share counts in each.
     tree_bytes: int
     #: The last line that it wrote to stderr.
@@ -57,8 +60,13 @@ class Memory(threading.Thread):
         self._group = group
         self._give_up_at = time.monotonic() + give_up_seconds
         self.ended = threading.Event()
-        self.largest_bytes = 0
+        self.first_bytes = self.other_bytes = 0
         self.tree_bytes = 0
+
+    @property
+    def largest_bytes(self) -> int:
+        """Give the most memory of any one process."""
+        return max(self.first_bytes, self.other_bytes)
 
     def run(self) -> None:
         """Look until it has ended."""
@@ -71,13 +79,18 @@ class Memory(threading.Thread):
                 self.ended.wait(SAMPLE_SECONDS)
 
     def look(self, processes: Iterable[Process]) -> None:
-        """Take what these processes hold now."""
-        sizes = [0]
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                sizes.append(process.memory_info().rss)
-        self.largest_bytes = max(self.largest_bytes, *sizes)
-        self.tree_bytes = max(self.tree_bytes, sum(sizes))
+        """Take what these processes hold now, the command's own first."""
+        first, *others = map(_held_bytes, processes)
+        self.first_bytes = max(self.first_bytes, first)
+        self.other_bytes = max(self.other_bytes, *others, 0)
+        self.tree_bytes = max(self.tree_bytes, first + sum(others))
+
+
+def _held_bytes(process: Process) -> int:
+    """Give the memory of a process, 0 where it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return int(process.memory_info().rss)
+    return 0
 
 
 def measure(command: Sequence[str], environment: Mapping[str, str], give_up_seconds: float) -> Usage:
@@ -113,6 +126,8 @@ def measure(command: Sequence[str], environment: Mapping[str, str], give_up_seco
         seconds,
         used.ru_utime + used.ru_stime,
         largest_bytes,
+        memory.first_bytes,
+        memory.other_bytes,
         max(memory.tree_bytes, largest_bytes),
         next((line.strip() for line in reversed(lines) if line.strip()), ""),
     )

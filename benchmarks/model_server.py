@@ -63,6 +63,8 @@ class Behaviour:
 
     list_seconds: float = 0.0
     copy_seconds: float = 0.0
+    #: Latency of a refusal by the limit below: a store that does not do what it was asked may say so sooner.
+    refusal_seconds: float = 0.0
     #: Writes a second that a partition takes, with a burst of one second's worth; 0 for no limit.
     rate_per_partition: float = 0.0
     #: A partition is a bucket and this many first characters of the key.
@@ -397,7 +399,7 @@ class Model:
             filled.put(key, entry_of(key, OBJECT_BYTES))
 
     def serve(self, request: Request) -> tuple[str, bytes]:
-        """Give the kind of a request, and its answer; an empty one closes the connection."""
+        """Give the kind of a request, as far as its latency goes, and its answer; an empty one closes the connection."""
         if request.bucket == b"_model":
             return "control", self._control(request)
         kind = kind_of(request)
@@ -406,7 +408,7 @@ class Model:
             return kind, failed
         if self._limited and kind in WRITES and not self._throttle.admits(request.bucket, request.key):
             self.stats.slow_downs += 1
-            return kind, error(503, "SlowDown")
+            return "refusal", error(503, "SlowDown")
         bucket = self.buckets.get(request.bucket)
         if bucket is None:
             return kind, self._without_bucket(kind, request)
@@ -685,7 +687,7 @@ class Server:
         """Serve a model; needs a running loop."""
         self.model = model
         behaviour = model.behaviour
-        seconds = {"copy": behaviour.copy_seconds, "list": behaviour.list_seconds}
+        seconds = {"copy": behaviour.copy_seconds, "list": behaviour.list_seconds, "refusal": behaviour.refusal_seconds}
         self._waiting = {kind: Waiting(wait) for kind, wait in seconds.items() if wait}
 
     def serve(self, connection: Connection, request: Request) -> None:
@@ -725,6 +727,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--list-ms", type=float, default=0.0, help="latency of list requests")
     parser.add_argument("--copy-ms", type=float, default=0.0, help="latency of copies")
+    parser.add_argument("--refusal-ms", type=float, default=0.0, help="latency of a 503 for too many writes")
     parser.add_argument("--rate-per-partition", type=float, default=0.0, help="writes a second; 0 for no limit")
     parser.add_argument("--partition-chars", type=int, default=0, help="a partition is a bucket and so much of the key")
     for name in ("503", "500", "200", "reset"):
@@ -739,6 +742,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Behaviour(
             list_seconds=chosen.list_ms / 1000,
             copy_seconds=chosen.copy_ms / 1000,
+            refusal_seconds=chosen.refusal_ms / 1000,
             rate_per_partition=chosen.rate_per_partition,
             partition_characters=chosen.partition_chars,
             fail_503=chosen.fail_503,

@@ -138,6 +138,15 @@ def environment(errand: Errand, path: str) -> dict[str, str]:
     }
 
 
+def certify(folder: Path) -> tuple[str, str]:
+    """Make a certificate for the loopback that signs itself; give its file and its key's."""
+    certificate, key = str(folder / "certificate.pem"), str(folder / "key.pem")
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
+
+
 def version(name: str, path: str) -> str:
     """Give what a tool says of its version; empty where it is not there."""
     match name:

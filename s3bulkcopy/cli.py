@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import os
-import secrets
 import signal
 import sys
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -105,7 +102,7 @@ def _run(
     from s3bulkcopy.aws.stack import new_run_id  # noqa: PLC0415
     from s3bulkcopy.view import make_view  # noqa: PLC0415
 
-    run_id = new_run_id(time.time(), secrets.token_hex(3))
+    run_id = new_run_id(time.time(), os.urandom(3).hex())
     view = make_view(output, stdout=sys.stdout, stderr=sys.stderr, is_terminal=sys.stderr.isatty(), clock=time.monotonic)
     check_overlap(copy.source, copy.destination)
     with view:
@@ -222,7 +219,7 @@ def _lambda_engine(
         found,
         settings,
         version=__version__,
-        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         say=view.step,
         detail=view.detail,
         sleep=interrupts.sleep,
@@ -297,6 +294,8 @@ def _again(look: Callable[[], list[FoundRun]], *, watch: bool) -> Iterator[list[
 
 
 def _show_runs(runs: Sequence[FoundRun], output: OutputSettings, region: str, *, flags: str, detail: bool, live: bool) -> None:
+    from datetime import UTC, datetime  # noqa: PLC0415
+
     from s3bulkcopy.status import run_as_json, runs_as_text  # noqa: PLC0415
 
     if output.json:
@@ -389,6 +388,8 @@ def demo(objects: int, port: int | None, **values: Any) -> None:  # noqa: ANN401
 def _speak(output: OutputSettings) -> None:
     """Let AWS calls be seen on request."""
     if output.verbose > 1:
+        import logging  # noqa: PLC0415 - only AWS calls are logged
+
         logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s")
         logging.getLogger("s3bulkcopy.aws").setLevel(logging.INFO)
 
@@ -419,8 +420,6 @@ def _aws_flags(aws: AwsSettings, region: str) -> str:
 
 def main() -> NoReturn:
     """Run the command line; every error ends here."""
-    from s3bulkcopy.view import show_error  # noqa: PLC0415
-
     gc.disable()  # what a command imports stays: looking for garbage in it takes a tenth of the start
     # Where no run is under way, SIGTERM ends the command as Ctrl-C does: through every `finally`.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -432,6 +431,8 @@ def main() -> NoReturn:
     except click.Abort:
         code = Interrupted.exit_code
     except S3BulkCopyError as error:
+        from s3bulkcopy.view import show_error  # noqa: PLC0415
+
         show_error(error, sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:

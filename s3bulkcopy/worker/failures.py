@@ -116,13 +116,13 @@ def _is_kms_throttling(text: str) -> bool:
     return "kms" in text and "throttl" in text
 
 
-_FIELDS = [re.compile(rf"<{name}>(.*?)</{name}>".encode(), re.DOTALL) for name in ("Code", "Message", "Condition")]
+_FIELDS = [rf"(?s)<{name}>(.*?)</{name}>".encode() for name in ("Code", "Message", "Condition")]
 
 
 def read_error(status: int, body: bytes) -> Fault:
     """Read an error document, or what stands in its place."""
     code, message, condition = (
-        unescaped(found[1].decode("utf-8", "replace")) if (found := pattern.search(body)) else "" for pattern in _FIELDS
+        unescaped(found[1].decode("utf-8", "replace")) if (found := re.search(pattern, body)) else "" for pattern in _FIELDS
     )
     return classify(status, code, message, condition)
 

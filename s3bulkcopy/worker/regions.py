@@ -15,15 +15,14 @@ if TYPE_CHECKING:
     from s3bulkcopy.worker.model import Location
 
 _REGION = r"[a-z]{2,4}(?:-[a-z]+)+-\d+"
-_IS_REGION = re.compile(_REGION).fullmatch
-_IN_DOCUMENT = re.compile(rb"<Region>([^<]*)</Region>")
-_HOST = re.compile(r"https?://([^/?#]*)")
-_ENDPOINT = re.compile(rb"<Endpoint>([^<]*)</Endpoint>")
+_IN_DOCUMENT = rb"<Region>([^<]*)</Region>"
+_HOST = r"https?://([^/?#]*)"
+_ENDPOINT = rb"<Endpoint>([^<]*)</Endpoint>"
 
 #: S3's own hosts: with or without a bucket, a region, FIPS and IPv6; `s3-us-west-2` is how they were once written.
-_AWS_HOST = re.compile(
+_AWS_HOST = (
     rf"(?P<before>(?:.+\.)?s3(?:-fips)?(?:\.dualstack)?)(?:[.-](?P<region>{_REGION}))?(?P<suffix>\.amazonaws\.com(?:\.cn)?)"
-).fullmatch
+)
 
 #: What S3 says of a request for a bucket that is elsewhere, beside the statuses 301 and 307.
 _ELSEWHERE = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed"})
@@ -41,19 +40,19 @@ def told_region(response: Response) -> str | None:
     It stands in a header, in the document, or in the name of the host to ask instead.
     """
     named = [response.header("x-amz-bucket-region")]
-    if found := _IN_DOCUMENT.search(response.body):
+    if found := re.search(_IN_DOCUMENT, response.body):
         named.append(found[1].decode("latin-1"))
-    hosts = [found[1] for found in (_HOST.match(response.header("location") or ""),) if found]
-    if in_document := _ENDPOINT.search(response.body):
+    hosts = [found[1] for found in (re.match(_HOST, response.header("location") or ""),) if found]
+    if in_document := re.search(_ENDPOINT, response.body):
         hosts.append(in_document[1].decode("latin-1"))
-    named += [host["region"] for name in hosts if (host := _AWS_HOST(name))]
-    return next((name for name in named if name and _IS_REGION(name)), None)
+    named += [host["region"] for name in hosts if (host := re.fullmatch(_AWS_HOST, name))]
+    return next((name for name in named if name and re.fullmatch(_REGION, name)), None)
 
 
 def moved(at: Location, region: str) -> Location:
     """Give a bucket's location in another region: the same host in that region if it is one of AWS's, else the same host."""
     parts = urlsplit(at.url)
-    host = _AWS_HOST(parts.netloc)
+    host = re.fullmatch(_AWS_HOST, parts.netloc)
     if host is None:
         return at._replace(region=region)
     return at._replace(region=region, url=f"{parts.scheme}://{host['before']}.{region}{host['suffix']}{parts.path}")

@@ -57,18 +57,19 @@ class Page(NamedTuple):
     truncated: bool
 
 
+# Patterns of listings: `re` compiles each when it is first used, so a worker that lists nothing starts without them.
 #: An object as S3 writes it, its elements in S3's order, with those on checksums in between; other stores may have others.
-_OBJECT = re.compile(
+_OBJECT = (
     r"<Contents><Key>([^<]*)</Key><LastModified>[^<]*</LastModified><ETag>&quot;([^<&\"]*)&quot;</ETag>"
     r"(?:<C[^<]*</C[^<]*)*<Size>(\d+)<"
 )
-_CONTENTS = re.compile(r"<Contents>(.*?)</Contents>", re.DOTALL)
-_KEY = re.compile(r"<Key>(.*?)</Key>", re.DOTALL)
-_SIZE = re.compile(r"<Size>\s*(\d+)\s*</Size>")
-_ETAG = re.compile(r"<ETag>(.*?)</ETag>", re.DOTALL)
-_TRUNCATED = re.compile(r"<IsTruncated>\s*true\s*</IsTruncated>", re.IGNORECASE)
-_URL_ENCODED = re.compile(r"<EncodingType>\s*url\s*</EncodingType>")
-_LISTING = re.compile(r"<ListBucketResult[\s>]")
+_CONTENTS = r"(?s)<Contents>(.*?)</Contents>"
+_KEY = r"(?s)<Key>(.*?)</Key>"
+_SIZE = r"<Size>\s*(\d+)\s*</Size>"
+_ETAG = r"(?s)<ETag>(.*?)</ETag>"
+_TRUNCATED = r"(?i)<IsTruncated>\s*true\s*</IsTruncated>"
+_URL_ENCODED = r"<EncodingType>\s*url\s*</EncodingType>"
+_LISTING = r"<ListBucketResult[\s>]"
 #: Escapes of characters that many keys hold, decoded for a whole page at once. The percent sign is not among them, so that none
 #: can come out of decoding another.
 _COMMON_ESCAPES = (("%2F", "/"), ("%3D", "="), ("%3A", ":"), ("%20", " "), ("%40", "@"), ("%2C", ","))
@@ -77,30 +78,30 @@ _COMMON_ESCAPES = (("%2F", "/"), ("%3D", "="), ("%3A", ":"), ("%20", " "), ("%40
 def read_page(body: bytes) -> Page:
     """Read a listing; raises ValueError where the document is none, or was cut off."""
     text = body.decode("utf-8", "surrogateescape")
-    if not _LISTING.search(text, 0, 400) or not text.rstrip().endswith("</ListBucketResult>"):
+    if not re.search(_LISTING, text[:400]) or not text.rstrip().endswith("</ListBucketResult>"):
         raise ValueError(f"not a whole listing: {body[:80]!r}")
-    is_encoded = _URL_ENCODED.search(text) is not None
+    is_encoded = re.search(_URL_ENCODED, text) is not None
     if is_encoded and "%" in text:
         for escape, character in _COMMON_ESCAPES:
             text = text.replace(escape, character)
-    found = _OBJECT.findall(text)
+    found = re.findall(_OBJECT, text)
     if len(found) != text.count("<Contents>"):
         found = list(_elements(text))
     if not found:
-        return Page((), _TRUNCATED.search(text) is not None)
+        return Page((), re.search(_TRUNCATED, text) is not None)
     keys, etags, sizes = zip(*found, strict=True)
     all_keys = "".join(keys)
     if any(mark in all_keys for mark in ("&", "%", "+")):
         keys = tuple(map(_url_decoded if is_encoded else unescaped, keys))
     items = map(make_item, zip(keys, map(int, sizes), etags, strict=True))
-    return Page(tuple(items), _TRUNCATED.search(text) is not None)
+    return Page(tuple(items), re.search(_TRUNCATED, text) is not None)
 
 
 def _elements(text: str) -> Iterator[tuple[str, str, str]]:
     """Give key, ETag and size of each object, in whatever order its elements are."""
-    for found in _CONTENTS.finditer(text):
+    for found in re.finditer(_CONTENTS, text):
         entry = found[1]
-        key, size, etag = _KEY.search(entry), _SIZE.search(entry), _ETAG.search(entry)
+        key, size, etag = re.search(_KEY, entry), re.search(_SIZE, entry), re.search(_ETAG, entry)
         if key is None or size is None:
             raise ValueError(f"a listed object without a key or a size: {entry[:80]!r}")
         yield key[1], unquoted(unescaped(etag[1])) if etag else "", size[1]

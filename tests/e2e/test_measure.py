@@ -38,6 +38,7 @@ def test_memory_is_the_most_of_one_process_and_of_all_together() -> None:
     for sizes in ([5], [1, 2, 4], [3, 3]):
         memory.look([SimpleNamespace(memory_info=partial(SimpleNamespace, rss=size)) for size in sizes])
 
+    assert (memory.first_bytes, memory.other_bytes) == (5, 4)
     assert (memory.largest_bytes, memory.tree_bytes) == (5, 7)
 
 
