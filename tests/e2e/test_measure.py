@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 from measure import Memory, measure
+from tools import ROOT
 
 BURN = "import time\nwhile time.process_time() < 0.3: pass"
 HOLD = "held = b'x' * (400 * 2**20)"
@@ -57,3 +59,23 @@ def test_a_command_is_killed_when_its_time_is_over() -> None:
 def test_a_command_that_is_not_there_is_told() -> None:
     with pytest.raises(FileNotFoundError):
         measure(["no-such-command"], os.environ, 60)
+
+
+def test_a_command_does_not_outlive_whoever_measures_it() -> None:
+    command = [sys.executable, "-c", "import time; print('runs', flush=True); time.sleep(60)"]
+    script = (
+        f"import os, measure; os.dup2(2, 1); measure.subprocess.DEVNULL = None; measure.measure({command!r}, os.environ, 60)"
+    )
+    measuring = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "benchmarks")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with measuring:
+        assert measuring.stderr is not None
+        assert measuring.stderr.readline() == "runs\n"
+        measuring.terminate()
+        rest = measuring.stderr.read()  # ends once nobody holds the other end any more
+
+    assert "KeyboardInterrupt" in rest
