@@ -54,9 +54,11 @@ _STALLED_ROUNDS = 2
 _GAIN = 1.2
 
 #: By how much more than they need the answers of a round may take, at the store or on their way through this process, before
-#: the window no longer grows; and before it shrinks. What they need is forgotten by this much a round.
+#: the window no longer grows; and before it shrinks. While it doubles, no answer counts that takes more than the third says:
+#: where many share a store that queues, each would else take the others' share. What they need is forgotten by this much a round.
 _QUEUED = 1.5
 _CROWDED = 2.5
+_PROMPT = 1.3
 _FORGOTTEN = 1.002
 
 #: A process with less than this part of its time to spare has enough to do.
@@ -165,7 +167,7 @@ class Pace:
             self._round_telling += 1
             self._round_latency += now - sent_at
         if self._doubling and self._window < self._most and self._window <= 2 * self.in_flight + 2:
-            self._window += 1
+            self._window += now - sent_at <= _PROMPT * self._best_latency
         if self._good >= self._round_end:
             self._end_round(now)
         if self._rate < self._most_rate:
@@ -239,6 +241,7 @@ class Pace:
                 self._best_rate, self._best_window, self._stalled = rate, answers, 0
                 return
             self._stalled += 1
+            self._doubling = False
             if self._stalled >= _STALLED_ROUNDS:
                 self._ramping = self._doubling = False
                 self._window = max(self._start, self._best_window)
