@@ -55,7 +55,8 @@ _GAIN = 1.2
 
 #: By how much more than they need the answers of a round may take, at the store or on their way through this process, before
 #: the window no longer grows; and before it shrinks. While it doubles, no answer counts that takes more than the third says:
-#: where many share a store that queues, each would else take the others' share. What they need is forgotten by this much a round.
+#: where many share a store that queues, each would else take the others' share. What they need is forgotten by this much a
+#: round.
 _QUEUED = 1.5
 _CROWDED = 2.5
 _PROMPT = 1.3
