@@ -26,8 +26,8 @@ _MOST_HASTE = 10.0
 _LEAST_RATE = 4.0
 
 #: How far a rate may grow while the refusal of what is too much is on its way; and the least time that this is thought to take.
-_BLIND_GROWTH = 0.05
-_LEAST_NOTICE_SECONDS = 0.01
+_BLIND_GROWTH = 0.01
+_LEAST_NOTICE_SECONDS = 0.002
 
 #: The refused share that is put up with where no rate is known, and how many refusals in a row at most.
 _IGNORED = 0.015
