@@ -319,7 +319,8 @@ class Host:
     def _look(self) -> None:
         self.is_watching = False
         now = self.loop.time()
-        if any(connection.end_if_late(now) for connection in [*self._all]):  # each of them, not up to the first
+        running = sum(connection.end_if_late(now) for connection in [*self._all])
+        if running and not self.is_watching:  # to end one may have sent another, which watches already
             self.watch()
 
     # --------------------------------------------------------------------------------------------- new connections

@@ -121,6 +121,26 @@ def test_an_answer_that_does_not_come_in_time_is_a_timeout(monkeypatch: pytest.M
     aio.run(main())
 
 
+def test_requests_end_in_time_while_others_still_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_SWEEP_SECONDS", 0.01)
+
+    def silent(_: Server, peer: Peer) -> None:
+        peer.request()
+        peer.wait_for_the_end()
+
+    async def main() -> None:
+        async with serving(silent) as (server, host):
+            late, patient = ([aio.create_task(host.exchange(get("/"), s)) for _ in range(8)] for s in (0.01, 60))
+            await server.until(lambda: all(one.done() for one in late))
+            assert [type(one.exception()) for one in late] == [TimeoutError] * 8
+            assert not any(one.done() for one in patient)
+            for one in patient:
+                one.cancel()
+            await aio.gather(*patient, return_exceptions=True)
+
+    aio.run(main())
+
+
 @pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"])
 def test_a_new_connection_that_breaks_is_a_connection_error(reply: bytes) -> None:
     def reset(_: Server, peer: Peer) -> None:
