@@ -139,6 +139,8 @@ def shaped_keys(shape: str, count: int) -> Iterator[str]:
                 yield f"data/{n:012}.parquet"
             case "odd":
                 yield _ODD[n % len(_ODD)].format(n=n)
+            case "long":
+                yield f"{digest}/{n:07}/{digest * 30}"
             case _:
                 raise ValueError(f"no such shape of keys: {shape}")
 

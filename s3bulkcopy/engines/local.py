@@ -19,7 +19,6 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
-from math import inf
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
@@ -58,8 +57,12 @@ _PROGRAM = f"import sys; sys.path.append({str(Path(s3bulkcopy.__file__).parent.p
 #: Tasks that one worker has in hand at a time.
 SLOTS = {"list": 16, "copy": 16}
 
-#: Copy tasks that wait here, for each worker, before no more are accepted.
+#: Bytes of copy tasks from which on a worker is given no other; where keys are of usual length the slots end before.
+_HAND_BYTES = 2_500_000
+
+#: Copy tasks that wait here, for each worker, before no more are accepted: how many, and of how many bytes.
 _BACKLOG = 32
+_BACKLOG_BYTES = 4_000_000
 
 #: Deliveries of a task after which it is given up.
 _DELIVERIES = 5
@@ -73,8 +76,9 @@ _DEATHS = 5
 #: Connections of all workers together; the pace decides how many of them are used.
 _CONNECTIONS = 2400
 
-#: Bounds of what the queues of the lambda engine bound: one message, in bytes.
-_MESSAGE_BYTES = 4 * 1024 * 1024
+#: Largest message, in bytes: what a worker takes apart at a time. A thousand keys of usual length fit, as they must twice: as
+#: a task, and as its report where every object has failed.
+_MESSAGE_BYTES = 512 * 1024
 
 #: How often credentials are looked at, in seconds; boto3 renews those that are about to expire.
 _CREDENTIALS_SECONDS = 30.0
@@ -98,6 +102,25 @@ class _Delivery:
     deaths: int = 0
 
 
+class _Queue(deque[_Delivery]):
+    """Deliveries in their order, with the bytes of their bodies; added at the end, taken from the front."""
+
+    bytes = 0
+
+    def append(self, delivery: _Delivery) -> None:
+        super().append(delivery)
+        self.bytes += len(delivery.body)
+
+    def popleft(self) -> _Delivery:
+        delivery = super().popleft()
+        self.bytes -= len(delivery.body)
+        return delivery
+
+    def clear(self) -> None:
+        super().clear()
+        self.bytes = 0
+
+
 @dataclass(slots=True)
 class _Process:
     """A worker process, what it has in hand, and what is still to be said to it."""
@@ -110,8 +133,14 @@ class _Process:
     is_set_apart: bool = False
     tasks: dict[int, _Delivery] = field(default_factory=dict)
     loads: dict[str, int] = field(default_factory=lambda: {"list": 0, "copy": 0})
+    #: Bytes of the copy tasks in hand.
+    copy_bytes: int = 0
     received: bytearray = field(default_factory=bytearray)
     unsent: bytearray = field(default_factory=bytearray)
+
+    def has_room(self, kind: str) -> bool:
+        """Tell whether it may be given another task of a kind."""
+        return self.loads[kind] < SLOTS[kind] and (kind == "list" or self.copy_bytes < _HAND_BYTES)
 
     def end(self) -> str:
         """Wait for the process to end; say how it did."""
@@ -154,7 +183,7 @@ class LocalEngine:
         self._pauses = full_jitter(random.random)
         self._selector = selectors.DefaultSelector()
         self._processes: list[_Process] = []
-        self._queues: dict[str, deque[_Delivery]] = {"list": deque(), "copy": deque()}
+        self._queues = {"list": _Queue(), "copy": _Queue()}
         self._suspects: deque[_Delivery] = deque()
         #: Deliveries that wait for their time: when, a number that makes each differ, and the delivery.
         self._later: list[tuple[float, int, _Delivery]] = []
@@ -324,18 +353,18 @@ class LocalEngine:
         """Give each waiting task to the worker that has least of its kind in hand, and accept what there is room for."""
         self._assign_suspects()
         workers = [worker for worker in self._processes if not worker.is_set_apart]
-        # One that is set apart may wait for its children to be accepted, and may be the only one.
-        backlog = _BACKLOG * len(self._processes) if len(workers) == len(self._processes) else inf
         for kind, queue in self._queues.items():
-            while queue and workers:
-                worker = min(workers, key=lambda one: one.loads[kind])
-                if worker.loads[kind] >= SLOTS[kind]:
-                    break
-                self._give(worker, queue.popleft())
-            while kind == "copy" and self._unaccepted and len(queue) < backlog:
+            while queue and (free := [worker for worker in workers if worker.has_room(kind)]):
+                self._give(min(free, key=lambda one: one.loads[kind]), queue.popleft())
+            while kind == "copy" and self._unaccepted and self._has_room(queue, alone=not workers):
                 worker, sequence, delivery = self._unaccepted.popleft()
                 queue.append(delivery)
                 self._tell(worker, "accepted", sequence)
+
+    def _has_room(self, queue: _Queue, *, alone: bool) -> bool:
+        """Tell whether another copy task may wait here; a worker that is set apart and `alone` would wait for ever."""
+        size = len(self._processes)
+        return alone or (len(queue) < _BACKLOG * size and queue.bytes < _BACKLOG_BYTES * size)
 
     def _assign_suspects(self) -> None:
         """Give each task that workers have died with to one that has nothing else in hand; one worker at a time does that."""
@@ -353,6 +382,7 @@ class LocalEngine:
         token = next(self._numbers)
         worker.tasks[token] = delivery
         worker.loads[delivery.kind] += 1
+        worker.copy_bytes += len(delivery.body) if delivery.kind == "copy" else 0
         self._tell(worker, "task", token, delivery.number, delivery.body)
 
     def _take(self, worker: _Process, text: str) -> None:
@@ -404,6 +434,7 @@ class LocalEngine:
     def _release(self, worker: _Process, token: str) -> _Delivery:
         delivery = worker.tasks.pop(int(token))
         worker.loads[delivery.kind] -= 1
+        worker.copy_bytes -= len(delivery.body) if delivery.kind == "copy" else 0
         return delivery
 
     def _note(self, body: str) -> None:

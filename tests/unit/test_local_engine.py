@@ -70,6 +70,11 @@ class Played:
     def say(self, *words: str | int) -> None:
         self.end.send(line(*words))
 
+    def say_at_length(self, lines: list[bytes]) -> None:
+        """Say what is too much to go at once, in a thread."""
+        self.end.setblocking(True)
+        threading.Thread(target=self.end.sendall, args=[b"".join(lines)], daemon=True).start()
+
     def heard(self) -> list[list[str]]:
         """Give the words of the lines that have arrived."""
         data = bytearray()
@@ -292,6 +297,55 @@ def test_no_more_copy_tasks_are_held_than_the_bound(stage: Stage) -> None:
     more = [words[0] for words in worker.heard()]
     assert (more.count("task"), more.count("accepted")) == (len(taken), len(taken))
     assert int(parent) in stage.engine._processes[0].tasks
+
+
+def test_long_keys_fill_the_bounds_with_fewer_tasks(stage: Stage) -> None:
+    stage.engine.submit([listing()])
+    worker = stage.workers[0]
+    body = encode_task(CopyTask("n.0", JOB, (Item("k" * 300_000, 1, "etag"),)))
+    worker.say_at_length([line("emit", n, "copy", body) for n in range(40)])
+    while len(stage.engine._unaccepted) + stage.engine.depths().copy.waiting + stage.engine.depths().copy.in_flight < 40:
+        stage.go_on()
+
+    depth = stage.engine.depths().copy
+    assert depth.in_flight == -(-local._HAND_BYTES // len(body)) < SLOTS["copy"]
+    assert depth.waiting == -(-local._BACKLOG_BYTES // len(body)) < local._BACKLOG
+
+
+def test_a_task_of_any_size_is_given_to_a_worker_that_has_none(stage: Stage) -> None:
+    body = encode_task(CopyTask("n.0", JOB, (Item("k" * 2 * local._HAND_BYTES, 1, "etag"),)))
+    for _ in range(2):
+        stage.engine._queues["copy"].append(local._Delivery("copy", body))
+    stage.go_on()
+
+    assert (stage.engine.depths().copy.waiting, stage.engine.depths().copy.in_flight) == (1, 1)
+
+
+def test_the_bound_holds_while_a_worker_is_set_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, processes=2)
+    with stage.engine:
+        stage.engine._processes[0].is_set_apart = True
+        stage.engine._suspects.append(local._Delivery("list", encode_task(listing()), 3, 2))
+        stage.engine.submit([listing("run.2")])
+        bound = SLOTS["copy"] + 2 * local._BACKLOG
+        for n in range(2 * bound):
+            stage.workers[1].say("emit", n, "copy", encode_task(copying(f"n.{n}")))
+            stage.go_on()
+
+        assert [words[0] for words in stage.workers[1].heard()].count("accepted") == bound
+        for worker in stage.workers:
+            worker.die(0)
+
+
+def test_a_worker_that_is_set_apart_and_alone_has_its_children_accepted(stage: Stage) -> None:
+    stage.engine._suspects.append(local._Delivery("list", encode_task(listing()), 3, 2))
+    stage.go_on()
+    children = 2 * (SLOTS["copy"] + local._BACKLOG)
+    for n in range(children):
+        stage.workers[0].say("emit", n, "copy", encode_task(copying(f"n.{n}")))
+        stage.go_on()
+
+    assert [words[0] for words in stage.workers[0].heard()].count("accepted") == children
 
 
 def test_to_settle_lets_a_task_end_that_waits_for_its_children(stage: Stage) -> None:
