@@ -725,7 +725,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0, help="port on the loopback, 0 for a free one")
     parser.add_argument(
-        "--objects", action="append", default=[], type=_filling, metavar="BUCKET=SHAPE:COUNT", help="hex, date, seq or odd keys"
+        "--objects",
+        action="append",
+        default=[],
+        type=_filling,
+        metavar="BUCKET=SHAPE:COUNT",
+        help="hex, date, seq, odd or long keys",
     )
     parser.add_argument("--list-ms", type=float, default=0.0, help="latency of list requests")
     parser.add_argument("--copy-ms", type=float, default=0.0, help="latency of copies")

@@ -210,7 +210,7 @@ class LocalWorker:
         while words := (await self._wire.line()).split(" ", 3):
             match words:
                 case ["task", token, number, body]:
-                    self._begin(self._serve_task(token, int(number), body))
+                    self._begin(self._serve_task(token, int(number), _task(body)))
                 case ["probe", token, *rest]:
                     self._begin(self._serve_probe(token, " ".join(rest)))
                 case ["accepted", sequence]:
@@ -238,8 +238,7 @@ class LocalWorker:
         del task  # its items may be many, and to be accepted may take long
         await accepted
 
-    async def _serve_task(self, token: str, number: int, body: str) -> None:
-        task = _task(body)
+    async def _serve_task(self, token: str, number: int, task: Task) -> None:
         attempt = Attempt(number, os.urandom(8).hex())
         deadline = aio.get_running_loop().time() + LIST_SECONDS if isinstance(task, ListTask) else inf
         try:
