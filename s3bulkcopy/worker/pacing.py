@@ -26,8 +26,8 @@ _MOST_HASTE = 10.0
 _LEAST_RATE = 4.0
 
 #: How far a rate may grow while the refusal of what is too much is on its way; and the least time that this is thought to take.
-_BLIND_GROWTH = 0.05
-_LEAST_NOTICE_SECONDS = 0.01
+_BLIND_GROWTH = 0.01
+_LEAST_NOTICE_SECONDS = 0.002
 
 #: The refused share that is put up with where no rate is known, and how many refusals in a row at most.
 _IGNORED = 0.015
@@ -55,7 +55,8 @@ _GAIN = 1.2
 
 #: By how much more than they need the answers of a round may take, at the store or on their way through this process, before
 #: the window no longer grows; and before it shrinks. While it doubles, no answer counts that takes more than the third says:
-#: where many share a store that queues, each would else take the others' share. What they need is forgotten by this much a round.
+#: where many share a store that queues, each would else take the others' share. What they need is forgotten by this much a
+#: round.
 _QUEUED = 1.5
 _CROWDED = 2.5
 _PROMPT = 1.3

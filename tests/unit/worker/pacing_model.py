@@ -63,9 +63,11 @@ class Run:
 
 
 class Model:
-    """Some workers that copy `items` in all, each with its own part of them."""
+    """Some workers that copy `items` in all, each with its own part of them; one joins every `joins` seconds."""
 
-    def __init__(self, store: Store, paces: list[Pace], items: int, *, cpu_seconds: float = 2e-5, seed: int = 1) -> None:
+    def __init__(
+        self, store: Store, paces: list[Pace], items: int, *, cpu_seconds: float = 2e-5, joins: float = 0.0, seed: int = 1
+    ) -> None:
         self._store, self._paces = store, paces
         self._cpu_seconds = cpu_seconds
         self._random = Random(seed).random  # noqa: S311 - a model
@@ -77,7 +79,7 @@ class Model:
         self._left = items
         self._again_left = [0] * len(paces)
         self._unfinished = items
-        self._cpu_free = [0.0] * len(paces)
+        self._cpu_free = [worker * joins for worker in range(len(paces))]
         self._timers = [math.inf] * len(paces)
         self._events: list[tuple[float, int, Callable[[int, float, float], None], int, float]] = []
         self._made = 0

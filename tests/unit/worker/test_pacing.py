@@ -101,6 +101,23 @@ def test_where_refusals_take_as_long_as_copies_the_rate_is_found_all_the_same() 
     assert sum(done.refused[50:]) / sum(done.good[50:]) < 0.08
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("refusal_latency", [0.01, 0.02])
+def test_a_limit_is_not_taken_for_chance_where_refusals_come_late(workers: int, refusal_latency: float) -> None:
+    done = run(Store(rate=PARTITION, refusal_latency=refusal_latency), 60_000, workers, most=2400 // workers)
+
+    assert done.goodput(3, 13) >= 0.9 * PARTITION
+    assert sum(done.refused[20:]) / sum(done.good[20:]) < 0.025
+
+
+def test_workers_that_come_one_after_another_do_not_flood_a_store_that_queues() -> None:
+    store = Store(capacity=1300, latency=0.002)
+    done = Model(store, [Pace(16, 900) for _ in range(6)], 20_000, joins=0.5).until()
+
+    assert max(done.in_flight) < 1000
+    assert done.goodput(1, 12) == pytest.approx(1300, rel=0.02)
+
+
 def test_many_partitions_are_not_held_back_by_what_one_bears() -> None:
     done = run(Store(rate=PARTITION, partitions=16), 200_000)
 
