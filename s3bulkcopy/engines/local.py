@@ -28,7 +28,9 @@ from s3bulkcopy.errors import Interrupted, NotPermitted, S3BulkCopyError
 from s3bulkcopy.worker.local import Config, encode_config, line
 from s3bulkcopy.worker.model import (
     CopyTask,
+    Counts,
     Dead,
+    Done,
     Fatal,
     ListTask,
     MalformedMessage,
@@ -135,6 +137,8 @@ class _Process:
     loads: dict[str, int] = field(default_factory=lambda: {"list": 0, "copy": 0})
     #: Bytes of the copy tasks in hand.
     copy_bytes: int = 0
+    #: What it last said that they have achieved so far, less what was reported since.
+    under_way: Counts = field(default_factory=Counts)
     received: bytearray = field(default_factory=bytearray)
     unsent: bytearray = field(default_factory=bytearray)
 
@@ -313,6 +317,10 @@ class LocalEngine:
         )
         return Depths(listing, copying, self._dead, sum(bool(worker.tasks) for worker in self._processes))
 
+    def under_way(self) -> Counts:
+        """Give what the tasks in the workers' hands have achieved so far."""
+        return sum((worker.under_way for worker in self._processes), Counts())
+
     def settle(self) -> None:
         """Begin nothing more, and wait until no worker is at work."""
         self._forget_queued()
@@ -395,14 +403,16 @@ class LocalEngine:
                 kind, _, body = rest.partition(" ")
                 self._accept(worker, int(token), _Delivery(kind, body))
             case "done":
-                self._note(rest)
+                self._note(worker, rest)
                 self._release(worker, token)
                 self._deaths = 0
+            case "progress":
+                worker.under_way = Counts(*json.loads(token))
             case "trouble":
-                self._note(rest)
+                self._note(worker, rest)
                 self._deliver_again(self._release(worker, token))
             case "fatal":
-                self._note(rest)
+                self._note(worker, rest)
                 self._release(worker, token)
             case "expired":
                 self._try_anew(worker, token)
@@ -437,8 +447,12 @@ class LocalEngine:
         worker.copy_bytes -= len(delivery.body) if delivery.kind == "copy" else 0
         return delivery
 
-    def _note(self, body: str) -> None:
-        self._events += _events(body)
+    def _note(self, worker: _Process, body: str) -> None:
+        events = _events(body)
+        self._events += events
+        for event in events:
+            if isinstance(event, Done):
+                worker.under_way = Counts(*(max(0, left) for left in worker.under_way - event.counts))
 
     def _deliver_again(self, delivery: _Delivery) -> None:
         """Queue a task for its next attempt, or give it up."""
@@ -469,7 +483,7 @@ class LocalEngine:
         for one in lines:
             try:
                 self._take(worker, one.decode())
-            except (ValueError, KeyError) as error:  # it has lost its mind
+            except (ValueError, KeyError, TypeError) as error:  # not a line of the protocol
                 worker.process.kill()
                 worker.log.write(f"\nit said what makes no sense: {error}\n".encode())
                 return False

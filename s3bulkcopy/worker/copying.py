@@ -200,6 +200,7 @@ class Copier:
         self._pace = pace
         self._pauses = pauses
         self._batches: deque[_Batch] = deque()
+        self._under_way: set[_Batch] = set()
         #: Turns that wait for another try: when, a number that makes each differ, and the turn.
         self._paused: list[tuple[float, int, _Turn]] = []
         self._numbers = count()
@@ -221,16 +222,22 @@ class Copier:
         now = self._clock()
         batch = _Batch(job, self._s3.copies(job), items, deadline, trusting=attempt >= PROOF_ATTEMPTS)
         self._batches.appendleft(batch)
+        self._under_way.add(batch)
         self._fill(now)
         try:
             if not await batch.is_over(deadline):
                 self._expire(batch)
                 await batch.is_over(deadline + min(LANDING_SECONDS, LANDING_SHARE * (deadline - now)))
         finally:
+            self._under_way.discard(batch)
             self._expire(batch)
             batch.leave([turn.item for turn in batch.in_flight])
             batch.in_flight.clear()
         return batch.outcome()
+
+    def under_way(self) -> Counts:
+        """Give what the tasks that have not ended have achieved so far."""
+        return sum((batch.outcome().counts for batch in self._under_way), Counts())
 
     async def stop(self) -> None:
         """End what a cancelled task left behind, so that nothing is pending."""

@@ -17,6 +17,7 @@ and the worker:
     trouble TOKEN JSON        an attempt failed, with this event
     fatal TOKEN JSON          the run cannot go on, with this event
     expired TOKEN             these credentials are of no use any more
+    progress JSON             what the copy tasks in hand have achieved so far, as Counts; the engine shows it, and no more
     probed TOKEN REST JSON    a probe succeeded, with this event; so many items are left
     refused TOKEN JSON        a probe failed: {"cause", "denied"}
 """
@@ -41,6 +42,7 @@ from s3bulkcopy.worker.failures import Failed, Next, Stop, lost
 from s3bulkcopy.worker.model import (
     Attempt,
     CopyTask,
+    Counts,
     Done,
     Fatal,
     ListTask,
@@ -66,6 +68,9 @@ if TYPE_CHECKING:
 
 #: How long requests on their way may take to land when the engine says stop, in seconds.
 LANDING_SECONDS = 15.0
+
+#: How often progress is told, in seconds.
+_PROGRESS_SECONDS = 1.0
 
 #: Children of one task that may wait to be accepted: what waits is held in memory.
 _MOST_SENDS = 2
@@ -207,6 +212,7 @@ class LocalWorker:
     async def serve(self) -> None:
         """Do as the engine says."""
         self._say("ready")
+        self._begin(self._tell_progress())
         while words := (await self._wire.line()).split(" ", 3):
             match words:
                 case ["task", token, number, body]:
@@ -230,6 +236,15 @@ class LocalWorker:
 
     def _say(self, *words: str | int) -> None:
         self._wire.write(line(*words))
+
+    async def _tell_progress(self) -> None:
+        said = Counts()
+        while True:
+            await aio.sleep(_PROGRESS_SECONDS)
+            counts = self._copier.under_way()
+            if counts != said:
+                self._say("progress", to_json(counts))
+                said = counts
 
     async def _emit(self, task: Task) -> None:
         sequence = next(self._sequence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -204,6 +205,16 @@ def test_no_more_requests_are_sent_than_the_rate_allows() -> None:
         assert server.stats()["requests"]["copy"] == 400
 
 
+def test_counts_go_up_while_a_task_goes_on() -> None:
+    with store(900) as server:
+        ended = run(server.url, "s3://source", "s3://target", "--processes", "1", "--max-rate", "250")
+
+        told = [event["copied"] for event in map(json.loads, ended.out.splitlines()) if event.get("event") == "progress"]
+        assert told == sorted(told)
+        assert len({number for number in told if 1 < number < 900}) > 1, told
+        assert counts(ended, "listed", "copied", *CLEAN) == copied_all(900)
+
+
 def test_few_file_descriptors_are_enough() -> None:
     few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)); from s3bulkcopy.cli import main; main()"
     with store(3000, "--copy-ms", "100") as server:
@@ -328,7 +339,7 @@ def test_a_signal_lets_requests_land_and_says_how_to_go_on(number: signal.Signal
 
         assert ended.code == 130, ended.err
         assert "stopping: requests on their way land first" in ended.err
-        assert re.search(r"interrupted; of 5,000 objects listed so far at least [\d,]+ were copied", ended.err)
+        assert re.search(r"interrupted; of 5,000 objects listed so far (at least|about) [\d,]+ were copied", ended.err)
         assert "to go on, run it again with --no-overwrite" in ended.err
         assert not any(map(is_alive, workers))
         assert (landed, server.stats()["requests"]["copy"]) == (asked, asked)

@@ -30,6 +30,7 @@ from s3bulkcopy.worker.model import (
     Trouble,
     encode_event,
     encode_task,
+    to_json,
 )
 from s3bulkcopy.worker.sigv4 import Credentials
 
@@ -177,6 +178,8 @@ def test_a_line_may_arrive_in_pieces(stage: Stage) -> None:
         b"done x {}\n",
         b"done {token} garbage\n",
         b"emit\n",
+        b"progress [1]x\n",
+        b"progress 3\n",
         b"refused 1 {}\n",
     ],
 )
@@ -346,6 +349,24 @@ def test_a_worker_that_is_set_apart_and_alone_has_its_children_accepted(stage: S
         stage.go_on()
 
     assert [words[0] for words in stage.workers[0].heard()].count("accepted") == children
+
+
+def test_what_is_under_way_is_shown_until_it_is_reported(stage: Stage) -> None:
+    stage.engine.submit([copying("run.1"), copying("run.2")])
+    worker = stage.workers[0]
+    first, _ = worker.tasks()
+
+    def under_way(*said: str) -> int:
+        worker.say(*said)
+        stage.go_on()
+        return stage.engine.under_way().copied
+
+    assert under_way("progress", to_json(Counts(copied=3))) == 3
+    assert under_way("done", first, done("run.1")) == 2  # until it says more, what was reported was a part of that
+    assert under_way("progress", to_json(Counts(copied=5))) == 5
+    worker.die()
+    stage.go_on()
+    assert stage.engine.under_way() == Counts()
 
 
 def test_to_settle_lets_a_task_end_that_waits_for_its_children(stage: Stage) -> None:
