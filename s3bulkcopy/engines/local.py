@@ -130,6 +130,8 @@ class _Process:
     process: subprocess.Popen[bytes]
     socket: socket.socket
     log: IO[bytes]
+    #: Most COPY requests a second that it may send, as it was told last.
+    rate: float | None = None
     is_ready: bool = False
     #: Whether it is given nothing but tasks that others have died with, one at a time.
     is_set_apart: bool = False
@@ -235,8 +237,8 @@ class LocalEngine:
         limit = self._settings.max_rate
         if self._said is None:
             raise RuntimeError("the engine was not entered")
-        most_a_second = limit / share if limit is not None else None
-        config = Config(self._said, self._ca_file, self._proxy, _CONNECTIONS // share, most_a_second)
+        worker.rate = limit / share if limit is not None else None
+        config = Config(self._said, self._ca_file, self._proxy, _CONNECTIONS // share, worker.rate)
         self._tell(worker, "config", encode_config(config))
         return worker
 
@@ -368,6 +370,19 @@ class LocalEngine:
                 worker, sequence, delivery = self._unaccepted.popleft()
                 queue.append(delivery)
                 self._tell(worker, "accepted", sequence)
+        self._share_rate()
+
+    def _share_rate(self) -> None:
+        """Give the whole of the rate to those that copy, each as much."""
+        busy = [worker for worker in self._processes if worker.loads["copy"]]
+        if self._settings.max_rate is None or not busy:
+            return
+        share = self._settings.max_rate / len(busy)
+        # Whoever is to send less hears it first.
+        for worker in sorted(busy, key=lambda one: one.rate or 0.0, reverse=True):
+            if worker.rate != share:
+                worker.rate = share
+                self._tell(worker, "rate", f"{share}")
 
     def _has_room(self, queue: _Queue, *, alone: bool) -> bool:
         """Tell whether another copy task may wait here; a worker that is set apart and `alone` would wait for ever."""

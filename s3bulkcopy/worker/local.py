@@ -6,6 +6,7 @@ What is said there are lines of words, of which the last may be JSON. The engine
     credentials JSON        new credentials, from now on
     task TOKEN NUMBER JSON  work on a task, of which this is the attempt of that number
     probe TOKEN JSON        prove the right to copy on the items of a CopyTask
+    rate NUMBER             send no more COPY requests a second than this, from now on
     accepted SEQUENCE       the child of that number is safe
     stop                    begin nothing more, let requests land, and end
 
@@ -92,7 +93,7 @@ class Config(NamedTuple):
     proxy: str | None
     #: Most connections to S3.
     connections: int
-    #: Most COPY requests a second; None for no limit of ours.
+    #: Most COPY requests a second, until another rate is said; None for no limit of ours.
     most_a_second: float | None
 
 
@@ -221,6 +222,8 @@ class LocalWorker:
                     self._begin(self._serve_probe(token, " ".join(rest)))
                 case ["accepted", sequence]:
                     self._unaccepted.pop(int(sequence)).settle()  # who waited may have been cancelled
+                case ["rate", number]:
+                    self._pace.limit(float(number))
                 case ["credentials", *rest]:
                     self._credentials = Credentials(**json.loads(" ".join(rest)))
                 case ["stop"]:

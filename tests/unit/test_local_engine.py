@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import tempfile
@@ -94,7 +95,7 @@ class Played:
 class Stage:
     """An engine of so many played workers."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, processes: int = 1) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, processes: int = 1, max_rate: int | None = None) -> None:
         self.workers: list[Played] = []
         self.steps: list[str] = []
         self.now = 0.0
@@ -103,7 +104,7 @@ class Stage:
         monkeypatch.setattr(local, "_spawn", self._spawn)
         self.engine = LocalEngine(
             JOB,
-            LocalSettings(processes),
+            LocalSettings(processes, max_rate),
             credentials=lambda: self.found[-1],
             renewed_credentials=lambda: self.found[-1],
             ca_file=None,
@@ -367,6 +368,28 @@ def test_what_is_under_way_is_shown_until_it_is_reported(stage: Stage) -> None:
     worker.die()
     stage.go_on()
     assert stage.engine.under_way() == Counts()
+
+
+def test_those_that_copy_share_the_whole_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, processes=2, max_rate=100)
+    with stage.engine:
+        first, second = stage.workers
+        heard = {first: first.heard(), second: second.heard()}
+        assert [json.loads(words[0][1])["most_a_second"] for words in heard.values()] == [50, 50]
+
+        def rates() -> list[list[str]]:
+            return [[words[1] for words in worker.heard() if words[0] == "rate"] for worker in stage.workers]
+
+        stage.engine.submit([copying("run.1")])
+        assert rates() == [["100.0"], []]
+        stage.engine.submit([copying("run.2"), copying("run.3")])
+        assert rates() == [["50.0"], []]
+        token = next(iter(stage.engine._processes[1].tasks))
+        second.say("done", token, done("run.2"))
+        stage.go_on()
+        assert rates() == [["100.0"], []]
+        for worker in stage.workers:
+            worker.die(0)
 
 
 def test_to_settle_lets_a_task_end_that_waits_for_its_children(stage: Stage) -> None:
