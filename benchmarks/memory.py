@@ -100,7 +100,7 @@ def main() -> int:
     """Measure and print; give 1 if, where that is checked, something takes more than it may."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objects", nargs="*", type=int, default=[1_000_000, 4_000_000], help="a run for each number")
-    parser.add_argument("--shape", default="date", help="shape of the keys: hex, date, seq or odd")
+    parser.add_argument("--shape", default="date", help="shape of the keys: hex, date, seq, odd or long (1,000 bytes)")
     parser.add_argument("--processes", type=int, help="worker processes; the command's own default otherwise")
     parser.add_argument("--server", metavar="URL", help="let one run copy a bucket of a server that runs already instead")
     parser.add_argument("--source", default="source", metavar="BUCKET", help="that bucket")

@@ -139,6 +139,8 @@ def shaped_keys(shape: str, count: int) -> Iterator[str]:
                 yield f"data/{n:012}.parquet"
             case "odd":
                 yield _ODD[n % len(_ODD)].format(n=n)
+            case "long":
+                yield f"{digest}/{n:07}/{digest * 30}"
             case _:
                 raise ValueError(f"no such shape of keys: {shape}")
 
@@ -723,7 +725,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0, help="port on the loopback, 0 for a free one")
     parser.add_argument(
-        "--objects", action="append", default=[], type=_filling, metavar="BUCKET=SHAPE:COUNT", help="hex, date, seq or odd keys"
+        "--objects",
+        action="append",
+        default=[],
+        type=_filling,
+        metavar="BUCKET=SHAPE:COUNT",
+        help="hex, date, seq, odd or long keys",
     )
     parser.add_argument("--list-ms", type=float, default=0.0, help="latency of list requests")
     parser.add_argument("--copy-ms", type=float, default=0.0, help="latency of copies")

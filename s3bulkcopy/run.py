@@ -100,8 +100,7 @@ def run(
             worked = clock()
             watcher.step("tearing down")
     except Interrupted as error:
-        counts = tally.counts
-        error.message = f"interrupted; of {_some(counts.listed, 'object')} listed so far at least {counts.copied:,} were copied"
+        error.message = _interrupted(tally.snapshot())
         raise
     ended = clock()
     return Result(
@@ -120,6 +119,12 @@ def run(
 
 def _some(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _interrupted(snapshot: Snapshot) -> str:
+    seen = snapshot.seen
+    about = "about" if snapshot.unquiet else "at least"
+    return f"interrupted; of {_some(seen.listed, 'object')} listed so far {about} {seen.copied:,} were copied"
 
 
 def _prepare(engine: Engine, job: Job, first_page: Page) -> tuple[list[ListTask], list[Event]]:
@@ -141,6 +146,7 @@ def _watch(engine: Engine, tally: Tally, watcher: Watcher, max_failures: int | N
         check()
         tally.add(engine.poll(POLL_SECONDS))
         engine.ack()
+        tally.under_way = engine.under_way()
         snapshot = tally.snapshot()
         _stop_if_hopeless(snapshot, tally.failures, max_failures)
         watcher.progress(snapshot, engine.depths())
@@ -158,10 +164,10 @@ def _drain(engine: Engine) -> list[Event]:
 def _stop_if_hopeless(snapshot: Snapshot, failures: list[Failure], max_failures: int | None) -> None:
     if snapshot.fatal is not None:
         raise _as_error(snapshot.fatal)
-    counts = snapshot.counts
-    if max_failures is not None and counts.failed > max_failures:
+    counts, failed = snapshot.counts, snapshot.seen.failed
+    if max_failures is not None and failed > max_failures:
         raise ObjectsFailed(
-            f"{counts.failed:,} objects failed, more than --max-failures {max_failures:,}",
+            f"{failed:,} objects failed, more than --max-failures {max_failures:,}",
             hint=f"the last: {failures[-1].key!r}: {failures[-1].cause}" if failures else "",
         )
     denied = len(failures) >= DENIED_OBJECTS and all(f.code == "AccessDenied" for f in failures[-DENIED_OBJECTS:])

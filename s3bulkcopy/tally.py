@@ -48,6 +48,15 @@ class Snapshot:
     #: Whether anything hints that an attempt may still be at work: a repetition, a trouble, an orphan.
     unquiet: bool
     fatal: Fatal | None
+    #: What tasks that have not ended have achieved so far; all of it counts once they end.
+    under_way: Counts = field(default_factory=Counts)
+
+    @property
+    def seen(self) -> Counts:
+        """Give all that was heard of, counted or not yet. What ended was listed, even if its lister has not reported yet."""
+        seen = self.counts + self.provisional + self.under_way
+        ended = seen.copied + seen.skipped + seen.vanished + seen.failed
+        return seen._replace(listed=max(seen.listed, ended), listed_bytes=max(seen.listed_bytes, seen.copied_bytes))
 
 
 @dataclass(slots=True)
@@ -88,6 +97,8 @@ class Tally:
     failures: list[Failure] = field(default_factory=list)
     _unquiet: bool = False
     fatal: Fatal | None = None
+    #: What the engine says that tasks which have not ended have achieved so far; it is shown, and not counted.
+    under_way: Counts = field(default_factory=Counts)
 
     def announce(self, family: str, size: int) -> None:
         """Make known the tasks `family.0 … family.(size-1)`; the run waits for each of them."""
@@ -129,6 +140,7 @@ class Tally:
             complete=self.complete,
             unquiet=self._unquiet or bool(self._waiting) or bool(self._dead) or bool(self._troubles),
             fatal=self.fatal,
+            under_way=Counts() if self.complete else self.under_way,
         )
 
     def all_failures(self) -> list[Failure]:

@@ -158,7 +158,7 @@ class Rate:
 class Progress:
     """What a moment looks like."""
 
-    #: Counted and waiting work together. What ended was listed, even if its lister has not reported yet.
+    #: All that was heard of: counted, waiting, and of tasks that have not ended.
     counts: Counts
     #: Objects whose fate is known: copied, skipped, vanished or failed.
     ended: int
@@ -179,8 +179,8 @@ class Progress:
 
     @property
     def copied_text(self) -> str:
-        """Give the number of copied objects, with a tilde if some of them may not count."""
-        return f"{'~' if self.snapshot.provisional.copied else ''}{count_text(self.counts.copied)}"
+        """Give the number of copied objects, with a tilde if some of them do not count yet."""
+        return f"{'~' if self.counts.copied != self.snapshot.counts.copied else ''}{count_text(self.counts.copied)}"
 
     @property
     def eta_text(self) -> str:
@@ -202,10 +202,8 @@ class _Meter:
         self._list_rate, self._rate = Rate(clock), Rate(clock)
 
     def read(self, snapshot: Snapshot, depths: Depths | None) -> Progress:
-        counts = snapshot.counts + snapshot.provisional
-        ended = counts.copied + counts.skipped + counts.vanished + counts.failed
-        listed = max(counts.listed, ended)
-        counts = counts._replace(listed=listed, listed_bytes=max(counts.listed_bytes, counts.copied_bytes))
+        counts = snapshot.seen
+        listed, ended = counts.listed, counts.copied + counts.skipped + counts.vanished + counts.failed
         rate = self._rate.add(ended)
         return Progress(
             counts=counts,
@@ -390,7 +388,7 @@ class JsonView(_Lines):
             failed=counts.failed,
             retries=counts.retries,
             rate=round(progress.rate, 1),
-            provisional=progress.listing or bool(snapshot.provisional.copied),
+            provisional=progress.listing or counts.copied != snapshot.counts.copied,
             tasks=snapshot.tasks,
             tasks_open=snapshot.tasks_open,
             dead=snapshot.dead,

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
-    from s3bulkcopy.worker.model import Event, Item, Job, Task
+    from s3bulkcopy.worker.model import Counts, Event, Item, Job, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,12 @@ class Engine(Protocol):
 
     def depths(self) -> Depths:
         """Give about how much work is queued."""
+
+    def under_way(self) -> Counts:
+        """Give about what the tasks that have not ended have achieved so far; nothing where that is not known.
+
+        For display, and to stop early: their `Done` says it again, and that counts.
+        """
 
     def settle(self) -> None:
         """Wait until no worker is at work any more; for runs in which an attempt may have been left behind."""

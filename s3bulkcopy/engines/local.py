@@ -19,7 +19,6 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
-from math import inf
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
@@ -29,7 +28,9 @@ from s3bulkcopy.errors import Interrupted, NotPermitted, S3BulkCopyError
 from s3bulkcopy.worker.local import Config, encode_config, line
 from s3bulkcopy.worker.model import (
     CopyTask,
+    Counts,
     Dead,
+    Done,
     Fatal,
     ListTask,
     MalformedMessage,
@@ -58,8 +59,12 @@ _PROGRAM = f"import sys; sys.path.append({str(Path(s3bulkcopy.__file__).parent.p
 #: Tasks that one worker has in hand at a time.
 SLOTS = {"list": 16, "copy": 16}
 
-#: Copy tasks that wait here, for each worker, before no more are accepted.
+#: Bytes of copy tasks from which on a worker is given no other; where keys are of usual length the slots end before.
+_HAND_BYTES = 2_500_000
+
+#: Copy tasks that wait here, for each worker, before no more are accepted: how many, and of how many bytes.
 _BACKLOG = 32
+_BACKLOG_BYTES = 4_000_000
 
 #: Deliveries of a task after which it is given up.
 _DELIVERIES = 5
@@ -73,8 +78,9 @@ _DEATHS = 5
 #: Connections of all workers together; the pace decides how many of them are used.
 _CONNECTIONS = 2400
 
-#: Bounds of what the queues of the lambda engine bound: one message, in bytes.
-_MESSAGE_BYTES = 4 * 1024 * 1024
+#: Largest message, in bytes: what a worker takes apart at a time. A thousand keys of usual length fit, as they must twice: as
+#: a task, and as its report where every object has failed.
+_MESSAGE_BYTES = 512 * 1024
 
 #: How often credentials are looked at, in seconds; boto3 renews those that are about to expire.
 _CREDENTIALS_SECONDS = 30.0
@@ -98,6 +104,25 @@ class _Delivery:
     deaths: int = 0
 
 
+class _Queue(deque[_Delivery]):
+    """Deliveries in their order, with the bytes of their bodies; added at the end, taken from the front."""
+
+    bytes = 0
+
+    def append(self, delivery: _Delivery) -> None:
+        super().append(delivery)
+        self.bytes += len(delivery.body)
+
+    def popleft(self) -> _Delivery:
+        delivery = super().popleft()
+        self.bytes -= len(delivery.body)
+        return delivery
+
+    def clear(self) -> None:
+        super().clear()
+        self.bytes = 0
+
+
 @dataclass(slots=True)
 class _Process:
     """A worker process, what it has in hand, and what is still to be said to it."""
@@ -105,13 +130,23 @@ class _Process:
     process: subprocess.Popen[bytes]
     socket: socket.socket
     log: IO[bytes]
+    #: Most COPY requests a second that it may send, as it was told last.
+    rate: float | None = None
     is_ready: bool = False
     #: Whether it is given nothing but tasks that others have died with, one at a time.
     is_set_apart: bool = False
     tasks: dict[int, _Delivery] = field(default_factory=dict)
     loads: dict[str, int] = field(default_factory=lambda: {"list": 0, "copy": 0})
+    #: Bytes of the copy tasks in hand.
+    copy_bytes: int = 0
+    #: What it last said that they have achieved so far, less what was reported since.
+    under_way: Counts = field(default_factory=Counts)
     received: bytearray = field(default_factory=bytearray)
     unsent: bytearray = field(default_factory=bytearray)
+
+    def has_room(self, kind: str) -> bool:
+        """Tell whether it may be given another task of a kind."""
+        return self.loads[kind] < SLOTS[kind] and (kind == "list" or self.copy_bytes < _HAND_BYTES)
 
     def end(self) -> str:
         """Wait for the process to end; say how it did."""
@@ -154,7 +189,7 @@ class LocalEngine:
         self._pauses = full_jitter(random.random)
         self._selector = selectors.DefaultSelector()
         self._processes: list[_Process] = []
-        self._queues: dict[str, deque[_Delivery]] = {"list": deque(), "copy": deque()}
+        self._queues = {"list": _Queue(), "copy": _Queue()}
         self._suspects: deque[_Delivery] = deque()
         #: Deliveries that wait for their time: when, a number that makes each differ, and the delivery.
         self._later: list[tuple[float, int, _Delivery]] = []
@@ -202,8 +237,8 @@ class LocalEngine:
         limit = self._settings.max_rate
         if self._said is None:
             raise RuntimeError("the engine was not entered")
-        most_a_second = limit / share if limit is not None else None
-        config = Config(self._said, self._ca_file, self._proxy, _CONNECTIONS // share, most_a_second)
+        worker.rate = limit / share if limit is not None else None
+        config = Config(self._said, self._ca_file, self._proxy, _CONNECTIONS // share, worker.rate)
         self._tell(worker, "config", encode_config(config))
         return worker
 
@@ -284,6 +319,10 @@ class LocalEngine:
         )
         return Depths(listing, copying, self._dead, sum(bool(worker.tasks) for worker in self._processes))
 
+    def under_way(self) -> Counts:
+        """Give what the tasks in the workers' hands have achieved so far."""
+        return sum((worker.under_way for worker in self._processes), Counts())
+
     def settle(self) -> None:
         """Begin nothing more, and wait until no worker is at work."""
         self._forget_queued()
@@ -324,18 +363,31 @@ class LocalEngine:
         """Give each waiting task to the worker that has least of its kind in hand, and accept what there is room for."""
         self._assign_suspects()
         workers = [worker for worker in self._processes if not worker.is_set_apart]
-        # One that is set apart may wait for its children to be accepted, and may be the only one.
-        backlog = _BACKLOG * len(self._processes) if len(workers) == len(self._processes) else inf
         for kind, queue in self._queues.items():
-            while queue and workers:
-                worker = min(workers, key=lambda one: one.loads[kind])
-                if worker.loads[kind] >= SLOTS[kind]:
-                    break
-                self._give(worker, queue.popleft())
-            while kind == "copy" and self._unaccepted and len(queue) < backlog:
+            while queue and (free := [worker for worker in workers if worker.has_room(kind)]):
+                self._give(min(free, key=lambda one: one.loads[kind]), queue.popleft())
+            while kind == "copy" and self._unaccepted and self._has_room(queue, alone=not workers):
                 worker, sequence, delivery = self._unaccepted.popleft()
                 queue.append(delivery)
                 self._tell(worker, "accepted", sequence)
+        self._share_rate()
+
+    def _share_rate(self) -> None:
+        """Give the whole of the rate to those that copy, each as much."""
+        busy = [worker for worker in self._processes if worker.loads["copy"]]
+        if self._settings.max_rate is None or not busy:
+            return
+        share = self._settings.max_rate / len(busy)
+        # Whoever is to send less hears it first.
+        for worker in sorted(busy, key=lambda one: one.rate or 0.0, reverse=True):
+            if worker.rate != share:
+                worker.rate = share
+                self._tell(worker, "rate", f"{share}")
+
+    def _has_room(self, queue: _Queue, *, alone: bool) -> bool:
+        """Tell whether another copy task may wait here; a worker that is set apart and `alone` would wait for ever."""
+        size = len(self._processes)
+        return alone or (len(queue) < _BACKLOG * size and queue.bytes < _BACKLOG_BYTES * size)
 
     def _assign_suspects(self) -> None:
         """Give each task that workers have died with to one that has nothing else in hand; one worker at a time does that."""
@@ -353,6 +405,7 @@ class LocalEngine:
         token = next(self._numbers)
         worker.tasks[token] = delivery
         worker.loads[delivery.kind] += 1
+        worker.copy_bytes += len(delivery.body) if delivery.kind == "copy" else 0
         self._tell(worker, "task", token, delivery.number, delivery.body)
 
     def _take(self, worker: _Process, text: str) -> None:
@@ -365,14 +418,16 @@ class LocalEngine:
                 kind, _, body = rest.partition(" ")
                 self._accept(worker, int(token), _Delivery(kind, body))
             case "done":
-                self._note(rest)
+                self._note(worker, rest)
                 self._release(worker, token)
                 self._deaths = 0
+            case "progress":
+                worker.under_way = Counts(*json.loads(token))
             case "trouble":
-                self._note(rest)
+                self._note(worker, rest)
                 self._deliver_again(self._release(worker, token))
             case "fatal":
-                self._note(rest)
+                self._note(worker, rest)
                 self._release(worker, token)
             case "expired":
                 self._try_anew(worker, token)
@@ -404,10 +459,15 @@ class LocalEngine:
     def _release(self, worker: _Process, token: str) -> _Delivery:
         delivery = worker.tasks.pop(int(token))
         worker.loads[delivery.kind] -= 1
+        worker.copy_bytes -= len(delivery.body) if delivery.kind == "copy" else 0
         return delivery
 
-    def _note(self, body: str) -> None:
-        self._events += _events(body)
+    def _note(self, worker: _Process, body: str) -> None:
+        events = _events(body)
+        self._events += events
+        for event in events:
+            if isinstance(event, Done):
+                worker.under_way = Counts(*(max(0, left) for left in worker.under_way - event.counts))
 
     def _deliver_again(self, delivery: _Delivery) -> None:
         """Queue a task for its next attempt, or give it up."""
@@ -438,7 +498,7 @@ class LocalEngine:
         for one in lines:
             try:
                 self._take(worker, one.decode())
-            except (ValueError, KeyError) as error:  # it has lost its mind
+            except (ValueError, KeyError, TypeError) as error:  # not a line of the protocol
                 worker.process.kill()
                 worker.log.write(f"\nit said what makes no sense: {error}\n".encode())
                 return False

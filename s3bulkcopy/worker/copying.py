@@ -170,17 +170,20 @@ class _Batch:
 class _Turn:
     """An item on its way to its end; receives the answers to its requests."""
 
-    __slots__ = ("_copier", "batch", "connection", "is_kept", "item", "sent_at", "tries", "troubled_since")
+    __slots__ = ("_copier", "batch", "connection", "is_kept", "item", "request", "sent_at", "tries", "troubled_since")
 
-    def __init__(self, copier: Copier, batch: _Batch, item: Item) -> None:
+    batch: _Batch
+    item: Item
+    #: What has been written ahead to copy the item; None where that is to be written now.
+    request: bytes | None
+    tries: int
+
+    def __init__(self, copier: Copier) -> None:
         self._copier = copier
-        self.batch = batch
-        self.item = item
         self.connection: Connection | None = None
         #: Whether the connection had served others before.
         self.is_kept = False
         self.sent_at = 0.0
-        self.tries = 0
         #: When the first fault came; meaningless before it.
         self.troubled_since = 0.0
 
@@ -200,6 +203,7 @@ class Copier:
         self._pace = pace
         self._pauses = pauses
         self._batches: deque[_Batch] = deque()
+        self._under_way: set[_Batch] = set()
         #: Turns that wait for another try: when, a number that makes each differ, and the turn.
         self._paused: list[tuple[float, int, _Turn]] = []
         self._numbers = count()
@@ -221,16 +225,22 @@ class Copier:
         now = self._clock()
         batch = _Batch(job, self._s3.copies(job), items, deadline, trusting=attempt >= PROOF_ATTEMPTS)
         self._batches.appendleft(batch)
+        self._under_way.add(batch)
         try:
             self._fill(now)
             if not await batch.is_over(deadline):
                 self._expire(batch)
                 await batch.is_over(deadline + min(LANDING_SECONDS, LANDING_SHARE * (deadline - now)))
         finally:
+            self._under_way.discard(batch)
             self._expire(batch)
             batch.leave([turn.item for turn in batch.in_flight])
             batch.in_flight.clear()
         return batch.outcome()
+
+    def under_way(self) -> Counts:
+        """Give what the tasks that have not ended have achieved so far."""
+        return sum((batch.outcome().counts for batch in self._under_way), Counts())
 
     async def stop(self) -> None:
         """End what a cancelled task left behind, so that nothing is pending."""
@@ -329,10 +339,10 @@ class Copier:
             if not batch.items:
                 batches.pop()
             elif batch.troubled < MOST_TROUBLED and now < batch.deadline:
-                if ended is None:
-                    return _Turn(self, batch, batch.items.popleft())
-                ended.batch, ended.item, ended.tries = batch, batch.items.popleft(), 0
-                return ended
+                item, request = batch.copies.take(batch.items, now)
+                turn = _Turn(self) if ended is None else ended
+                turn.batch, turn.item, turn.request, turn.tries = batch, item, request, 0
+                return turn
         return None
 
     def _wake_at(self, when: float) -> None:
@@ -359,7 +369,7 @@ class Copier:
     def _send_on(self, connection: Connection, turn: _Turn, now: float, *, is_kept: bool = True) -> None:
         batch, item = turn.batch, turn.item
         try:
-            request = batch.copies.write(item, now)
+            request = turn.request or batch.copies.write(item, now)
         except Exception as error:  # noqa: BLE001 - a key that no request can name, or whatever it is, is this item's trouble
             self._pace.failed()
             connection.host.give_back(connection, now)
@@ -368,11 +378,11 @@ class Copier:
             batch.fail(item, lost(error))
             batch.conclude_turn(turn)
             return
-        turn.connection, turn.is_kept, turn.sent_at = connection, is_kept, now
+        turn.connection, turn.is_kept, turn.sent_at, turn.request = connection, is_kept, now, None
         connection.send(request, now + PATIENCE_SECONDS + item.size * PATIENCE_SECONDS_PER_BYTE, turn)
 
     async def _send_anew(self, turn: _Turn) -> None:
-        turn.connection, turn.is_kept = None, False
+        turn.connection, turn.is_kept, turn.request = None, False, None  # the bucket may turn out to be elsewhere meanwhile
         batch, host = turn.batch, turn.batch.copies.host
         try:
             connection = await host.dial()

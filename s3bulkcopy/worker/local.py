@@ -6,6 +6,7 @@ What is said there are lines of words, of which the last may be JSON. The engine
     credentials JSON        new credentials, from now on
     task TOKEN NUMBER JSON  work on a task, of which this is the attempt of that number
     probe TOKEN JSON        prove the right to copy on the items of a CopyTask
+    rate NUMBER             send no more COPY requests a second than this, from now on
     accepted SEQUENCE       the child of that number is safe
     stop                    begin nothing more, let requests land, and end
 
@@ -17,6 +18,7 @@ and the worker:
     trouble TOKEN JSON        an attempt failed, with this event
     fatal TOKEN JSON          the run cannot go on, with this event
     expired TOKEN             these credentials are of no use any more
+    progress JSON             what the copy tasks in hand have achieved so far, as Counts; the engine shows it, and no more
     probed TOKEN REST JSON    a probe succeeded, with this event; so many items are left
     refused TOKEN JSON        a probe failed: {"cause", "denied"}
 """
@@ -41,6 +43,7 @@ from s3bulkcopy.worker.failures import Failed, Next, Stop, lost
 from s3bulkcopy.worker.model import (
     Attempt,
     CopyTask,
+    Counts,
     Done,
     Fatal,
     ListTask,
@@ -67,6 +70,9 @@ if TYPE_CHECKING:
 #: How long requests on their way may take to land when the engine says stop, in seconds.
 LANDING_SECONDS = 15.0
 
+#: How often progress is told, in seconds.
+_PROGRESS_SECONDS = 1.0
+
 #: Children of one task that may wait to be accepted: what waits is held in memory.
 _MOST_SENDS = 2
 
@@ -87,7 +93,7 @@ class Config(NamedTuple):
     proxy: str | None
     #: Most connections to S3.
     connections: int
-    #: Most COPY requests a second; None for no limit of ours.
+    #: Most COPY requests a second, until another rate is said; None for no limit of ours.
     most_a_second: float | None
 
 
@@ -207,14 +213,17 @@ class LocalWorker:
     async def serve(self) -> None:
         """Do as the engine says."""
         self._say("ready")
+        self._begin(self._tell_progress())
         while words := (await self._wire.line()).split(" ", 3):
             match words:
                 case ["task", token, number, body]:
-                    self._begin(self._serve_task(token, int(number), body))
+                    self._begin(self._serve_task(token, int(number), _task(body)))
                 case ["probe", token, *rest]:
                     self._begin(self._serve_probe(token, " ".join(rest)))
                 case ["accepted", sequence]:
                     self._unaccepted.pop(int(sequence)).settle()  # who waited may have been cancelled
+                case ["rate", number]:
+                    self._pace.limit(float(number))
                 case ["credentials", *rest]:
                     self._credentials = Credentials(**json.loads(" ".join(rest)))
                 case ["stop"]:
@@ -231,6 +240,15 @@ class LocalWorker:
     def _say(self, *words: str | int) -> None:
         self._wire.write(line(*words))
 
+    async def _tell_progress(self) -> None:
+        said = Counts()
+        while True:
+            await aio.sleep(_PROGRESS_SECONDS)
+            counts = self._copier.under_way()
+            if counts != said:
+                self._say("progress", to_json(counts))
+                said = counts
+
     async def _emit(self, task: Task) -> None:
         sequence = next(self._sequence)
         self._unaccepted[sequence] = accepted = aio.get_running_loop().create_future()
@@ -238,8 +256,7 @@ class LocalWorker:
         del task  # its items may be many, and to be accepted may take long
         await accepted
 
-    async def _serve_task(self, token: str, number: int, body: str) -> None:
-        task = _task(body)
+    async def _serve_task(self, token: str, number: int, task: Task) -> None:
         attempt = Attempt(number, os.urandom(8).hex())
         deadline = aio.get_running_loop().time() + LIST_SECONDS if isinstance(task, ListTask) else inf
         try:

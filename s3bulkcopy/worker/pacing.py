@@ -207,6 +207,13 @@ class Pace:
             self._ramping = self._doubling = True
             self._stalled, self._best_rate = 0, 0.0
 
+    def limit(self, most_a_second: float) -> None:
+        """Send no more than `most_a_second` from now on, nor wait longer for the next request than that asks for."""
+        is_found, before = self._rate < self._most_rate, self._interval
+        self._most_rate = most_a_second
+        self._set_rate(self._rate if is_found else most_a_second)
+        self._due += self._interval - before
+
     def rest(self) -> None:
         """Take note that nothing will be sent for a while."""
         self._round_began, self._round_end, self._round_sent = math.nan, 0, 0

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections import deque
 from hashlib import sha256
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote_plus, urlsplit
 
@@ -19,11 +21,11 @@ from s3bulkcopy.worker.failures import Fault, Next, lost, read_error
 from s3bulkcopy.worker.model import clip, make_item
 from s3bulkcopy.worker.packing import COPY_BYTES_PER_SECOND, COPY_SECONDS
 from s3bulkcopy.worker.regions import is_elsewhere, moved, told_region
-from s3bulkcopy.worker.sigv4 import EMPTY_SHA256, Credentials, Signer, amz_date, encode_path, encode_query
+from s3bulkcopy.worker.sigv4 import EMPTY_SHA256, Credentials, Signer, amz_date, encode_path, encode_paths, encode_query
 from s3bulkcopy.worker.xml import unescaped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from s3bulkcopy.worker.http import Response
     from s3bulkcopy.worker.model import Item, Job, Location
@@ -38,6 +40,10 @@ REQUEST_SECONDS = 20.0
 
 #: Requests that are sent again at once in a row because an answer has told what was wrong with them.
 _LESSONS = 4
+
+#: Requests that are written ahead, since many at a time take a third less each, and for how long they are, in seconds.
+_AHEAD = 32
+_AHEAD_SECONDS = 30.0
 
 #: How far a clock may be from S3's, in seconds (S3 API reference, RequestTimeTooSkewed).
 SKEW_SECONDS = 900.0
@@ -190,21 +196,25 @@ class CopyRequests:
         self._canonical = _around_blanks(canonical)
         self._wire = _around_blanks(wire)
 
-    def write(self, item: Item, date: str) -> bytes:
-        """Write the request that copies this item, as it was when listed."""
+    def write(self, items: Sequence[Item], date: str) -> list[bytes]:
+        """Write the requests that copy these items, as they were when listed; many at a time take a third less each."""
         if date != self._date:
             self._turn_second(date)
-        key, _, etag = item
-        tail = encode_path(key[self._cut :])
-        source, target = self._source_head + tail, self._target_head + tail
-        if not etag:
-            return self._bucket.request("PUT", target, "", {"x-amz-copy-source": source} | self._conditions, date)
         before, between, behind = self._canonical
-        canonical = f"PUT\n{target}\n\n{before}{source}{between}{etag}{behind}"
-        authorization = self._bucket.signer.authorization(canonical.encode(), self._signed, date)
-        before, between, behind = self._wire
-        text = f"PUT {target} HTTP/1.1\r\n{before}{source}{between}{etag}{behind}{authorization}\r\n\r\n"
-        return text.encode("latin-1")
+        wire_before, wire_between, wire_behind = self._wire
+        sign, signed = self._bucket.signer.authorization, self._signed
+        requests = []
+        for tail, (_, _, etag) in zip(encode_paths([key[self._cut :] for key, _, _ in items]), items, strict=True):
+            source, target = self._source_head + tail, self._target_head + tail
+            if not etag:
+                headers = {"x-amz-copy-source": source} | self._conditions
+                requests.append(self._bucket.request("PUT", target, "", headers, date))
+                continue
+            canonical = f"PUT\n{target}\n\n{before}{source}{between}{etag}{behind}"
+            authorization = sign(canonical.encode(), signed, date)
+            words = f"{wire_before}{source}{wire_between}{etag}{wire_behind}{authorization}"
+            requests.append(f"PUT {target} HTTP/1.1\r\n{words}\r\n\r\n".encode("latin-1"))
+        return requests
 
 
 def _around_blanks(text: str) -> tuple[str, str, str]:
@@ -367,22 +377,42 @@ class JobCopies:
         self._there_since = now
         self.host = self._s3.host(self._job.destination)
         self._requests = CopyRequests(self._job, self._s3.credentials())
+        self._ahead: deque[bytes] = deque()
+        self._ahead_until = -math.inf
+
+    def take(self, items: deque[Item], now: float) -> tuple[Item, bytes | None]:
+        """Take the next item, and the request that copies it, which was written with others ahead.
+
+        None in its place where one of them cannot be written; then `write` tells of which. Other items are only to be added
+        at the end, and taken only here. `now` as in `write`.
+        """
+        if not self._ahead or now >= self._ahead_until:
+            try:
+                self._ahead = deque(self._write([*islice(items, _AHEAD)], now))
+            except ValueError:
+                return items.popleft(), None
+            self._ahead_until = now + _AHEAD_SECONDS
+        return items.popleft(), self._ahead.popleft()
 
     def write(self, item: Item, now: float) -> bytes:
         """Write the request that copies an item, signed for `now`: seconds of a clock that does not jump."""
+        return self._write([item], now)[0]
+
+    def _write(self, items: list[Item], now: float) -> list[bytes]:
         credentials = self._s3.credentials()
         if credentials is not self._requests.credentials:
             self._requests = CopyRequests(self._job, credentials)
         if now >= self._dated_until:
             self._date, seconds = self._s3.date_and_rest()
             self._dated_until = now + seconds
-        return self._requests.write(item, self._date)
+        return self._requests.write(items, self._date)
 
     def learn(self, response: Response, fault: Fault, sent_at: float, now: float) -> Fault:
         """Learn from the answer to a request that was sent at `sent_at`, as S3.learn does; times as in `write`."""
         fault = self._s3.learn(response, fault, self._job.destination, is_stale=sent_at < self._there_since)
         if fault.next is Next.MENDED:
             self._dated_until = -math.inf
+            self._ahead.clear()
             if self._s3.where(self._job.destination) != self._job.destination:
                 self._go(self._job, now)
         return fault

@@ -53,6 +53,15 @@ def encode_path(path: str) -> str:
     return path if _UNRESERVED(path) else quote(path, safe="/", errors="surrogateescape")
 
 
+def encode_paths(paths: list[str]) -> list[str]:
+    """Percent-encode many paths, with one look where none needs it.
+
+    >>> encode_paths(["a/b", "a b"])
+    ['a/b', 'a%20b']
+    """
+    return paths if _UNRESERVED("".join(paths)) else [encode_path(path) for path in paths]
+
+
 def encode_query(parameters: dict[str, str]) -> str:
     """Write a query string in the canonical form: sorted, every value percent-encoded.
 

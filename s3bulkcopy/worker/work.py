@@ -15,7 +15,7 @@ from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop
 from s3bulkcopy.worker.model import MAX_IDLE_HOPS, Attempt, CopyTask, Counts, Done, Failure, Item, ListTask, Range, Task
 from s3bulkcopy.worker.packing import Packer
-from s3bulkcopy.worker.s3 import Page
+from s3bulkcopy.worker.s3 import PAGE_KEYS, Page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,6 +36,10 @@ _LIST_TRIES = 10
 #: Pages that are remembered for the ranges next to them: how many, and for how long in seconds.
 _ANSWERS_KEPT = 12
 _ANSWER_SECONDS = 10.0
+
+#: Characters of keys in a page from which on fewer keys are asked for at a time, and how many at least: many pages are held.
+_PAGE_CHARACTERS = 256 * 1024
+_LEAST_PAGE_KEYS = 100
 
 #: Ranges of which the first page is asked for at a time.
 _FIRST_PAGES = 8
@@ -129,6 +133,7 @@ class Worker:
         self._most_sends = most_sends
         self._answers = _Answers()
         self._first_pages = aio.Semaphore(_FIRST_PAGES)
+        self._page_keys = PAGE_KEYS
 
     async def work(self, task: Task, attempt: Attempt, budget: Budget, emit: Emit) -> Done:
         """Work on a task until it ends or the budget is spent, the rest having been handed on.
@@ -198,8 +203,9 @@ class Worker:
         """List one page, asking again where that may help."""
         retries = throttles = 0
         while True:
-            answer = await self._s3.page(job.source, job.source.prefix, after)
+            answer = await self._s3.page(job.source, job.source.prefix, after, self._page_keys)
             if isinstance(answer, Page):
+                self._page_keys = _keys_to_ask_for(answer.items)
                 _check(answer, job.source.prefix, after)
                 return answer, Counts(pages=1, retries=retries, throttles=throttles)
             throttles += answer.next is Next.SLOW_DOWN
@@ -208,6 +214,12 @@ class Worker:
                 raise Failed(answer, f"listing {job.source}")
             retries += 1
             await aio.sleep(self._pauses(retries))
+
+
+def _keys_to_ask_for(items: tuple[Item, ...]) -> int:
+    """Give how many keys the next page may have, judging by those of the last one."""
+    characters = sum(map(len, map(_KEY, items)))
+    return min(PAGE_KEYS, max(_LEAST_PAGE_KEYS, _PAGE_CHARACTERS * len(items) // characters)) if characters else PAGE_KEYS
 
 
 def _within(items: tuple[Item, ...], where: Range) -> tuple[Item, ...]:

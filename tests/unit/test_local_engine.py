@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import tempfile
@@ -30,6 +31,7 @@ from s3bulkcopy.worker.model import (
     Trouble,
     encode_event,
     encode_task,
+    to_json,
 )
 from s3bulkcopy.worker.sigv4 import Credentials
 
@@ -70,6 +72,11 @@ class Played:
     def say(self, *words: str | int) -> None:
         self.end.send(line(*words))
 
+    def say_at_length(self, lines: list[bytes]) -> None:
+        """Say what is too much to go at once, in a thread."""
+        self.end.setblocking(True)
+        threading.Thread(target=self.end.sendall, args=[b"".join(lines)], daemon=True).start()
+
     def heard(self) -> list[list[str]]:
         """Give the words of the lines that have arrived."""
         data = bytearray()
@@ -88,7 +95,7 @@ class Played:
 class Stage:
     """An engine of so many played workers."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, processes: int = 1) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, processes: int = 1, max_rate: int | None = None) -> None:
         self.workers: list[Played] = []
         self.steps: list[str] = []
         self.now = 0.0
@@ -97,7 +104,7 @@ class Stage:
         monkeypatch.setattr(local, "_spawn", self._spawn)
         self.engine = LocalEngine(
             JOB,
-            LocalSettings(processes),
+            LocalSettings(processes, max_rate),
             credentials=lambda: self.found[-1],
             renewed_credentials=lambda: self.found[-1],
             ca_file=None,
@@ -172,6 +179,8 @@ def test_a_line_may_arrive_in_pieces(stage: Stage) -> None:
         b"done x {}\n",
         b"done {token} garbage\n",
         b"emit\n",
+        b"progress [1]x\n",
+        b"progress 3\n",
         b"refused 1 {}\n",
     ],
 )
@@ -292,6 +301,95 @@ def test_no_more_copy_tasks_are_held_than_the_bound(stage: Stage) -> None:
     more = [words[0] for words in worker.heard()]
     assert (more.count("task"), more.count("accepted")) == (len(taken), len(taken))
     assert int(parent) in stage.engine._processes[0].tasks
+
+
+def test_long_keys_fill_the_bounds_with_fewer_tasks(stage: Stage) -> None:
+    stage.engine.submit([listing()])
+    worker = stage.workers[0]
+    body = encode_task(CopyTask("n.0", JOB, (Item("k" * 300_000, 1, "etag"),)))
+    worker.say_at_length([line("emit", n, "copy", body) for n in range(40)])
+    while len(stage.engine._unaccepted) + stage.engine.depths().copy.waiting + stage.engine.depths().copy.in_flight < 40:
+        stage.go_on()
+
+    depth = stage.engine.depths().copy
+    assert depth.in_flight == -(-local._HAND_BYTES // len(body)) < SLOTS["copy"]
+    assert depth.waiting == -(-local._BACKLOG_BYTES // len(body)) < local._BACKLOG
+
+
+def test_a_task_of_any_size_is_given_to_a_worker_that_has_none(stage: Stage) -> None:
+    body = encode_task(CopyTask("n.0", JOB, (Item("k" * 2 * local._HAND_BYTES, 1, "etag"),)))
+    for _ in range(2):
+        stage.engine._queues["copy"].append(local._Delivery("copy", body))
+    stage.go_on()
+
+    assert (stage.engine.depths().copy.waiting, stage.engine.depths().copy.in_flight) == (1, 1)
+
+
+def test_the_bound_holds_while_a_worker_is_set_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, processes=2)
+    with stage.engine:
+        stage.engine._processes[0].is_set_apart = True
+        stage.engine._suspects.append(local._Delivery("list", encode_task(listing()), 3, 2))
+        stage.engine.submit([listing("run.2")])
+        bound = SLOTS["copy"] + 2 * local._BACKLOG
+        for n in range(2 * bound):
+            stage.workers[1].say("emit", n, "copy", encode_task(copying(f"n.{n}")))
+            stage.go_on()
+
+        assert [words[0] for words in stage.workers[1].heard()].count("accepted") == bound
+        for worker in stage.workers:
+            worker.die(0)
+
+
+def test_a_worker_that_is_set_apart_and_alone_has_its_children_accepted(stage: Stage) -> None:
+    stage.engine._suspects.append(local._Delivery("list", encode_task(listing()), 3, 2))
+    stage.go_on()
+    children = 2 * (SLOTS["copy"] + local._BACKLOG)
+    for n in range(children):
+        stage.workers[0].say("emit", n, "copy", encode_task(copying(f"n.{n}")))
+        stage.go_on()
+
+    assert [words[0] for words in stage.workers[0].heard()].count("accepted") == children
+
+
+def test_what_is_under_way_is_shown_until_it_is_reported(stage: Stage) -> None:
+    stage.engine.submit([copying("run.1"), copying("run.2")])
+    worker = stage.workers[0]
+    first, _ = worker.tasks()
+
+    def under_way(*said: str) -> int:
+        worker.say(*said)
+        stage.go_on()
+        return stage.engine.under_way().copied
+
+    assert under_way("progress", to_json(Counts(copied=3))) == 3
+    assert under_way("done", first, done("run.1")) == 2  # until it says more, what was reported was a part of that
+    assert under_way("progress", to_json(Counts(copied=5))) == 5
+    worker.die()
+    stage.go_on()
+    assert stage.engine.under_way() == Counts()
+
+
+def test_those_that_copy_share_the_whole_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, processes=2, max_rate=100)
+    with stage.engine:
+        first, second = stage.workers
+        heard = {first: first.heard(), second: second.heard()}
+        assert [json.loads(words[0][1])["most_a_second"] for words in heard.values()] == [50, 50]
+
+        def rates() -> list[list[str]]:
+            return [[words[1] for words in worker.heard() if words[0] == "rate"] for worker in stage.workers]
+
+        stage.engine.submit([copying("run.1")])
+        assert rates() == [["100.0"], []]
+        stage.engine.submit([copying("run.2"), copying("run.3")])
+        assert rates() == [["50.0"], []]
+        token = next(iter(stage.engine._processes[1].tasks))
+        second.say("done", token, done("run.2"))
+        stage.go_on()
+        assert rates() == [["100.0"], []]
+        for worker in stage.workers:
+            worker.die(0)
 
 
 def test_to_settle_lets_a_task_end_that_waits_for_its_children(stage: Stage) -> None:

@@ -56,6 +56,7 @@ class MemoryEngine:
         self.events: list[Event] = []
         self.did: list[str] = []
         self.submitted: list[Task] = []
+        self.so_far = Counts()
 
     def __enter__(self) -> Self:
         self.did.append("enter")
@@ -82,6 +83,9 @@ class MemoryEngine:
 
     def depths(self) -> Depths:
         return Depths(Depth(0, 0), Depth(0, 0), 0)
+
+    def under_way(self) -> Counts:
+        return self.so_far
 
     def settle(self) -> None:
         self.did.append("settle")
@@ -189,6 +193,35 @@ def test_too_many_failures_end_the_run() -> None:
 
     with pytest.raises(ObjectsFailed, match="3 objects failed, more than --max-failures 2"):
         go(engine, max_failures=2)
+
+
+def test_objects_that_fail_in_a_task_that_goes_on_stop_a_run_too() -> None:
+    engine = MemoryEngine(lambda _task: [])
+    engine.so_far = Counts(failed=3)
+
+    with pytest.raises(ObjectsFailed, match="3 objects failed, more than --max-failures 2"):
+        go(engine, max_failures=2)
+
+
+def test_what_is_under_way_is_told_where_a_run_is_interrupted() -> None:
+    engine = MemoryEngine(lambda _task: [])
+    engine.so_far = Counts(copied=699)
+    checks = iter([True, False])
+
+    def check() -> None:
+        if not next(checks):
+            raise Interrupted("interrupted")
+
+    with pytest.raises(Interrupted) as caught:
+        run(JOB, Page(ITEMS, truncated=False), engine, Silent(), check=check, clock=lambda: 0.0)
+    assert caught.value.message == "interrupted; of 700 objects listed so far at least 700 were copied"
+
+
+def test_what_was_under_way_counts_once_in_the_end() -> None:
+    engine = MemoryEngine(lambda task: [done(task, Counts(listed=2, copied=2))])
+    engine.so_far = Counts(copied=2)
+
+    assert go(engine).snapshot.seen == Counts(listed=3, copied=3)
 
 
 def test_a_run_in_which_everything_is_denied_is_stopped() -> None:

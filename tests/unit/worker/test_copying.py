@@ -36,6 +36,7 @@ from tests.unit.worker.worker_fakes import (
 )
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Iterable
 
     from s3bulkcopy.worker.connections import Connection
@@ -107,15 +108,15 @@ def test_there_are_never_more_requests_on_their_way_than_the_window_allows() -> 
     class Counting(S3):
         def copies(self, job: Job) -> JobCopies:
             copies = super().copies(job)
-            write = copies.write
+            take = copies.take
 
-            def counted(it: Item, now: float) -> bytes:
+            def counted(items: deque[Item], now: float) -> tuple[Item, bytes | None]:
                 nonlocal on_their_way, most
                 on_their_way += 1
                 most = max(most, on_their_way)
-                return write(it, now)
+                return take(items, now)
 
-            copies.write = counted  # type: ignore[method-assign,assignment]
+            copies.take = counted  # type: ignore[method-assign]
             return copies
 
     async def main() -> Outcome:
@@ -353,14 +354,14 @@ def test_a_denied_object_that_is_gone_counts_as_vanished_by_one_list_request(nei
 
 def test_a_key_that_no_request_can_name_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [item(f"k{n}") for n in range(40)]
-    write = JobCopies.write
+    write = JobCopies._write
 
-    def fussy(self: JobCopies, one: Item, now: float) -> bytes:
-        if one.key in ("k0", "k20"):
+    def fussy(self: JobCopies, some: list[Item], now: float) -> list[bytes]:
+        if {"k0", "k20"} & {one.key for one in some}:
             raise ValueError("no such character")
-        return write(self, one, now)
+        return write(self, some, now)
 
-    monkeypatch.setattr(JobCopies, "write", fussy)
+    monkeypatch.setattr(JobCopies, "_write", fussy)
     pace = Pace(4, 4)
 
     async def main() -> Outcome:

@@ -182,6 +182,33 @@ def test_no_more_is_sent_a_second_than_was_asked_for() -> None:
     assert 480 <= min(in_second) <= max(in_second) <= 506  # a hundredth of a second may be made up for
 
 
+def test_a_limit_that_changes_holds_from_then_on() -> None:
+    pace = Pace(1, 1, most_a_second=1.0)
+    sent_at: list[float] = []
+    for limit, until in ((1.0, 10.0), (100.0, 20.0), (10.0, 30.0)):
+        pace.limit(limit)
+        now = sent_at[-1] if sent_at else 0.0
+        while (now := now + pace.wait(now)) < until:
+            pace.sent(now)
+            pace.answered(now, now)
+            sent_at.append(now)
+
+    counts = [sum(1 for at in sent_at if since <= at < since + 10) for since in (0, 10, 20)]
+    assert counts == pytest.approx([10, 1000, 100], abs=12)
+
+
+def test_a_rate_that_was_found_stays_where_the_limit_is_above_it() -> None:
+    pace = Pace(16, 128, most_a_second=500.0)
+    pace._set_rate(300.0)
+
+    rates = []
+    for limit in (400.0, 200.0, 500.0):
+        pace.limit(limit)
+        rates.append(pace._rate)
+
+    assert rates == [300.0, 200.0, 500.0]  # what is borne is forgotten where it is not reached
+
+
 def test_a_bound_on_the_rate_holds_where_less_is_borne_too() -> None:
     done = run(Store(rate=300.0), 4_000, workers=1, most_a_second=500.0)
 

@@ -203,6 +203,15 @@ def test_after_so_many_pages_the_rest_is_handed_on() -> None:
     ]
 
 
+def test_of_long_keys_fewer_are_asked_for_at_a_time() -> None:
+    found = [item("k" * 1000 + f"{n:04}") for n in range(3000)]
+    done, queue = work(FakeS3.of(found), ListTask("run.0", JOB, ALL))
+
+    a_page = 256 * 1024 // 1004
+    assert done.counts.pages == 1 + -(-2000 // a_page)
+    assert queue.items == found
+
+
 def test_at_the_deadline_the_rest_is_handed_on() -> None:
     found = [item(f"k{n:02}") for n in range(30)]
     _, queue = work(FakeS3.of(found, page_keys=5), ListTask("run.0", JOB, ALL), budget=Budget(0.12))
