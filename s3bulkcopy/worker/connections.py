@@ -24,6 +24,8 @@ CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 4.0
 #: How long the addresses of a name are kept, in seconds.
 RESOLVE_SECONDS = 30.0
+#: How long to wait for them where older ones are known, in seconds.
+_RESOLVE_PATIENCE_SECONDS = 1.0
 #: How often running requests are looked at for their time, in seconds.
 _SWEEP_SECONDS = 0.5
 #: Most that is read at a time, in bytes: below what malloc asks the kernel for each time (128 KiB).
@@ -233,6 +235,8 @@ class Host:
         #: Of the name: family and address, as `socket` wants them.
         self._addresses: list[tuple[int, Any]] = []
         self._resolved_at = float("-inf")
+        #: The resolution that is under way, which all share who wait for it; it gives what it failed with.
+        self._resolving: aio.Task | None = None
         self._turn = count()
         #: What the next handshake may go on from.
         self.tls_session: ssl.SSLSession | None = None
@@ -319,7 +323,8 @@ class Host:
     def _look(self) -> None:
         self.is_watching = False
         now = self.loop.time()
-        if any(connection.end_if_late(now) for connection in [*self._all]):  # each of them, not up to the first
+        running = sum(connection.end_if_late(now) for connection in [*self._all])
+        if running and not self.is_watching:  # to end one may have sent another, which watches already
             self.watch()
 
     # --------------------------------------------------------------------------------------------- new connections
@@ -346,10 +351,27 @@ class Host:
             raise
 
     async def _addresses_in_turn(self) -> list[tuple[int, Any]]:
-        """Give the addresses of the name, each time another one first; the name is resolved again by TTL."""
+        """Give the addresses of the name, each time another one first.
+
+        The name is resolved again by TTL; where that takes long or fails, the addresses known stay in use.
+        """
         if self.loop.time() - self._resolved_at > RESOLVE_SECONDS:
-            found = await self.loop.getaddrinfo(self._reached, self._port, type=socket.SOCK_STREAM)
-            self._addresses = list(dict.fromkeys((entry[0], entry[4]) for entry in found))
-            self._resolved_at = self.loop.time()
+            resolving = self._resolving = self._resolving or aio.create_task(self._resolve())
+            # Waited for, not awaited: a dial that is given up must not cancel what others wait for.
+            await aio.wait(resolving, _RESOLVE_PATIENCE_SECONDS if self._addresses else None)
+            if not self._addresses and (error := resolving.result()) is not None:
+                raise error.with_traceback(None)
         first = next(self._turn) % len(self._addresses)
         return self._addresses[first:] + self._addresses[:first]
+
+    async def _resolve(self) -> Exception | None:
+        """Resolve the name; give what went wrong."""
+        try:
+            found = await self.loop.getaddrinfo(self._reached, self._port, type=socket.SOCK_STREAM)
+        except Exception as error:  # noqa: BLE001 - it is for those who wait
+            return error
+        finally:
+            self._resolving = None
+        self._addresses = list(dict.fromkeys((entry[0], entry[4]) for entry in found))
+        self._resolved_at = self.loop.time()
+        return None

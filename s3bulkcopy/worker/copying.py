@@ -223,8 +223,8 @@ class Copier:
         batch = _Batch(job, self._s3.copies(job), items, deadline, trusting=attempt >= PROOF_ATTEMPTS)
         self._batches.appendleft(batch)
         self._under_way.add(batch)
-        self._fill(now)
         try:
+            self._fill(now)
             if not await batch.is_over(deadline):
                 self._expire(batch)
                 await batch.is_over(deadline + min(LANDING_SECONDS, LANDING_SHARE * (deadline - now)))
@@ -364,26 +364,43 @@ class Copier:
         dial.add_done_callback(self._end_dial)
 
     def _send_on(self, connection: Connection, turn: _Turn, now: float, *, is_kept: bool = True) -> None:
+        batch, item = turn.batch, turn.item
+        try:
+            request = batch.copies.write(item, now)
+        except Exception as error:  # noqa: BLE001 - a key that no request can name, or whatever it is, is this item's trouble
+            self._pace.failed()
+            connection.host.give_back(connection, now)
+            batch.requests -= 1
+            batch.in_flight.discard(turn)
+            batch.fail(item, lost(error))
+            batch.conclude_turn(turn)
+            return
         turn.connection, turn.is_kept, turn.sent_at = connection, is_kept, now
-        item = turn.item
-        deadline = now + PATIENCE_SECONDS + item.size * PATIENCE_SECONDS_PER_BYTE
-        connection.send(turn.batch.copies.write(item, now), deadline, turn)
+        connection.send(request, now + PATIENCE_SECONDS + item.size * PATIENCE_SECONDS_PER_BYTE, turn)
 
     async def _send_anew(self, turn: _Turn) -> None:
         turn.connection, turn.is_kept = None, False
-        host = turn.batch.copies.host
+        batch, host = turn.batch, turn.batch.copies.host
         try:
             connection = await host.dial()
-            if turn.batch.copies.host is not host:  # the bucket has turned out to be elsewhere
-                host.give_back(connection, self._clock())
-                self._send(turn, self._clock())
-            else:
-                self._send_on(connection, turn, self._clock(), is_kept=False)
         except OSError as error:
             turn.sent_at = self._clock()
             turn.failed(error)
+            return
         except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
-            turn.batch.end(error)
+            self._pace.failed()
+            self._break_off(batch, error)
+            self._fill(self._clock())
+            return
+        now = self._clock()
+        if turn not in batch.in_flight:  # given up meanwhile
+            self._pace.failed()
+            self._fill(now, connection)
+        elif batch.copies.host is not host:  # the bucket has turned out to be elsewhere
+            host.give_back(connection, now)
+            self._send(turn, now)
+        else:
+            self._send_on(connection, turn, now, is_kept=False)
 
     def _end_dial(self, dial: aio.Task) -> None:
         self._dials.pop(dial)
@@ -397,28 +414,37 @@ class Copier:
             free.close()
             free = None
         ended = None
-        try:
-            fault = lost(answer) if isinstance(answer, OSError) else read_copy(answer)
-            is_ours = turn in batch.in_flight
-            batch.in_flight.discard(turn)
-            if fault is None:
-                self._pace.answered(turn.sent_at, now, is_telling=turn.item.size < LARGE_BYTES)
-                self._copied_at, self._proven = now, True
-                if is_ours:
-                    batch.count_copied(turn)
-                ended = turn
-            else:
-                if not isinstance(answer, OSError):
-                    fault = batch.copies.learn(answer, fault, turn.sent_at, now)
-                self._tell_pace(turn, fault, now)
-                if is_ours:
+        fault = self._fault(turn, answer, now)
+        is_ours = turn in batch.in_flight
+        batch.in_flight.discard(turn)
+        if fault is None:
+            self._pace.answered(turn.sent_at, now, is_telling=turn.item.size < LARGE_BYTES)
+            self._copied_at, self._proven = now, True
+            if is_ours:
+                batch.count_copied(turn)
+            ended = turn
+        else:
+            self._tell_pace(turn, fault, now)
+            if is_ours:
+                try:
                     self._consider(turn, fault, now, is_stale=turn.is_kept and isinstance(answer, ConnectionLost))
-        except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
-            batch.end(error)
+                except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
+                    self._break_off(batch, error)
         if free is not None and ended is None:
             free.host.give_back(free, now)
             free = None
         self._fill(now, free, ended)
+
+    @staticmethod
+    def _fault(turn: _Turn, answer: Response | OSError, now: float) -> Fault | None:
+        """Give what came of a turn's request: None where it copied."""
+        if isinstance(answer, OSError):
+            return lost(answer)
+        try:
+            fault = read_copy(answer)
+            return None if fault is None else turn.batch.copies.learn(answer, fault, turn.sent_at, now)
+        except Exception as error:  # noqa: BLE001 - an answer that cannot be read is as good as none
+            return lost(error)
 
     def _tell_pace(self, turn: _Turn, fault: Fault, now: float) -> None:
         if fault.next is Next.SLOW_DOWN and self._is_telling(turn.batch):
@@ -477,6 +503,11 @@ class Copier:
                 return not self._proven and not turn.batch.is_denied_for_good(now)
             case _:
                 return False
+
+    def _break_off(self, batch: _Batch, error: Exception) -> None:
+        """End a batch early; whoever waits for it gets the error."""
+        batch.end(error)
+        self._expire(batch)
 
     def _expire(self, batch: _Batch) -> None:
         """Begin nothing more of a batch."""

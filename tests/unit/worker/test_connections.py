@@ -121,6 +121,26 @@ def test_an_answer_that_does_not_come_in_time_is_a_timeout(monkeypatch: pytest.M
     aio.run(main())
 
 
+def test_requests_end_in_time_while_others_still_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_SWEEP_SECONDS", 0.01)
+
+    def silent(_: Server, peer: Peer) -> None:
+        peer.request()
+        peer.wait_for_the_end()
+
+    async def main() -> None:
+        async with serving(silent) as (server, host):
+            late, patient = ([aio.create_task(host.exchange(get("/"), s)) for _ in range(8)] for s in (0.01, 60))
+            await server.until(lambda: all(one.done() for one in late))
+            assert [type(one.exception()) for one in late] == [TimeoutError] * 8
+            assert not any(one.done() for one in patient)
+            for one in patient:
+                one.cancel()
+            await aio.gather(*patient, return_exceptions=True)
+
+    aio.run(main())
+
+
 @pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"])
 def test_a_new_connection_that_breaks_is_a_connection_error(reply: bytes) -> None:
     def reset(_: Server, peer: Peer) -> None:
@@ -178,6 +198,65 @@ def test_an_address_that_refuses_is_passed_over(monkeypatch: pytest.MonkeyPatch)
                 assert [where[0] for _, where in await host._addresses_in_turn()] == ["127.0.0.1", "127.0.0.2"]
             answers = await aio.gather(*(host.exchange(get("/"), 5) for _ in range(4)))
             assert ([answer.status for answer in answers], server.connections) == ([200] * 4, 4)
+
+    aio.run(main())
+
+
+def test_a_name_is_resolved_once_for_all_who_wait_and_old_addresses_outlive_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+
+    async def main() -> None:
+        nonlocal asked
+        loop = aio.get_running_loop()
+        answers = [loop.create_future() for _ in range(3)]
+
+        async def resolve(*_: object, **__: object) -> object:
+            nonlocal asked
+            asked += 1
+            return await answers[asked - 1]
+
+        monkeypatch.setattr(loop, "getaddrinfo", resolve)
+        host = Host(url="http://store.test")
+        given_up, *waiting = (aio.create_task(host._addresses_in_turn()) for _ in range(50))
+        await aio.sleep(0)
+        await aio.sleep(0)
+        given_up.cancel()
+        answers[0].set_exception(socket.gaierror(-3, "try again"))
+        failed = await aio.gather(*waiting, return_exceptions=True)
+        assert (asked, {type(one) for one in failed}) == (1, {socket.gaierror})
+
+        address = (socket.AF_INET, ("127.0.0.1", 80))
+        answers[1].set_result([(socket.AF_INET, socket.SOCK_STREAM, 6, "", address[1])])
+        assert await aio.gather(*(host._addresses_in_turn() for _ in range(50))) == [[address]] * 50
+        assert asked == 2
+
+        monkeypatch.setattr(connections, "RESOLVE_SECONDS", -1.0)
+        answers[2].set_exception(socket.gaierror(-3, "try again"))
+        assert await aio.gather(*(host._addresses_in_turn() for _ in range(50))) == [[address]] * 50
+        assert asked == 3
+
+    aio.run(main())
+
+
+def test_old_addresses_stay_in_use_while_resolving_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_RESOLVE_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(connections, "RESOLVE_SECONDS", -1.0)
+
+    async def main() -> None:
+        loop = aio.get_running_loop()
+        address = (socket.AF_INET, ("127.0.0.1", 80))
+        never = loop.create_future()
+
+        async def resolve(*_: object, **__: object) -> object:
+            return await never
+
+        monkeypatch.setattr(loop, "getaddrinfo", resolve)
+        host = Host(url="http://store.test")
+        host._addresses = [address]
+        assert await host._addresses_in_turn() == [address]
+        assert await host._addresses_in_turn() == [address]
+        never.set_result([(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.2", 80))])
+        assert await host._addresses_in_turn() == [(socket.AF_INET, ("127.0.0.2", 80))]
 
     aio.run(main())
 

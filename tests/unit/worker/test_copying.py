@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s3bulkcopy.worker import aio
+from s3bulkcopy.worker import aio, copying
+from s3bulkcopy.worker.connections import Host
 from s3bulkcopy.worker.copying import (
     LANDING_SECONDS,
     MOST_TROUBLED,
@@ -20,7 +21,7 @@ from s3bulkcopy.worker.copying import (
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop
 from s3bulkcopy.worker.model import MAX_COPY_OBJECT_BYTES, Counts, Failure, Item
 from s3bulkcopy.worker.pacing import Pace, full_jitter
-from s3bulkcopy.worker.s3 import S3
+from s3bulkcopy.worker.s3 import S3, JobCopies, read_copy
 from tests.unit.worker.worker_fakes import (
     CREDENTIALS,
     DENIED,
@@ -35,11 +36,11 @@ from tests.unit.worker.worker_fakes import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
+    from s3bulkcopy.worker.connections import Connection
     from s3bulkcopy.worker.http import Response
     from s3bulkcopy.worker.model import Job
-    from s3bulkcopy.worker.s3 import JobCopies
     from tests.unit.worker.worker_fakes import Request
 
 ANY_TIME = float("inf")
@@ -345,6 +346,92 @@ def test_a_denied_object_that_is_gone_counts_as_vanished_by_one_list_request(nei
 
     assert run(main())[1] == Outcome(Counts(vanished=1, copy_requests=2), (), ())
     assert [(query["prefix"], query["max-keys"]) for query in store.list_requests] == [("gone", "1")]
+
+
+# ------------------------------------------------------------------------------------------------------ trouble of our own
+
+
+def test_a_key_that_no_request_can_name_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [item(f"k{n}") for n in range(40)]
+    write = JobCopies.write
+
+    def fussy(self: JobCopies, one: Item, now: float) -> bytes:
+        if one.key in ("k0", "k20"):
+            raise ValueError("no such character")
+        return write(self, one, now)
+
+    monkeypatch.setattr(JobCopies, "write", fussy)
+    pace = Pace(4, 4)
+
+    async def main() -> Outcome:
+        return await copier(FakeS3.of(found), pace).copy(JOB, found, ANY_TIME, attempt=1)
+
+    outcome = run(main())
+    assert outcome.counts == all_copied([it for it in found if it.key not in ("k0", "k20")], failed=2)
+    assert set(outcome.failures) == {Failure(key, 1, "ValueError", "no such character") for key in ("k0", "k20")}
+    assert pace.in_flight == 0
+
+
+def test_an_answer_that_cannot_be_read_is_asked_for_again() -> None:
+    pace, store = Pace(4, 4), FakeS3.of([item("a")])
+    store.copy_faults["a"] = [error(500, "InternalError")]
+
+    async def main() -> Outcome:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(copying, "read_copy", once_broken(read_copy))
+            return await copier(store, pace).copy(JOB, [item("a")], ANY_TIME, attempt=1)
+
+    assert run(main()).counts.copied == 1
+    assert pace.in_flight == 0
+
+
+def once_broken(read: Callable[[Response], Fault | None]) -> Callable[[Response], Fault | None]:
+    """Give a function that fails when it is first called."""
+    broken = iter([True])
+
+    def call(response: Response) -> Fault | None:
+        if next(broken, False):
+            raise OverflowError("too large")
+        return read(response)
+
+    return call
+
+
+def test_a_connection_that_cannot_be_opened_for_a_reason_of_our_own_costs_the_pace_nothing() -> None:
+    async def dial() -> Connection:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        pace = Pace(4, 4)
+        one = Copier(S3(lambda: CREDENTIALS, host=lambda _: Host(dial)), pace, full_jitter(lambda: 1.0))
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                await one.copy(JOB, [item(f"k{n}") for n in range(20)], ANY_TIME, attempt=1)
+            await aio.sleep(0)
+            assert pace.in_flight == 0
+
+    run(main())
+
+
+def test_connections_that_open_once_nobody_waits_any_more_begin_no_copies() -> None:
+    found = [item(f"k{n}") for n in range(50)]
+    store, pace = FakeS3.of(found), Pace(8, 8)
+
+    async def main() -> None:
+        async def dial() -> Connection:
+            await aio.sleep(0.3)
+            return await ready.dial()
+
+        ready = fake_host(store.serve)
+        one = Copier(S3(lambda: CREDENTIALS, host=lambda _: Host(dial)), pace, full_jitter(lambda: 1.0))
+        running = aio.create_task(one.copy(JOB, found, ANY_TIME, attempt=1))
+        await aio.sleep(0.1)
+        running.cancel()
+        await aio.gather(running, return_exceptions=True)
+        await one.land(5.0)
+
+    run(main())
+    assert (store.copy_requests.total(), pace.in_flight) == (0, 0)
 
 
 # ------------------------------------------------------------------------------------------------------------- the end of it
