@@ -177,19 +177,33 @@ def copy_settings(values: dict[str, Any]) -> CopySettings:
 
 
 def engine_settings(values: dict[str, Any]) -> StackSettings | LocalSettings:
-    """Take the engine and stack groups out of a command's values; raises UsageError for those of the other engine."""
+    """Take the engine and stack groups out of a command's values; raises UsageError for those of the other engine.
+
+    Variables may be set for many commands, so one that says something of the other engine is named and ignored.
+    """
     is_local = values.pop("engine") == "local"
-    _refuse_given(_STACK_NAMES if is_local else ("processes",), "lambda" if is_local else "local")
+    _refuse_other(_STACK_NAMES if is_local else ("processes",), "lambda" if is_local else "local")
     processes, max_rate = values.pop("processes"), values.pop("max_rate")
     stack = _stack_settings(values, max_rate)
-    return LocalSettings(processes or len(os.sched_getaffinity(0)), max_rate) if is_local else stack
+    return LocalSettings(processes or _processors(), max_rate) if is_local else stack
 
 
-def _refuse_given(names: tuple[str, ...], engine: str) -> None:
+def _processors() -> int:
+    """Give how many processors this process may use, or, where that is not told (macOS), how many there are."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _refuse_other(names: tuple[str, ...], engine: str) -> None:
     context = click.get_current_context()
     for parameter in context.command.params:
-        if parameter.name in names and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+        if parameter.name not in names:
+            continue
+        source = context.get_parameter_source(parameter.name)
+        if source is ParameterSource.COMMANDLINE:
             raise click.UsageError(f"{parameter.opts[0]} is an option of the {engine} engine: add --engine {engine}")
+        if source is ParameterSource.ENVIRONMENT and not context.params.get("quiet"):
+            click.echo(f"note: {parameter.envvar} is ignored, as it is for the {engine} engine", err=True)
 
 
 def _stack_settings(values: dict[str, Any], max_rate: int | None) -> StackSettings:

@@ -67,10 +67,13 @@ class Engine(Protocol):
         """Queue tasks; returns once all were accepted."""
 
     def poll(self, seconds: float) -> list[Event]:
-        """Give events, waiting up to so many seconds for the first. They come again until they are acked."""
+        """Give events, waiting up to so many seconds for the first; an event may come more than once."""
 
     def ack(self) -> None:
-        """Let go of the events that the last poll gave: they are safe now."""
+        """Say that the events which the last poll gave are counted, and need not come again.
+
+        Until then an engine whose reports outlive it keeps them; one that ends with the command may forget them at once.
+        """
 
     def depths(self) -> Depths:
         """Give about how much work is queued."""

@@ -24,9 +24,10 @@ from typing import IO, TYPE_CHECKING, Self
 
 import s3bulkcopy
 from s3bulkcopy.engines import Depth, Depths, Proof
-from s3bulkcopy.errors import Interrupted, NotPermitted, S3BulkCopyError
+from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, S3BulkCopyError
 from s3bulkcopy.worker.local import Config, encode_config, line
 from s3bulkcopy.worker.model import (
+    Attempt,
     CopyTask,
     Counts,
     Dead,
@@ -36,6 +37,8 @@ from s3bulkcopy.worker.model import (
     MalformedMessage,
     Nothing,
     Task,
+    Trouble,
+    clip,
     decode_event,
     decode_task,
     encode_task,
@@ -310,7 +313,7 @@ class LocalEngine:
         return events
 
     def ack(self) -> None:
-        """Let go of the events that the last poll gave."""
+        """Do nothing: nobody but this process could be given the events again, and it has them."""
 
     def depths(self) -> Depths:
         """Give how much work is queued."""
@@ -531,8 +534,8 @@ class LocalEngine:
         how = worker.end()
         self._remove(worker)
         if worker.is_ready:
-            for delivery in worker.tasks.values():
-                delivery.deaths += 1
+            for token, delivery in worker.tasks.items():
+                self._note_death(delivery, token, how)
                 self._deliver_again(delivery)
         else:  # that was not its tasks' fault
             for delivery in worker.tasks.values():
@@ -544,6 +547,13 @@ class LocalEngine:
         successor = self._start()
         if worker is self._prober:
             self._send_probe(successor)
+
+    def _note_death(self, delivery: _Delivery, token: int, how: str) -> None:
+        """Report the attempt that ended with its worker, as the worker would have reported one that failed."""
+        delivery.deaths += 1
+        task = decode_task(delivery.body)
+        if not isinstance(task, Nothing):
+            self._events.append(Trouble(task.id, Attempt(delivery.number, f"{token}"), clip(how)))
 
     # ---------------------------------------------------------------------------------------------------- credentials
 
@@ -601,8 +611,19 @@ def _events(body: str) -> tuple[Event, ...]:
     return () if isinstance(event, Nothing) else (event,)
 
 
-def _refusal(answer: dict[str, object], job: Job) -> S3BulkCopyError:
-    cause = f"copying {job.source} to {job.destination}: {answer['cause']}"
-    if not answer["denied"]:
-        return S3BulkCopyError(cause, hint="look at the network, the proxy, --endpoint-url and AWS_CA_BUNDLE")
-    return NotPermitted(cause, hint="allow s3:GetObject on the source and s3:PutObject on the destination; tags need their own")
+def _refusal(fault: dict[str, str], job: Job) -> S3BulkCopyError:
+    """Put into words why a probe failed, which `refused` says."""
+    cause = f"copying {job.source} to {job.destination}: {fault['code']}: {fault['cause']}"
+    match fault["next"], fault["code"]:
+        case _, "NoSuchBucket":
+            return BucketUnavailable(cause, hint="it was there a moment ago: has someone removed it?")
+        case "DENIED", _:
+            permissions = "s3:GetObject on the source and s3:PutObject on the destination"
+            return NotPermitted(cause, hint=f"allow {permissions}; tags need their own")
+        case "STOP", "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken":
+            hint = "look at the credentials (`aws sts get-caller-identity` tests them), and at proxies that alter requests"
+            return NotPermitted(cause, hint=hint)
+        case "STOP", _:
+            return NotPermitted(cause, hint="look at --endpoint-url, at the bucket's region and at the state of the account")
+        case _:
+            return S3BulkCopyError(cause, hint="look at the network, the proxy, --endpoint-url and AWS_CA_BUNDLE")

@@ -20,7 +20,7 @@ and the worker:
     expired TOKEN             these credentials are of no use any more
     progress JSON             what the copy tasks in hand have achieved so far, as Counts; the engine shows it, and no more
     probed TOKEN REST JSON    a probe succeeded, with this event; so many items are left
-    refused TOKEN JSON        a probe failed: {"cause", "denied"}
+    refused TOKEN JSON        a probe failed: {"next", "code", "cause"}, where next is the name of a Next
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class LocalWorker:
                 case ["stop"]:
                     await self._land()
                     return
-                case _:  # the engine is gone, and with it the sense of all this
+                case _:  # the engine is gone, and no report would be read
                     return
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
@@ -284,8 +284,7 @@ class LocalWorker:
             if outcome.fault.next is Next.EXPIRED:
                 self._say("expired", token)
                 return
-            denied = outcome.fault.next in (Next.DENIED, Next.STOP)
-            self._say("refused", token, to_json({"cause": str(outcome.fault), "denied": denied}))
+            self._say("refused", token, to_json({**outcome.fault._asdict(), "next": outcome.fault.next.name}))
             return
         done = Done(task.id, Attempt(1, os.urandom(8).hex()), 0, outcome.counts, outcome.failures)
         self._say("probed", token, len(outcome.rest), encode_event(done))

@@ -308,8 +308,9 @@ def test_a_task_that_kills_its_worker_each_time_dies_and_is_named() -> None:
         worker = f"""
 from s3bulkcopy.worker import local
 serve = local.LocalWorker._serve_task
-def guarded(self, token, number, body):
-    return os._exit(9) if '"t":"copy"' in body and {poison!r} in body else serve(self, token, number, body)
+def guarded(self, token, number, task):
+    is_poison = {poison!r} in [item.key for item in getattr(task, "items", ())]
+    return os._exit(9) if is_poison else serve(self, token, number, task)
 local.LocalWorker._serve_task = guarded
 local.main()
 """
@@ -325,6 +326,7 @@ main()
         assert ended.code == 3, ended.err
         assert counts(ended, "listed", "copied", "failed") == {"listed": 6, "copied": 5, "failed": 1}
         assert f'"key": "{poison}"' in ended.out
+        assert "its task died (a worker process ended with 9); may have been copied" in ended.out
         assert ended.out.count("a worker process ended with 9; starting another one") == 5
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from s3bulkcopy.engines import local
 from s3bulkcopy.engines.local import SLOTS, LocalEngine
-from s3bulkcopy.errors import Interrupted, NotPermitted, S3BulkCopyError
+from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, S3BulkCopyError
 from s3bulkcopy.settings import LocalSettings
 from s3bulkcopy.worker.local import line
 from s3bulkcopy.worker.model import (
@@ -217,7 +217,12 @@ def test_a_task_whose_worker_dies_five_times_is_dead(stage: Stage) -> None:
         stage.workers[n].die()
         stage.go_on()
 
-    assert stage.engine.poll(1) == [Dead("run.1", copying())]
+    events = stage.engine.poll(1)
+    assert [e._replace(attempt=e.attempt._replace(nonce="")) if isinstance(e, Trouble) else e for e in events] == [
+        *(Trouble("run.1", Attempt(n, ""), "a worker process ended with 1") for n in range(1, 6)),
+        Dead("run.1", copying()),
+    ]
+    assert len({event.attempt.nonce for event in events if isinstance(event, Trouble)}) == 5
     assert stage.engine.depths().dead == 1
 
 
@@ -273,11 +278,27 @@ def test_a_probe_goes_on_with_the_next_worker_where_one_dies(stage: Stage) -> No
     assert ([event.id for event in proof.events], proof.taken, len(stage.workers)) == (["run.0"], 1, 3)
 
 
-def test_a_denied_probe_names_what_to_allow(stage: Stage) -> None:
-    stage.check = lambda: stage.workers[0].say("refused", "1", '{"cause":"AccessDenied: no","denied":true}')
+@pytest.mark.parametrize(
+    ("following", "code", "error", "hint"),
+    [
+        ("DENIED", "AccessDenied", NotPermitted, "allow s3:GetObject"),
+        ("STOP", "NoSuchBucket", BucketUnavailable, "removed"),
+        ("STOP", "SignatureDoesNotMatch", NotPermitted, "credentials"),
+        ("STOP", "InvalidAccessKeyId", NotPermitted, "credentials"),
+        ("STOP", "PermanentRedirect", NotPermitted, "region"),
+        ("RETRY", "ConnectionLost", S3BulkCopyError, "network"),
+    ],
+)
+def test_a_probe_that_is_refused_names_the_cause_and_what_to_look_at(
+    stage: Stage, following: str, code: str, error: type[S3BulkCopyError], hint: str
+) -> None:
+    stage.check = lambda: stage.workers[0].say("refused", "1", to_json({"next": following, "code": code, "cause": "no"}))
 
-    with pytest.raises(NotPermitted, match="AccessDenied"):
+    with pytest.raises(S3BulkCopyError) as caught:
         stage.engine.prove("run.0", [ITEM])
+
+    assert (type(caught.value), caught.value.message) == (error, f"copying s3://here to s3://there: {code}: no")
+    assert hint in caught.value.hint
 
 
 def test_no_more_copy_tasks_are_held_than_the_bound(stage: Stage) -> None:
