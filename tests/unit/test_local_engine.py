@@ -7,6 +7,7 @@ import signal
 import socket
 import tempfile
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -114,6 +115,17 @@ class Stage:
         )
         self.engine._pauses = lambda _: 0.0
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Enter the engine; its workers end before it waits for them."""
+        with self.engine:
+            try:
+                yield
+            finally:
+                for worker in self.workers:
+                    if worker.returncode is None:
+                        worker.die(0)
+
     def _clock(self) -> float:
         self.now += 0.02
         return self.now
@@ -133,14 +145,11 @@ class Stage:
 def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     """An engine of one worker that is ready."""
     made = Stage(monkeypatch)
-    with made.engine:
+    with made.running():
         made.workers[0].say("ready")
         made.go_on()
         made.workers[0].heard()
         yield made
-        for worker in made.workers:
-            if worker.returncode is None:
-                worker.die(0)
 
 
 def listing(name: str = "run.1") -> ListTask:
@@ -348,7 +357,7 @@ def test_a_task_of_any_size_is_given_to_a_worker_that_has_none(stage: Stage) -> 
 
 def test_the_bound_holds_while_a_worker_is_set_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch, processes=2)
-    with stage.engine:
+    with stage.running():
         stage.engine._processes[0].is_set_apart = True
         stage.engine._suspects.append(local._Delivery("list", encode_task(listing()), 3, 2))
         stage.engine.submit([listing("run.2")])
@@ -358,8 +367,6 @@ def test_the_bound_holds_while_a_worker_is_set_apart(monkeypatch: pytest.MonkeyP
             stage.go_on()
 
         assert [words[0] for words in stage.workers[1].heard()].count("accepted") == bound
-        for worker in stage.workers:
-            worker.die(0)
 
 
 def test_a_worker_that_is_set_apart_and_alone_has_its_children_accepted(stage: Stage) -> None:
@@ -393,7 +400,7 @@ def test_what_is_under_way_is_shown_until_it_is_reported(stage: Stage) -> None:
 
 def test_those_that_copy_share_the_whole_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch, processes=2, max_rate=100)
-    with stage.engine:
+    with stage.running():
         first, second = stage.workers
         heard = {first: first.heard(), second: second.heard()}
         assert [json.loads(words[0][1])["most_a_second"] for words in heard.values()] == [50, 50]
@@ -409,8 +416,6 @@ def test_those_that_copy_share_the_whole_rate(monkeypatch: pytest.MonkeyPatch) -
         second.say("done", token, done("run.2"))
         stage.go_on()
         assert rates() == [["100.0"], []]
-        for worker in stage.workers:
-            worker.die(0)
 
 
 def test_to_settle_lets_a_task_end_that_waits_for_its_children(stage: Stage) -> None:

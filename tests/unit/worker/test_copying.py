@@ -95,6 +95,24 @@ def test_work_of_several_tasks_is_interleaved() -> None:
     assert [sorted(order[n : n + 3]) for n in range(0, 12, 3)] == [["a", "b", "c"]] * 4
 
 
+def test_what_is_under_way_is_told_until_the_task_has_ended() -> None:
+    found = [item(str(n)) for n in range(10)]
+    told = []
+
+    async def main() -> None:
+        one = copier(FakeS3.of(found), Pace(1, 1))
+        task = aio.create_task(one.copy(JOB, found, ANY_TIME, attempt=1))
+        for _ in range(2):
+            await aio.sleep(0.2)
+            told.append(one.under_way().copied)
+        await task
+        told.append(one.under_way().copied)
+
+    run(main())
+    assert 0 < told[0] < told[1] < 10
+    assert told[2] == 0
+
+
 def test_there_are_never_more_requests_on_their_way_than_the_window_allows() -> None:
     found = [item(str(n)) for n in range(200)]
     store = FakeS3.of(found)
