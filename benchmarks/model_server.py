@@ -77,6 +77,8 @@ class Behaviour:
     fail_200: float = 0.0
     #: Probability that the connection is closed in place of an answer.
     fail_reset: float = 0.0
+    #: Probability that a copy is made, and the connection closed in place of its answer.
+    fail_reset_after: float = 0.0
     seed: int = 1
     #: Requests after which a connection is closed; 0 for never.
     close_after: int = 0
@@ -524,6 +526,8 @@ class Model:
             return error(412, "PreconditionFailed", "If-None-Match")
         # The source's own key is shared where it is the same, which halves the memory of a whole copy.
         bucket.put(key if key == request.key else request.key, entry)
+        if self.behaviour.fail_reset_after and self._chance.random() < self.behaviour.fail_reset_after:
+            return b""
         return _COPIED_HEAD + entry.etag + _COPIED_TAIL
 
     def _head(self, bucket: Bucket, request: Request) -> bytes:
@@ -737,7 +741,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--refusal-ms", type=float, default=0.0, help="latency of a 503 for too many writes")
     parser.add_argument("--rate-per-partition", type=float, default=0.0, help="writes a second; 0 for no limit")
     parser.add_argument("--partition-chars", type=int, default=0, help="a partition is a bucket and so much of the key")
-    for name in ("503", "500", "200", "reset"):
+    for name in ("503", "500", "200", "reset", "reset-after"):
         parser.add_argument(f"--fail-{name}", type=float, default=0.0, metavar="PROBABILITY")
     parser.add_argument("--seed", type=int, default=1, help="of what fails by chance")
     parser.add_argument("--close-after", type=int, default=0, help="requests that a connection serves; 0 for any number")
@@ -756,6 +760,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             fail_500=chosen.fail_500,
             fail_200=chosen.fail_200,
             fail_reset=chosen.fail_reset,
+            fail_reset_after=chosen.fail_reset_after,
             seed=chosen.seed,
             close_after=chosen.close_after,
             expire_after=chosen.expire_after,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import ConnectionLost
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop, lost
-from s3bulkcopy.worker.model import MAX_COPY_OBJECT_BYTES, Counts, Failure, Item, Job
+from s3bulkcopy.worker.model import MAX_COPY_OBJECT_BYTES, Counts, Failure, Item, Job, clip
 from s3bulkcopy.worker.s3 import PATIENCE_SECONDS, PATIENCE_SECONDS_PER_BYTE, Page, read_copy
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ PROOF_SECONDS = 15.0
 
 #: Deliveries of a task after which a denial is believed even where nothing was ever copied.
 PROOF_ATTEMPTS = 3
+
+#: List requests about single objects that may be under way at a time.
+INQUIRIES = 8
 
 #: How often to look whether all requests have landed, in seconds.
 _LOOK_SECONDS = 0.02
@@ -90,7 +93,7 @@ class _Batch:
         self.rest: list[Item] = []
         self.failures: list[Failure] = []
         self.copied = self.copied_bytes = self.skipped = self.vanished = 0
-        self.requests = self.retries = self.throttles = 0
+        self.pages = self.requests = self.retries = self.throttles = 0
         for item in items:
             if (refusal := _refusal(job, item)) is None:
                 self.items.append(item)
@@ -160,6 +163,7 @@ class _Batch:
             skipped=self.skipped,
             vanished=self.vanished,
             failed=len(self.failures),
+            pages=self.pages,
             copy_requests=self.requests,
             retries=self.retries,
             throttles=self.throttles,
@@ -170,13 +174,17 @@ class _Batch:
 class _Turn:
     """An item on its way to its end; receives the answers to its requests."""
 
-    __slots__ = ("_copier", "batch", "connection", "is_kept", "item", "request", "sent_at", "tries", "troubled_since")
+    __slots__ = (
+        "_copier", "batch", "connection", "is_kept", "item", "request", "sent_at", "tries", "troubled_since", "unanswered"
+    )  # fmt: skip
 
     batch: _Batch
     item: Item
     #: What has been written ahead to copy the item; None where that is to be written now.
     request: bytes | None
     tries: int
+    #: Whether a request was sent that got no answer, and may have copied.
+    unanswered: bool
 
     def __init__(self, copier: Copier) -> None:
         self._copier = copier
@@ -210,6 +218,7 @@ class Copier:
         self._wake: aio.TimerHandle | None = None
         self._dials: dict[aio.Task, _Turn] = {}
         self._inquiries: set[aio.Task] = set()
+        self._few_inquiries = aio.Semaphore(INQUIRIES)
         #: Whether anything was ever copied: from then on a denial is about the object, not a permission on its way.
         self._proven = False
         self._copied_at = -inf
@@ -265,38 +274,56 @@ class Copier:
             await aio.sleep(_LOOK_SECONDS)
         await self.stop()
 
-    async def probe(self, job: Job, items: Iterable[Item]) -> Outcome | Failed:
-        """Copy one item after another until one proves the right to, or give the denial that all of them met.
+    async def probe(self, job: Job, items: Iterable[Item], give_up_at: float = inf) -> Outcome | Failed:
+        """Copy one item after another until one proves the right to, or give the fault that keeps all of them from it.
 
-        An answer other than a denial proves it too, for S3 looks at permissions first.
+        No other item is begun after `give_up_at`, in seconds of the event loop's clock. What those before the one that proved
+        it met is asked again then, for a while, and ends as it would in any task.
         """
-        batch = _Batch(job, self._s3.copies(job), items, inf, trusting=True)
-        denied: list[tuple[Item, Fault]] = []
+        self._clock = aio.get_running_loop().time
+        try:
+            return await self._probe(job, items, give_up_at)
+        except Failed as failed:
+            return failed
+        except Stop as stop:
+            return Failed(Fault(Next.STOP, stop.kind, stop.cause), "copying")
+
+    async def _probe(self, job: Job, items: Iterable[Item], give_up_at: float) -> Outcome:
+        batch = _Batch(job, self._s3.copies(job), items, self._clock() + RETRY_SECONDS, trusting=True)
+        unsettled: list[tuple[Item, Fault]] = []
         proven = False
-        while batch.items and not proven:
+        while batch.items and not proven and self._clock() < give_up_at:
             item = batch.items.popleft()
             batch.requests += 1
             fault = await batch.copies.copy(item)
+            if fault is not None and fault.next is not Next.DENIED and _is_in_doubt(fault, job):
+                fault = await self._confirm(batch, item, fault) or fault._replace(next=Next.RETRY)
             proven = fault is None or fault.next is Next.EXISTS
             if fault is None:
                 self._proven = True
                 batch.copied += 1
                 batch.copied_bytes += item.size
-            elif fault.next is Next.DENIED:
-                denied.append((item, fault))
-            elif fault.next in (Next.RETRY, Next.SLOW_DOWN, Next.STOP, Next.EXPIRED):
-                return Failed(fault, "copying")
+            elif fault.next in (Next.STOP, Next.EXPIRED):
+                raise Failed(fault, "copying")
+            elif fault.next in (Next.DENIED, Next.RETRY, Next.SLOW_DOWN):
+                unsettled.append((item, fault))
             else:
                 self._settle(batch, item, fault)
-        if denied and not proven:
-            return Failed(denied[0][1], "copying")
-        for item, fault in denied:
-            if await self._is_gone(batch, item):
-                batch.vanished += 1
-            else:
-                self._settle(batch, item, fault)
-        batch.rest.extend(batch.items)
-        return batch.outcome()
+        if not unsettled:
+            return batch.outcome()._replace(rest=tuple(batch.items))
+        if not proven:
+            raise Failed(min(unsettled, key=lambda one: one[1].next is Next.DENIED)[1], "copying")
+        again = await self._copy_unsettled(job, [item for item, _ in unsettled])
+        faults = dict(unsettled)
+        for item in again.rest:
+            batch.fail(item, faults[item])
+        outcome = batch.outcome()
+        return Outcome(outcome.counts + again.counts, outcome.failures + again.failures, tuple(batch.items))
+
+    async def _copy_unsettled(self, job: Job, items: list[Item]) -> Outcome:
+        """Copy what a probe could not, as any task does, for as long as a fault may last."""
+        seconds = RETRY_SECONDS + max(item.size for item in items) * PATIENCE_SECONDS_PER_BYTE
+        return await self.copy(job, items, self._clock() + seconds, attempt=PROOF_ATTEMPTS)
 
     # ---------------------------------------------------------------------------------------------------- the chain
 
@@ -341,7 +368,7 @@ class Copier:
             elif batch.troubled < MOST_TROUBLED and now < batch.deadline:
                 item, request = batch.copies.take(batch.items, now)
                 turn = _Turn(self) if ended is None else ended
-                turn.batch, turn.item, turn.request, turn.tries = batch, item, request, 0
+                turn.batch, turn.item, turn.request, turn.tries, turn.unanswered = batch, item, request, 0, False
                 return turn
         return None
 
@@ -428,6 +455,7 @@ class Copier:
             ended = turn
         else:
             self._tell_pace(turn, fault, now)
+            turn.unanswered |= turn.connection is not None and isinstance(answer, OSError)
             if is_ours:
                 try:
                     self._consider(turn, fault, now, is_stale=turn.is_kept and isinstance(answer, ConnectionLost))
@@ -484,14 +512,13 @@ class Copier:
         unproven = fault.next is Next.DENIED and not self._proven and not batch.trusting
         if unproven or fault.next is Next.EXPIRED:
             raise Failed(fault, "copying")
-        if fault.next is Next.DENIED:
+        if _is_in_doubt(fault, batch.job):
             batch.in_flight.add(turn)
             inquiry = aio.create_task(self._inquire(turn, fault))
             self._inquiries.add(inquiry)
             inquiry.add_done_callback(self._inquiries.discard)
             return
-        self._settle(batch, item, fault)
-        batch.conclude_turn(turn)
+        self._conclude(turn, fault)
 
     def _is_passing(self, turn: _Turn, fault: Fault, now: float) -> bool:
         """Tell whether to ask again."""
@@ -536,35 +563,74 @@ class Copier:
             case _:
                 batch.fail(item, fault)
 
+    def _conclude(self, turn: _Turn, fault: Fault) -> None:
+        """End a turn's item at such a fault."""
+        if fault.next is Next.EXISTS and turn.unanswered:  # what exists is what an earlier request copied
+            turn.batch.count_copied(turn)
+            return
+        self._settle(turn.batch, turn.item, fault)
+        turn.batch.conclude_turn(turn)
+
     async def _inquire(self, turn: _Turn, fault: Fault) -> None:
-        """End a denied item."""
+        """End an item whose fault is in doubt."""
         batch = turn.batch
         try:
-            is_gone = await self._is_gone(batch, turn.item)
+            sure = await self._confirm(batch, turn.item, fault)
         except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
-            batch.end(error)
-            return
-        if turn in batch.in_flight:
-            batch.in_flight.discard(turn)
-            if is_gone:
-                batch.vanished += 1
-            else:
-                self._settle(batch, turn.item, fault)
-            batch.conclude_turn(turn)
+            self._break_off(batch, error)
+        else:
+            if turn in batch.in_flight:
+                batch.in_flight.discard(turn)
+                if sure is None:
+                    batch.leave([turn.item])
+                else:
+                    self._conclude(turn, sure)
         self._fill(self._clock())
 
-    async def _is_gone(self, batch: _Batch, item: Item) -> bool:
-        """Look whether a denied object is there at all: a role that may not list the whole bucket is told 403, not 404.
+    async def _confirm(self, batch: _Batch, item: Item, fault: Fault) -> Fault | None:
+        """Look by a list request what a fault in doubt is; None where the batch ends before there is an answer.
 
-        Asked for denied objects only, so that no other costs a request.
+        A role that may not list the whole bucket is told 403, not 404, of what is gone; a store that misreads the source says
+        404 of what is there. Only such objects cost a request. Raises Failed where listing is denied too.
         """
-        batch.requests += 1
-        page = await self._s3.page(batch.job.source, item.key, "", max_keys=1)
-        if isinstance(page, Page):
-            return item.key not in (found.key for found in page.items)
-        if page.next is Next.DENIED:  # it is not the object that is denied: this environment has lost its rights
-            raise Failed(page, "copying and listing")
-        return False
+        troubled_since: float | None = None
+        for tries in count(1):
+            async with self._few_inquiries:
+                answer = await self._s3.page(batch.job.source, item.key, "", max_keys=1)
+            if isinstance(answer, Page):
+                batch.pages += 1
+                return _confirmed(fault, item, answer)
+            if answer.next in (Next.DENIED, Next.EXPIRED):  # not the object is denied: this environment has lost its rights
+                raise Failed(answer, "copying and listing")
+            now = self._clock()
+            troubled_since = now if troubled_since is None else troubled_since
+            batch.throttles += answer.next is Next.SLOW_DOWN
+            patience = {Next.SLOW_DOWN: OUTAGE_SECONDS, Next.RETRY: RETRY_SECONDS}.get(answer.next, 0.0)
+            if now - troubled_since >= patience:
+                break
+            pause = self._pauses(tries)
+            if batch.ended.done() or now + pause >= batch.deadline:
+                return None
+            batch.retries += 1
+            await aio.sleep(pause)
+        return fault._replace(next=Next.RECORD)
+
+
+def _is_in_doubt(fault: Fault, job: Job) -> bool:
+    """Tell whether a fault may be another than it seems, which a list request shows."""
+    return fault.next in (Next.DENIED, Next.VANISHED) or (fault.next is Next.PRECONDITION and not job.overwrite)
+
+
+def _confirmed(fault: Fault, item: Item, page: Page) -> Fault:
+    """Give a fault in doubt as a listing that begins with the item's key, if that is there, shows it."""
+    found = next((one for one in page.items if one.key == item.key), None)
+    if found is None:
+        return fault._replace(next=Next.VANISHED)
+    if fault.next is Next.PRECONDITION and item.etag in ("", found.etag):
+        return fault._replace(next=Next.EXISTS)
+    if fault.next is Next.VANISHED:
+        return fault._replace(next=Next.RECORD, cause=clip(f"{fault.cause} It is still listed."))
+    return fault._replace(next=Next.RECORD)
 
 
 def _refusal(job: Job, item: Item) -> Fault | None:

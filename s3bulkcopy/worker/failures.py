@@ -24,10 +24,12 @@ class Next(Enum):
     SLOW_DOWN = auto()
     #: This object is not at the destination and asking again would not change it.
     RECORD = auto()
-    #: The object is gone since it was listed.
+    #: The object is gone since it was listed, it is said.
     VANISHED = auto()
     #: The destination exists already, and the job does not overwrite.
     EXISTS = auto()
+    #: The object has changed, or the destination exists already: the answer does not say which.
+    PRECONDITION = auto()
     #: Denied: for good, or only as long as a fresh role's permissions are on their way.
     DENIED = auto()
     #: This environment's credentials are of no use any more.
@@ -80,6 +82,7 @@ _STOP = frozenset(
     {"NoSuchBucket", "PermanentRedirect", "AuthorizationHeaderMalformed", "InvalidAccessKeyId", "SignatureDoesNotMatch",
      "InvalidToken", "AccountProblem", "AllAccessDisabled", "NotSignedUp", "InvalidBucketName"}
 )  # fmt: skip
+_CONDITIONS = {"if-none-match": Next.EXISTS, "": Next.PRECONDITION}
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "Forbidden", "403"})
 
 
@@ -99,10 +102,10 @@ def _next(status: int, code: str, cause: str, condition: str) -> Next:  # noqa: 
         return Next.EXPIRED
     if code in _STOP or status == 301:
         return Next.STOP
-    if code == "NoSuchKey" or (status == 404 and not code):
+    if code == "NoSuchKey":  # a 404 that does not say so may be a proxy's own
         return Next.VANISHED
     if status == 412 or code == "PreconditionFailed":
-        return Next.EXISTS if condition.lower() == "if-none-match" else Next.RECORD
+        return _CONDITIONS.get(condition.lower(), Next.RECORD)
     if code in _DENIED or (status in (401, 403) and not code):
         return Next.DENIED
     if status == 501:

@@ -294,7 +294,7 @@ class LocalWorker:
         clock = aio.get_running_loop().time
         give_up_at = clock() + RETRY_SECONDS
         for tries in count(1):
-            outcome = await self._copier.probe(task.job, task.items)
+            outcome = await self._copier.probe(task.job, task.items, give_up_at)
             is_passing = isinstance(outcome, Failed) and outcome.fault.next in (Next.RETRY, Next.SLOW_DOWN)
             if not is_passing or clock() >= give_up_at:
                 break

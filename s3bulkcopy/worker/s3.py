@@ -160,11 +160,6 @@ def page_request(bucket: Bucket, prefix: str, after: str, max_keys: int, date: s
     return bucket.request("GET", bucket.path or "/", encode_query(parameters), {}, date)
 
 
-def copy_source(job: Job, key: str) -> str:
-    """Name an object as x-amz-copy-source has it."""
-    return encode_path(f"/{job.source.bucket}/{key}")
-
-
 class CopyRequests:
     """Writes the CopyObject requests of a job.
 

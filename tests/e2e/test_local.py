@@ -188,6 +188,14 @@ def test_a_store_full_of_faults_loses_nothing() -> None:
         assert keys_at(server, "target") == sorted(shaped_keys("odd", 4000))
 
 
+def test_copies_whose_answer_was_lost_count_as_copied_and_none_is_made_twice() -> None:
+    with store(2000, "--fail-reset-after", "0.05") as server:
+        ended = run(server.url, "s3://source", "s3://target", "--processes", "2", "--no-overwrite")
+
+        assert ended.code == 0, ended.err
+        assert counts(ended, "listed", "copied", *CLEAN) == copied_all(2000)
+
+
 def test_a_probe_that_meets_faults_goes_on() -> None:
     with store(1, "--fail-503", "0.5", "--seed", "3") as server:
         ended = run(server.url, "s3://source", "s3://target", "--processes", "1")

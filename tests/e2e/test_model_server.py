@@ -253,6 +253,15 @@ def test_a_connection_is_reset_by_chance() -> None:
         client.ask("HEAD", "/src")
 
 
+def test_a_connection_is_reset_after_a_copy_by_chance() -> None:
+    arguments = ("--objects", "src=seq:1", "--objects", "dst=seq:0", "--fail-reset-after", "1")
+    with ModelServer(*arguments) as server, Client(server.url) as client:
+        with pytest.raises(ConnectionError):
+            client.copy("/src/data/000000000000.parquet", "/dst/a")
+        with Client(server.url) as other:
+            assert other.ask("HEAD", "/dst/a").status == 200
+
+
 def test_answers_wait_for_their_time_together() -> None:
     with ModelServer("--objects", "src=seq:1", "--objects", "dst=hex:0", "--copy-ms", "40", "--list-ms", "20") as server:
 

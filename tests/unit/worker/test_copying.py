@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from s3bulkcopy.worker import aio, copying
 from s3bulkcopy.worker.connections import Host
 from s3bulkcopy.worker.copying import (
+    INQUIRIES,
     LANDING_SECONDS,
     MOST_TROUBLED,
     PROOF_SECONDS,
@@ -28,6 +30,7 @@ from tests.unit.worker.worker_fakes import (
     JOB,
     SLOW_DOWN,
     FakeS3,
+    answer,
     error,
     fake_host,
     item,
@@ -269,10 +272,69 @@ def test_an_object_that_changed_since_it_was_listed_is_recorded() -> None:
     assert copy(store, [item("a")]).failures == (Failure("a", 1, "PreconditionFailed", "because"),)
 
 
-def test_an_object_that_is_gone_is_counted_as_vanished() -> None:
-    assert copy(FakeS3.of([item("b")]), [item("a"), item("b")]) == Outcome(
-        all_copied([item("b")], vanished=1, copy_requests=1), (), ()
+def test_an_object_that_is_gone_is_counted_as_vanished_once_a_list_request_has_confirmed_it() -> None:
+    store = FakeS3.of([item("b")])
+
+    assert copy(store, [item("a"), item("b")]) == Outcome(all_copied([item("b")], vanished=1, copy_requests=1, pages=1), (), ())
+    assert [(query["prefix"], query["max-keys"]) for query in store.list_requests] == [("a", "1")]
+
+
+def test_an_object_that_is_said_to_be_gone_and_still_listed_is_recorded() -> None:
+    store = FakeS3.of([item("a")], copy_rule=lambda _key, _n: error(404, "NoSuchKey", "Not there."))
+
+    assert copy(store, [item("a")]) == Outcome(
+        Counts(failed=1, copy_requests=1, pages=1), (Failure("a", 1, "NoSuchKey", "Not there. It is still listed."),), ()
     )
+
+
+def test_a_404_that_does_not_come_from_s3_is_recorded() -> None:
+    store = FakeS3.of([item("a")], copy_rule=lambda _key, _n: answer(404, "<html>no such page</html>"))
+
+    assert copy(store, [item("a")]) == Outcome(Counts(failed=1, copy_requests=1), (Failure("a", 1, "HTTP 404", ""),), ())
+
+
+def test_few_list_requests_about_objects_are_under_way_at_a_time() -> None:
+    gone = [[item(f"{batch}-{n:02}") for n in range(40)] for batch in range(8)]
+    store, under_way = FakeS3(), [0, 0]
+
+    def serve(request: Request) -> Response:
+        under_way[0] -= request.method == "GET"
+        return store.serve(request)
+
+    def seconds(request: bytes) -> float:
+        is_list = request.startswith(b"GET")
+        under_way[0] += is_list
+        under_way[1] = max(under_way)
+        return 0.5 if is_list else 0.01
+
+    async def main() -> list[Outcome]:
+        s3 = S3(lambda: CREDENTIALS, host=lambda _: fake_host(serve, seconds))
+        one = Copier(s3, Pace(64, 64), full_jitter(lambda: 1.0))
+        return await aio.gather(*(one.copy(JOB, batch, ANY_TIME, attempt=1) for batch in gone))
+
+    assert [outcome.counts for outcome in run(main())] == [Counts(vanished=40, copy_requests=40, pages=40)] * 8
+    assert under_way == [0, INQUIRIES]
+
+
+def test_a_list_request_about_an_object_is_asked_again_while_that_may_help() -> None:
+    store = FakeS3(list_faults=[SLOW_DOWN, error(500, "InternalError"), ConnectionResetError("reset")])
+
+    assert copy(store, [item("a")]) == Outcome(Counts(vanished=1, copy_requests=1, pages=1, retries=3, throttles=1), (), ())
+
+
+def test_an_object_that_no_list_request_tells_of_is_recorded_in_the_end() -> None:
+    store = FakeS3(list_faults=[error(500, "InternalError")] * 1000)
+    outcome = copy(store, [item("a")])
+
+    assert outcome.failures == (Failure("a", 1, "NoSuchKey", "The specified key does not exist."),)
+    assert outcome.counts.copy_requests == 1
+
+
+def test_an_object_that_no_list_request_tells_of_by_the_deadline_is_handed_back() -> None:
+    store = FakeS3(list_faults=[SLOW_DOWN] * 1000)
+    outcome = copy(store, [item("a")], deadline=60.0)
+
+    assert (outcome.rest, outcome.failures, outcome.counts.vanished) == ((item("a"),), (), 0)
 
 
 def test_an_object_that_exists_is_skipped_where_the_job_does_not_overwrite() -> None:
@@ -283,6 +345,76 @@ def test_an_object_that_exists_is_skipped_where_the_job_does_not_overwrite() -> 
 
     assert run(main()) == Outcome(all_copied([item("b")], skipped=1, copy_requests=1), (), ())
     assert store.copied == {"a": item("a", 7), "b": item("b")}
+
+
+NO_OVERWRITE = JOB._replace(overwrite=False)
+UNNAMED = error(412, "PreconditionFailed")
+
+
+@pytest.mark.parametrize(
+    ("listed", "found", "expected"),
+    [
+        (item("a"), [item("a")], Counts(skipped=1)),
+        (item("a")._replace(etag=""), [item("a")], Counts(skipped=1)),
+        (item("a"), [item("a")._replace(etag="new")], Counts(failed=1)),
+        (item("a"), [], Counts(vanished=1)),
+    ],
+)
+def test_a_precondition_without_a_name_is_made_out_by_one_list_request(
+    listed: Item, found: list[Item], expected: Counts
+) -> None:
+    store = FakeS3.of(found, copy_rule=lambda _key, _n: UNNAMED)
+
+    async def main() -> Outcome:
+        return await copier(store).copy(NO_OVERWRITE, [listed], ANY_TIME, attempt=1)
+
+    assert run(main()).counts == expected + Counts(copy_requests=1, pages=1)
+
+
+def test_a_precondition_without_a_name_is_the_sources_where_the_job_overwrites() -> None:
+    store = FakeS3.of([item("a")], copy_rule=lambda _key, _n: UNNAMED)
+
+    assert copy(store, [item("a")]).counts == Counts(failed=1, copy_requests=1)
+
+
+@pytest.mark.parametrize("exists", [UNNAMED, error(412, "PreconditionFailed", extra="<Condition>If-None-Match</Condition>")])
+@pytest.mark.parametrize(
+    ("faults", "expected"),
+    [
+        ([TimeoutError("late")], "copied"),
+        ([ConnectionResetError("reset"), SLOW_DOWN], "copied"),
+        ([SLOW_DOWN], "skipped"),
+        ([], "skipped"),
+    ],
+)
+def test_what_exists_after_an_answer_was_lost_counts_as_copied(
+    exists: Response, faults: list[Response | Exception], expected: str
+) -> None:
+    store = FakeS3.of([item("a")])
+    store.copy_faults["a"] = [*faults, exists]
+
+    async def main() -> Outcome:
+        return await copier(store).copy(NO_OVERWRITE, [item("a")], ANY_TIME, attempt=1)
+
+    counts = run(main()).counts
+    assert (counts.copied, counts.copied_bytes, counts.skipped) == ((1, 1, 0) if expected == "copied" else (0, 0, 1))
+
+
+def test_what_exists_where_no_connection_could_be_opened_at_first_counts_as_skipped() -> None:
+    store = FakeS3.of([item("a")], copied={"a": item("a")})
+    refusals = iter([True])
+
+    async def main() -> Outcome:
+        async def dial() -> Connection:
+            if next(refusals, False):
+                raise ConnectionRefusedError("nobody")
+            return await ready.dial()
+
+        ready = fake_host(store.serve)
+        one = Copier(S3(lambda: CREDENTIALS, host=lambda _: Host(dial)), Pace(), full_jitter(lambda: 1.0))
+        return await one.copy(NO_OVERWRITE, [item("a")], ANY_TIME, attempt=1)
+
+    assert run(main()).counts == Counts(skipped=1, copy_requests=2, retries=1)
 
 
 def test_what_no_copy_object_copies_is_recorded_without_a_request() -> None:
@@ -350,7 +482,7 @@ def test_once_something_was_copied_a_denial_is_about_the_object() -> None:
 
     assert run(main()) == [
         Outcome(all_copied([item("a")]), (), ()),
-        Outcome(Counts(failed=1, copy_requests=2), (Failure("b", 1, "AccessDenied", "Access Denied"),), ()),
+        Outcome(Counts(failed=1, copy_requests=1, pages=1), (Failure("b", 1, "AccessDenied", "Access Denied"),), ()),
     ]
 
 
@@ -363,7 +495,7 @@ def test_a_denied_object_that_is_gone_counts_as_vanished_by_one_list_request(nei
         one = copier(store)
         return [await one.copy(JOB, [item(key)], ANY_TIME, attempt=1) for key in ("a", "gone")]
 
-    assert run(main())[1] == Outcome(Counts(vanished=1, copy_requests=2), (), ())
+    assert run(main())[1] == Outcome(Counts(vanished=1, copy_requests=1, pages=1), (), ())
     assert [(query["prefix"], query["max-keys"]) for query in store.list_requests] == [("gone", "1")]
 
 
@@ -597,10 +729,10 @@ def test_a_probe_copies_one_item_and_gives_back_the_others() -> None:
 def test_a_probe_whose_first_item_is_denied_and_second_copied_records_the_first() -> None:
     found = [item("a"), item("b"), item("c")]
     store = FakeS3.of(found)
-    store.copy_faults["a"] = [DENIED]
+    store.copy_faults["a"] = [DENIED] * 2
 
     assert probe(store, found) == Outcome(
-        all_copied([item("b")], failed=1, copy_requests=2),
+        all_copied([item("b")], failed=1, copy_requests=2, pages=1),
         (Failure("a", 1, "AccessDenied", "Access Denied"),),
         (item("c"),),
     )
@@ -621,8 +753,44 @@ def test_a_probe_goes_on_behind_items_that_prove_nothing() -> None:
     outcome = probe(store, found)
 
     assert isinstance(outcome, Outcome)
-    assert outcome.counts == all_copied([item("a")], vanished=1, failed=2, copy_requests=2)
+    assert outcome.counts == all_copied([item("a")], vanished=1, failed=2, copy_requests=2, pages=1)
     assert outcome.rest == (item("b"),)
+
+
+@pytest.mark.parametrize("fault", [error(500, "InternalError"), SLOW_DOWN, TimeoutError("late")])
+def test_a_probe_passes_over_items_whose_faults_may_pass_and_ends_them_like_any_other(fault: Response | Exception) -> None:
+    found = [item("a"), item("b"), item("c"), item("d")]
+    store = FakeS3.of(found)
+    store.copy_faults = defaultdict(list, a=[fault] * 1000, b=[fault])
+    outcome = probe(store, found)
+
+    assert isinstance(outcome, Outcome)
+    assert (outcome.counts.copied, outcome.rest) == (2, (item("d"),))
+    assert [failure.key for failure in outcome.failures] == ["a"]
+    assert outcome.counts.copy_requests == store.copy_requests.total()
+
+
+def test_a_probe_gives_up_in_time_where_nothing_proves_anything() -> None:
+    found = [item(f"k{n}") for n in range(10)]
+    store = FakeS3.of(found, copy_seconds={it.key: 1000.0 for it in found})
+
+    async def main() -> tuple[Outcome | Failed, float]:
+        outcome = await copier(store).probe(JOB, found, 30.0)
+        return outcome, aio.get_running_loop().time()
+
+    failed, seconds = run(main())
+    assert isinstance(failed, Failed)
+    assert failed.fault.code == "TimeoutError"
+    assert seconds < 60
+
+
+def test_a_probe_of_what_exists_already_proves_the_right_to_copy() -> None:
+    store = FakeS3.of([item("a"), item("b")], copy_rule=lambda _key, _n: UNNAMED)
+
+    async def main() -> Outcome | Failed:
+        return await copier(store).probe(NO_OVERWRITE, [item("a"), item("b")])
+
+    assert run(main()) == Outcome(Counts(skipped=1, copy_requests=1, pages=1), (), (item("b"),))
 
 
 @pytest.mark.parametrize(("status", "code"), [(404, "NoSuchBucket"), (503, "SlowDown"), (400, "ExpiredToken"), (500, "")])

@@ -274,7 +274,7 @@ def test_a_probe_that_may_not_send_says_so() -> None:
 def test_a_probe_of_a_copy_task_copies_and_gives_what_became_of_it() -> None:
     found = (item("a"), item("b"), item("c"))
     world = World(FakeS3.of(found))
-    world.s3.copy_faults["a"] = [DENIED]
+    world.s3.copy_faults["a"] = [DENIED] * 2
     [said] = world.invoke({"probe": encode_task(CopyTask("run.0", JOB, found))})
     done = decode_event(said.pop("done"))
 
@@ -282,7 +282,7 @@ def test_a_probe_of_a_copy_task_copies_and_gives_what_became_of_it() -> None:
     assert isinstance(done, Done)
     assert (done.id, done.counts, done.failures) == (
         "run.0",
-        Counts(copied=1, copied_bytes=1, failed=1, copy_requests=3),
+        Counts(copied=1, copied_bytes=1, failed=1, pages=1, copy_requests=3),
         (Failure("a", 1, "AccessDenied", "Access Denied"),),
     )
 

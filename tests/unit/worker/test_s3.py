@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +14,7 @@ from s3bulkcopy.worker.failures import Fault, Next, classify, read_error
 from s3bulkcopy.worker.http import Response
 from s3bulkcopy.worker.model import Item
 from s3bulkcopy.worker.s3 import S3, Page, read_copy, read_page
+from s3bulkcopy.worker.sigv4 import encode_path
 from tests.unit.worker.worker_fakes import (
     COPIED,
     CREDENTIALS,
@@ -77,12 +78,32 @@ def _as_references(key: str) -> str:
     return "".join(f"&#{ord(c)};" if c < " " else f"&#x{ord(c):X};" if c > "~" else escape(c) for c in key)
 
 
+def _as_surrogates(key: str) -> str:
+    """Write what needs two units of UTF-16 as a reference to each."""
+    units = memoryview(key.encode("utf-16-le")).cast("H")
+    return "".join(f"&#{unit};" for unit in units)
+
+
 @settings(max_examples=100, deadline=None)
-@given(st.lists(items, max_size=5), st.sampled_from([escape, _as_references]))
+@given(st.lists(items, max_size=5), st.sampled_from([escape, _as_references, _as_surrogates]))
 def test_a_store_that_ignores_the_encoding_type_is_read_as_xml(found: list[Item], encode: Callable[[str], str]) -> None:
     body = listing(found, truncated=False, encode=encode)
 
     assert read_page(body) == Page(tuple(found), truncated=False)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(st.characters(exclude_categories=[]), max_size=10))
+def test_a_reference_to_half_a_character_gives_a_key_that_a_request_can_name(key: str) -> None:
+    body = listing([item("x")], truncated=False, encode=lambda _: "&amp;" + "".join(f"&#{ord(c)};" for c in key))
+    [found] = read_page(body).items
+
+    whole = key.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")  # joins halves
+    assert unquote_to_bytes(encode_path(found.key)) == b"&" + whole.encode("utf-8", "surrogatepass")
+
+
+def test_a_reference_to_no_character_stays_as_it_is() -> None:
+    assert read_error(500, b"<Error><Code>a&#9999999;b</Code></Error>").code == "a&#9999999;b"
 
 
 def test_an_escaped_reference_is_not_decoded_twice() -> None:
@@ -150,6 +171,7 @@ def test_white_space_before_the_document_changes_nothing(blanks: int) -> None:
             Fault(Next.RECORD, "PreconditionFailed", "m"),
         ),
         (error(404, "NoSuchKey", "m"), Fault(Next.VANISHED, "NoSuchKey", "m")),
+        (answer(404, "<html>not here</html>"), Fault(Next.RECORD, "HTTP 404", "")),
         (error(404, "NoSuchBucket", "m"), Fault(Next.STOP, "NoSuchBucket", "m")),
         (answer(503), Fault(Next.SLOW_DOWN, "HTTP 503", "")),
         (answer(503, "<html>busy</html>"), Fault(Next.SLOW_DOWN, "HTTP 503", "")),
@@ -188,10 +210,11 @@ TRUTH = [
     (401, "", "", "", Next.DENIED),
     (400, "AccessDeniedException", "", "", Next.DENIED),
     (404, "NoSuchKey", "", "", Next.VANISHED),
-    (404, "", "", "", Next.VANISHED),
+    (404, "", "", "", Next.RECORD),
     (412, "PreconditionFailed", "", "If-None-Match", Next.EXISTS),
     (412, "PreconditionFailed", "", "x-amz-copy-source-If-Match", Next.RECORD),
-    (412, "", "", "", Next.RECORD),
+    (412, "PreconditionFailed", "", "", Next.PRECONDITION),
+    (412, "", "", "", Next.PRECONDITION),
     (403, "InvalidObjectState", "", "", Next.RECORD),
     (400, "KMS.DisabledException", "", "", Next.RECORD),
     (400, "InvalidRequest", "", "", Next.RECORD),

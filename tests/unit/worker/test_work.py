@@ -368,7 +368,7 @@ def test_a_copy_task_ends_with_what_became_of_its_items() -> None:
         "x.7",
         FIRST,
         0,
-        Counts(copied=1, copied_bytes=1, vanished=1, failed=1, copy_requests=3),
+        Counts(copied=1, copied_bytes=1, vanished=1, failed=1, pages=1, copy_requests=3),
         (Failure("b", 1, "InvalidObjectState", "archived"),),
     )
     assert queue.accepted == []
