@@ -1,0 +1,432 @@
+"""Which list requests to send, so that many at a time cover a range of keys, whatever the keys look like. Pure.
+
+An answer shows all keys from where it was asked for to its own last key. What no answer has shown yet are *gaps*; a request
+goes to the start of a gap, or cuts a gap in two and goes to the cut. Where to cut is learned from what the answers showed:
+docs/listing.md explains it on one page.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from typing import TYPE_CHECKING, NamedTuple
+
+from s3bulkcopy.worker.model import MAX_KEY_BYTES, Range
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+#: Samples taken of a page, and kept of all pages: every n-th key stands for n keys.
+_SAMPLES_PER_PAGE = 24
+_MOST_SAMPLES = 20_000
+
+#: Smallest piece that a cut may leave, in pages.
+_LEAST_PAGES = 1.6
+
+#: Siblings on either side that are looked at to predict one.
+_SIBLINGS = 4
+
+#: Answers after which what was predicted of a gap is predicted again before it is cut.
+_STALE_AFTER = 16
+
+#: What is expected at a place in the keys where all seen so far agree, as a share of what they hold.
+_AGREED_ALIKE, _AGREED = 0.5, 0.1
+
+_TOP = "\U0010ffff"
+
+
+class Request(NamedTuple):
+    """A page to ask for: the keys after `after`. What lies beyond `until` may be listed by others, too."""
+
+    after: str
+    until: str | None
+    number: int
+
+
+class _Segment(NamedTuple):
+    """A part of a gap: keys expected in it, the cut where it begins, and known keys that it may look like.
+
+    The expected keys are those of `like` in `(low, high]` with the beginning `like` replaced by `stem`; without known keys
+    (`like` is None) the segment is cut at its beginning only.
+    """
+
+    keys: float
+    cut: str
+    stem: str = ""
+    like: str | None = None
+    low: str = ""
+    high: str = ""
+
+
+class _Gap:
+    """Keys `(after, until]` that no answer has shown yet."""
+
+    __slots__ = ("after", "keys", "made", "offered", "request", "run", "segments", "until")
+
+    def __init__(self, after: str, until: str | None) -> None:
+        self.after = after
+        self.until = until
+        self.request = -1  # number of the request under way that began here
+        self.offered = False
+        self.segments: list[_Segment] = []
+        self.keys = 0.0  # expected
+        self.made = -_STALE_AFTER  # answers known when that was expected
+        self.run = 0  # keys listed in a row that ended where this gap begins
+
+
+class Planner:
+    """The open ranges of a worker, and what it has learned about keys."""
+
+    def __init__(self, ranges: Iterable[Range], prefix: str = "", page_size: int = 1000) -> None:
+        """Begin with these ranges, which do not overlap; answers hold only keys that start with `prefix`."""
+        self._prefix = prefix
+        self._page = page_size
+        self._gaps = [_Gap(after, until) for after, until in sorted(ranges, key=lambda r: r.after)]
+        self._samples: list[str] = []
+        self._stride = max(1, page_size // _SAMPLES_PER_PAGE)
+        self._alphabets: dict[tuple[int, int], set[str]] = {}
+        self._requests = 0
+        self._answers = 0
+
+    # ------------------------------------------------------------------------------------------------ what is to be done
+
+    def is_done(self) -> bool:
+        """Tell whether every key has been shown or given away."""
+        return not self._gaps
+
+    def rest(self) -> list[Range]:
+        """Give the ranges that remain; none overlaps another."""
+        return [Range(gap.after, gap.until) for gap in self._gaps]
+
+    def request(self, free: int = 1) -> Request | None:
+        """Give what to ask for with one of `free` slots, or None where nothing is worth a request until an answer comes."""
+        while True:
+            idle = busy = None
+            for gap in self._gaps:
+                if gap.offered:
+                    continue
+                if gap.request >= 0:
+                    if busy is None or gap.keys > busy.keys:
+                        busy = gap
+                elif idle is None or gap.keys > idle.keys:
+                    idle = gap
+            room = (busy.keys - self._page) / 2 if busy else 0.0
+            if idle and (room < _LEAST_PAGES * self._page or idle.keys >= room):
+                return self._ask(idle)
+            if not busy or room < _LEAST_PAGES * self._page:
+                return None
+            if busy.made + _STALE_AFTER <= self._answers:
+                self._expect(busy)
+                continue
+            upper = self._cut(busy, self._page + room)
+            if upper:
+                return self._ask(upper)
+            busy.keys = 0.0
+
+    def _ask(self, gap: _Gap) -> Request:
+        self._requests += 1
+        gap.request = self._requests
+        return Request(gap.after, gap.until, self._requests)
+
+    def failed(self, request: Request) -> None:
+        """Take a request back that will have no answer."""
+        for gap in self._gaps:
+            if gap.request == request.number:
+                gap.request = -1
+
+    def answered(self, request: Request, keys: Sequence[str], is_truncated: bool) -> list[slice]:
+        """Learn from an answer; give the parts of it that nobody has listed before, in order."""
+        self.failed(request)
+        if is_truncated and not keys:
+            return []
+        self._answers += 1
+        last = keys[-1] if is_truncated else None
+        gaps = self._gaps
+        first = bisect_right(gaps, request.after, key=lambda gap: gap.after)
+        if first and (gaps[first - 1].until is None or gaps[first - 1].until > request.after):
+            first -= 1
+        new: list[slice] = []
+        left: list[_Gap] = []
+        end = first
+        for gap in gaps[first:]:
+            if last is not None and gap.after >= last:
+                break
+            end += 1
+            if gap.offered:
+                left.append(gap)
+                continue
+            low = bisect_right(keys, gap.after) if gap.after > request.after else 0
+            high = len(keys) if gap.until is None or (last is not None and last <= gap.until) else bisect_right(keys, gap.until)
+            if low < high:
+                new.append(slice(low, high))
+            if gap.after < request.after:  # it began below: what lies there is still unknown
+                lower = _Gap(gap.after, request.after)
+                lower.request = gap.request
+                left.append(lower)
+            if last is not None and (gap.until is None or last < gap.until):
+                gap.run = gap.run + high - low if gap.after == request.after else high - low
+                gap.after = last
+                left.append(gap)
+        gaps[first:end] = left
+        for part in new:
+            self._learn(keys[part])
+        for gap in left:
+            if not gap.offered:
+                self._expect(gap)
+        return new
+
+    # ------------------------------------------------------------------------------------------------------- giving away
+
+    def offer(self) -> Range | None:
+        """Give the idle range that promises most, to be given away; it stays ours until `accepted`, and is not listed."""
+        idle = [gap for gap in self._gaps if gap.request < 0 and not gap.offered]
+        if not idle:
+            return None
+        most = max(idle, key=lambda gap: gap.keys)
+        most.offered = True
+        return Range(most.after, most.until)
+
+    def accepted(self, offer: Range) -> None:
+        """Forget a range that someone else has taken over."""
+        self._gaps = [gap for gap in self._gaps if not (gap.offered and gap.after == offer.after)]
+
+    def refused(self, offer: Range) -> None:
+        """Go on with a range that nobody took."""
+        for gap in self._gaps:
+            if gap.offered and gap.after == offer.after:
+                gap.offered = False
+
+    # ---------------------------------------------------------------------------------------------------------- learning
+
+    def _learn(self, keys: Sequence[str]) -> None:
+        """Keep every n-th of these keys, which follow each other."""
+        taken = list(keys[self._stride // 2 :: self._stride])
+        if not taken:
+            return
+        place = bisect_left(self._samples, taken[0])
+        self._samples[place:place] = taken
+        if len(self._samples) > _MOST_SAMPLES:
+            self._samples = self._samples[::2]
+            self._stride *= 2
+        for low, high in zip(taken, taken[1:], strict=False):
+            level = _agreed(low, high)
+            if level < len(low):
+                self._alphabets.setdefault(_position(low, level), set()).update((low[level], high[level]))
+
+    def _mass(self, low: str, high: str, but: _Gap) -> tuple[float, float]:
+        """Give the keys known between two, and those expected there beside."""
+        known = self._stride * (bisect_right(self._samples, high) - bisect_right(self._samples, low))
+        gaps = self._gaps
+        first = bisect_right(gaps, low, key=lambda gap: gap.after)
+        if first and (gaps[first - 1].until is None or gaps[first - 1].until > low):
+            first -= 1
+        expected = 0.0
+        for n in range(first, len(gaps)):
+            gap = gaps[n]
+            if gap.after >= high:
+                break
+            if gap is not but:
+                inside = gap.after >= low and gap.until is not None and gap.until <= high
+                expected += gap.keys if inside else gap.keys / 2
+        return known, expected
+
+    def _siblings(self, text: str, level: int) -> list[str]:
+        """Give the nearest known keys' beginnings that differ from `text` in the character at `level` only."""
+        stem, samples = text[:level], self._samples
+        found = []
+        place = bisect_left(samples, text[: level + 1])
+        while place and len(found) < _SIBLINGS and (one := samples[place - 1]).startswith(stem) and len(one) > level:
+            found.append(one[: level + 1])
+            place = bisect_left(samples, one[: level + 1])
+        below = len(found)
+        place = bisect_right(samples, text[: level + 1] + _TOP)
+        while place < len(samples) and len(found) < below + _SIBLINGS and (one := samples[place]).startswith(stem):
+            found.append(one[: level + 1])
+            place = bisect_right(samples, one[: level + 1] + _TOP)
+        return found
+
+    def _branchings(self, text: str) -> list[int]:
+        """Give the places at which some known key leaves the path to `text`, deepest first."""
+        levels = set()
+        samples, least = self._samples, len(self._prefix)
+        place = bisect_left(samples, text)
+        while place and (level := _agreed(samples[place - 1], text)) >= least:
+            if level < len(text):
+                levels.add(level)
+            if not level or level == least:
+                break
+            place = bisect_left(samples, text[:level])
+        place = bisect_right(samples, text)
+        while place < len(samples) and (level := _agreed(samples[place], text)) >= least:
+            if level < len(text):
+                levels.add(level)
+            if not level or level == least:
+                break
+            place = bisect_right(samples, text[:level] + _TOP)
+        return sorted(levels, reverse=True)
+
+    # -------------------------------------------------------------------------------------------------------- expecting
+
+    def _expect(self, gap: _Gap) -> None:
+        """Predict what a gap holds, in segments from its beginning to its end."""
+        gap.made = self._answers
+        low = max(gap.after, self._prefix)
+        high = gap.until
+        fork = _agreed(low, high) if high is not None else len(self._prefix)
+        rest: list[_Segment] = []
+        reliance = 0.0
+        size = float(self._page)  # of what is known to begin like `low` down to the level looked at
+        branchings = self._branchings(low)
+        level_below = len(low)
+        wide: set[str] = set()
+        for level in branchings:
+            stem = low[:level]
+            if level < level_below - 1 and level_below > fork and reliance == 0.0:
+                rest, size = self._agreed_levels(low, high, max(fork, level + 1), level_below, rest, size, wide)
+            level_below = level
+            siblings = self._siblings(low, level)
+            if not siblings:
+                continue
+            masses = [self._mass(one, one + _TOP, gap) for one in siblings]
+            best = max(range(len(siblings)), key=lambda n: (masses[n][0] / (sum(masses[n]) or 1), masses[n][0]))
+            known, expected = masses[best]
+            sure = known / ((known + expected) or 1)
+            if sure >= reliance:
+                top = high[level + 1 :] if high is not None and fork > level else _TOP
+                like = siblings[best]
+                parts = [sum(self._mass(one + low[level + 1 :], one + top, gap)) for one in siblings]
+                rest = [
+                    _Segment(sum(parts) / len(parts), low, low[: level + 1], like, like + low[level + 1 :], like + top)
+                ]
+                reliance = sure
+            if level < fork:
+                continue
+            each = sum(map(sum, masses)) / len(masses)
+            own = self._alphabets.get(_position(low, level), set()) | {one[level] for one in siblings if len(one) > level}
+            wide |= own
+            letters = self._letters(low[level], high[level] if high is not None and level == fork and level < len(high) else None,
+                                    own, wide)
+            for letter, chance in letters:
+                target = stem + letter
+                rest.append(_Segment(each * chance, target, target, siblings[best], siblings[best], siblings[best] + _TOP))
+                size += each * chance
+            if high is not None and level == fork and level < len(high):
+                rest.append(_Segment(0.5 * each, stem + high[level], stem + high[level], siblings[best], siblings[best], siblings[best] + high[level+1:]))
+            if letters:
+                reliance *= 0.5
+            size = max(size, each)
+        if level_below > fork and reliance == 0.0 or not branchings:
+            rest, size = self._agreed_levels(low, high, fork, level_below, rest, size, wide)
+        gap.segments = rest
+        gap.keys = max(sum(part.keys for part in rest), gap.run / 2)
+
+    def _agreed_levels(self, low, high, first, end, rest, size, wide):
+        """Add what may lie beyond levels at which all known keys agree, deepest first."""
+        levels = range(end - 1, first - 1, -1)
+        step = max(1, len(levels) // 24)
+        for level in levels[::step]:
+            upper = high[level] if high is not None and level < len(high) and high[:level] == low[:level] else None
+            letters = self._letters(low[level], upper, set(), wide if low[level] in wide else set())
+            share = size * (_AGREED_ALIKE if low[level] in wide else _AGREED)
+            total = sum(chance for _, chance in letters) or 1
+            for letter, chance in letters:
+                rest.append(_Segment(share * chance / total, low[:level] + letter))
+            size += share
+        return rest, size
+
+    def _letters(self, above: str, below: str | None, own: set[str], alike: set[str]) -> list[tuple[str, float]]:
+        """Give the characters that may come after `above`, with the chance of each."""
+        found = {}
+        limit = ord(below) if below is not None else 0x110000
+        top = max([above, *own])
+        step, code = 1, ord(top)
+        while (code := code + step) < limit:
+            found[_legal(code)] = 0.2
+            step *= 2
+        for letter in alike:
+            if letter > above and ord(letter) < limit:
+                found[letter] = 0.6
+        for letter in own:
+            if letter > above and ord(letter) < limit:
+                found[letter] = 0.95
+        return sorted(found.items())
+
+    # ---------------------------------------------------------------------------------------------------------- cutting
+
+    def _cut(self, gap: _Gap, keys: float) -> _Gap | None:
+        """Cut a gap behind so many expected keys; give the upper part, or None where it can't be cut."""
+        before = 0.0
+        for n, part in enumerate(gap.segments):
+            if before + part.keys < keys and n < len(gap.segments) - 1:
+                before += part.keys
+                continue
+            cut, share = self._cut_in(part, (keys - before) / (part.keys or 1.0))
+            options = [(cut, n, share)]
+            options += [(gap.segments[m].cut, m, 0.0) for m in range(n, len(gap.segments))]
+            options += [(gap.segments[m].cut, m, 0.0) for m in range(n - 1, 0, -1)]
+            for text, m, portion in options:
+                if gap.after < text and (gap.until is None or text < gap.until) and self._is_legal(text):
+                    return self._divide(gap, text, m, portion)
+            return None
+        return None
+
+    def _cut_in(self, part: _Segment, share: float) -> tuple[str, float]:
+        """Cut a segment where this share of its keys lies below."""
+        if part.like is None:
+            return part.cut, 0.0
+        first, end = bisect_right(self._samples, part.low), bisect_right(self._samples, part.high)
+        if end - first < 3:
+            return part.cut, 0.0
+        place = min(end - 1, max(first + 1, first + int(share * (end - first))))
+        low, high = self._samples[place - 1], self._samples[place]
+        return part.stem + high[len(part.like) : _agreed(low, high) + 1], (place - first) / (end - first)
+
+    def _divide(self, gap: _Gap, text: str, n: int, share: float) -> _Gap:
+        part = gap.segments[n]
+        upper = _Gap(text, gap.until)
+        upper.segments = gap.segments[n:]
+        lower = gap.segments[:n]
+        if share:
+            middle = part.like + text[len(part.stem) :]
+            upper.segments[0] = part._replace(keys=part.keys * (1 - share), cut=text, low=middle)
+            lower.append(part._replace(keys=part.keys * share, high=middle))
+        upper.keys = sum(one.keys for one in upper.segments)
+        upper.made = gap.made
+        gap.segments = lower
+        gap.keys = sum(one.keys for one in lower)
+        gap.until = text
+        self._gaps.insert(self._gaps.index(gap) + 1, upper)
+        return upper
+
+    def _is_legal(self, text: str) -> bool:
+        return len(text.encode("utf-8", "surrogatepass")) <= MAX_KEY_BYTES
+
+
+def _agreed(one: str, other: str) -> int:
+    """Give the number of characters with which both begin."""
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
+    while low < high - 1:
+        middle = (low + high) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _position(text: str, level: int) -> tuple[int, int]:
+    """Tell where in a key a level is: which field it belongs to, and how far into it."""
+    slash = text.rfind("/", 0, level)
+    return text.count("/", 0, level), level - slash
+
+
+def _legal(code: int) -> str:
+    """Give the first character from here on that XML and a key may hold."""
+    if code < 0x20:
+        code = 0x20
+    elif 0xD800 <= code < 0xE000:
+        code = 0xE000
+    elif code in (0xFFFE, 0xFFFF):
+        code = 0x10000
+    return chr(min(code, 0x10FFFD))
