@@ -31,6 +31,9 @@ _STALE_AFTER = 16
 #: What is expected at a place in the keys where all seen so far agree, as a share of what they hold.
 _AGREED_ALIKE, _AGREED = 0.5, 0.1
 
+#: Characters at one place from which on an alphabet is wide: any other may be in it.
+_WIDE = 100
+
 _TOP = "\U0010ffff"
 
 
@@ -210,7 +213,10 @@ class Planner:
         for low, high in zip(taken, taken[1:], strict=False):
             level = _agreed(low, high)
             if level < len(low):
-                self._alphabets.setdefault(_position(low, level), set()).update((low[level], high[level]))
+                alphabet = self._alphabets.setdefault(_position(low, level), set())
+                if len(alphabet) > 2 * _WIDE:
+                    alphabet -= {min(alphabet), sorted(alphabet)[_WIDE]}
+                alphabet |= {low[level], high[level]}
 
     def _mass(self, low: str, high: str, but: _Gap) -> tuple[float, float]:
         """Give the keys known between two, and those expected there beside."""
@@ -273,81 +279,86 @@ class Planner:
         high = gap.until
         fork = _agreed(low, high) if high is not None else len(self._prefix)
         rest: list[_Segment] = []
-        reliance = 0.0
+        reliance = 0.0  # how far the rest is known from keys like it
         size = float(self._page)  # of what is known to begin like `low` down to the level looked at
-        branchings = self._branchings(low)
-        level_below = len(low)
-        wide: set[str] = set()
-        for level in branchings:
-            stem = low[:level]
-            if level < level_below - 1 and level_below > fork and reliance == 0.0:
-                rest, size = self._agreed_levels(low, high, max(fork, level + 1), level_below, rest, size, wide)
-            level_below = level
-            siblings = self._siblings(low, level)
+        alike: set[str] = set()
+        end = len(low)
+        for level in sorted({*self._branchings(low), fork - 1}, reverse=True):
+            between = range(max(fork, level + 1), end)
+            if between:
+                size = self._expect_agreed(rest, low, high, between, size, alike)
+                reliance *= 0.5
+            end = level
+            siblings = self._siblings(low, level) if level >= len(self._prefix) else []
             if not siblings:
                 continue
+            stem, tail = low[:level], low[level + 1 :]
             masses = [self._mass(one, one + _TOP, gap) for one in siblings]
             best = max(range(len(siblings)), key=lambda n: (masses[n][0] / (sum(masses[n]) or 1), masses[n][0]))
-            known, expected = masses[best]
+            like, (known, expected) = siblings[best], masses[best]
             sure = known / ((known + expected) or 1)
-            if sure >= reliance:
+            each = sum(map(sum, masses)) / len(masses)
+            mine = self._mass(low[: level + 1], low, gap)[0]
+            if sure >= reliance and mine <= 2 * max(map(sum, masses)) + self._page:
                 top = high[level + 1 :] if high is not None and fork > level else _TOP
-                like = siblings[best]
-                parts = [sum(self._mass(one + low[level + 1 :], one + top, gap)) for one in siblings]
-                rest = [
-                    _Segment(sum(parts) / len(parts), low, low[: level + 1], like, like + low[level + 1 :], like + top)
-                ]
+                parts = [sum(self._mass(one + tail, one + top, gap)) for one in siblings]
+                rest = [_Segment(sum(parts) / len(parts), low, low[: level + 1], like, like + tail, like + top)]
                 reliance = sure
             if level < fork:
                 continue
-            each = sum(map(sum, masses)) / len(masses)
-            own = self._alphabets.get(_position(low, level), set()) | {one[level] for one in siblings if len(one) > level}
-            wide |= own
-            letters = self._letters(low[level], high[level] if high is not None and level == fork and level < len(high) else None,
-                                    own, wide)
+            own = self._alphabets.get(_position(low, level), set()) | {one[level] for one in siblings}
+            alike = alike | own
+            upper = high[level] if high is not None and level == fork and level < len(high) else None
+            letters = self._letters(low[level], upper, own, alike)
+            each = max(each, 1.0)
             for letter, chance in letters:
                 target = stem + letter
-                rest.append(_Segment(each * chance, target, target, siblings[best], siblings[best], siblings[best] + _TOP))
+                rest.append(_Segment(each * chance, target, target, like, like, like + _TOP))
                 size += each * chance
-            if high is not None and level == fork and level < len(high):
-                rest.append(_Segment(0.5 * each, stem + high[level], stem + high[level], siblings[best], siblings[best], siblings[best] + high[level+1:]))
+            if upper is not None:
+                target = stem + upper
+                part = sum(self._mass(like, like + high[level + 1 :], gap))
+                rest.append(_Segment(part, target, target, like, like, like + high[level + 1 :]))
             if letters:
                 reliance *= 0.5
             size = max(size, each)
-        if level_below > fork and reliance == 0.0 or not branchings:
-            rest, size = self._agreed_levels(low, high, fork, level_below, rest, size, wide)
         gap.segments = rest
-        gap.keys = max(sum(part.keys for part in rest), gap.run / 2)
+        gap.keys = max(sum(part.keys for part in rest), gap.run)
 
-    def _agreed_levels(self, low, high, first, end, rest, size, wide):
-        """Add what may lie beyond levels at which all known keys agree, deepest first."""
-        levels = range(end - 1, first - 1, -1)
+    def _expect_agreed(
+        self, rest: list[_Segment], low: str, high: str | None, levels: range, size: float, alike: set[str]
+    ) -> float:
+        """Add what may lie beyond levels at which all known keys agree, deepest first; give the size with it."""
         step = max(1, len(levels) // 24)
-        for level in levels[::step]:
+        for level in levels[::-1][::step]:
             upper = high[level] if high is not None and level < len(high) and high[:level] == low[:level] else None
-            letters = self._letters(low[level], upper, set(), wide if low[level] in wide else set())
-            share = size * (_AGREED_ALIKE if low[level] in wide else _AGREED)
+            likely = low[level] in alike
+            letters = self._letters(low[level], upper, set(), alike if likely else set())
+            share = size * (_AGREED_ALIKE if likely else _AGREED)
             total = sum(chance for _, chance in letters) or 1
-            for letter, chance in letters:
-                rest.append(_Segment(share * chance / total, low[:level] + letter))
+            rest += [_Segment(share * chance / total, low[:level] + letter) for letter, chance in letters]
             size += share
-        return rest, size
+        return size
 
     def _letters(self, above: str, below: str | None, own: set[str], alike: set[str]) -> list[tuple[str, float]]:
-        """Give the characters that may come after `above`, with the chance of each."""
+        """Give the characters that may come after `above`, with the number of siblings expected from each on."""
         found = {}
         limit = ord(below) if below is not None else 0x110000
-        top = max([above, *own])
-        step, code = 1, ord(top)
-        while (code := code + step) < limit:
-            found[_legal(code)] = 0.2
-            step *= 2
-        for letter in alike:
-            if letter > above and ord(letter) < limit:
-                found[letter] = 0.6
-        for letter in own:
-            if letter > above and ord(letter) < limit:
-                found[letter] = 0.95
+        top = max(own, default=above)
+        code = ord(max(top, above))
+        beyond = max(0, (limit - code - 1).bit_length())
+        expected = len(own) * (1.0 if len(own) >= _WIDE else 0.15) if own else 1.0
+        for n in range(beyond):
+            if code + (1 << n) < limit:
+                found[_legal(code + (1 << n))] = expected / beyond
+        if len(own) >= _WIDE:  # so many that any character may be one
+            first, end = ord(above) + 1, min(limit, ord(top))
+            step = max(1, (end - first) // 16)
+            for code in range(first, end, step):
+                found[_legal(code)] = step / 2
+        else:
+            found |= {letter: 0.6 for letter in alike if above < letter and ord(letter) < limit}
+            found |= {letter: 0.95 for letter in own if above < letter and ord(letter) < limit}
         return sorted(found.items())
 
     # ---------------------------------------------------------------------------------------------------------- cutting
