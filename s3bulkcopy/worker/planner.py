@@ -63,7 +63,7 @@ class _Segment(NamedTuple):
 class _Gap:
     """Keys `(after, until]` that no answer has shown yet."""
 
-    __slots__ = ("after", "keys", "made", "offered", "request", "run", "segments", "until")
+    __slots__ = ("after", "begin", "keys", "made", "offered", "request", "run", "segments", "until")
 
     def __init__(self, after: str, until: str | None) -> None:
         self.after = after
@@ -74,6 +74,7 @@ class _Gap:
         self.keys = 0.0  # expected
         self.made = -_STALE_AFTER  # answers known when that was expected
         self.run = 0  # keys listed in a row that ended where this gap begins
+        self.begin = after  # where they began
 
 
 class Planner:
@@ -166,7 +167,9 @@ class Planner:
                 lower.request = gap.request
                 left.append(lower)
             if last is not None and (gap.until is None or last < gap.until):
-                gap.run = gap.run + high - low if gap.after == request.after else high - low
+                if gap.after != request.after:
+                    gap.run, gap.begin = 0, max(gap.after, request.after)
+                gap.run += high - low
                 gap.after = last
                 left.append(gap)
         gaps[first:end] = left
@@ -298,8 +301,10 @@ class Planner:
             like, (known, expected) = siblings[best], masses[best]
             sure = known / ((known + expected) or 1)
             each = sum(map(sum, masses)) / len(masses)
-            mine = self._mass(low[: level + 1], low, gap)[0]
-            if sure >= reliance and mine <= 2 * max(map(sum, masses)) + self._page:
+            begin = max(gap.begin, low[: level + 1])[level + 1 :]
+            mine = self._mass(low[: level + 1] + begin, low, gap)[0]
+            theirs = max(sum(self._mass(one + begin, one + tail, gap)) for one in siblings)
+            if sure >= reliance and mine <= 2 * theirs + 1.5 * self._page:
                 top = high[level + 1 :] if high is not None and fork > level else _TOP
                 parts = [sum(self._mass(one + tail, one + top, gap)) for one in siblings]
                 rest = [_Segment(sum(parts) / len(parts), low, low[: level + 1], like, like + tail, like + top)]
