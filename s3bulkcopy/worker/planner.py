@@ -34,6 +34,9 @@ _AGREED_ALIKE, _AGREED = 0.5, 0.1
 #: Characters at one place from which on an alphabet is wide: any other may be in it.
 _WIDE = 100
 
+#: Share of a sibling that must be known for others to be measured by it.
+_SURE = 0.5
+
 _TOP = "\U0010ffff"
 
 
@@ -296,18 +299,20 @@ class Planner:
             if not siblings:
                 continue
             stem, tail = low[:level], low[level + 1 :]
+            top = high[level + 1 :] if high is not None and fork > level else _TOP
             masses = [self._mass(one, one + _TOP, gap) for one in siblings]
-            best = max(range(len(siblings)), key=lambda n: (masses[n][0] / (sum(masses[n]) or 1), masses[n][0]))
-            like, (known, expected) = siblings[best], masses[best]
-            sure = known / ((known + expected) or 1)
+            parts = [self._mass(one + tail, one + top, gap) for one in siblings]
+            best = max(range(len(siblings)), key=lambda n: (_sure(parts[n]), masses[n][0]))
+            like, sure = siblings[best], _sure(parts[best])
             each = sum(map(sum, masses)) / len(masses)
+            if max(map(_sure, masses)) < _SURE:
+                each = max(each, size / 2)
             begin = max(gap.begin, low[: level + 1])[level + 1 :]
             mine = self._mass(low[: level + 1] + begin, low, gap)[0]
             theirs = max(sum(self._mass(one + begin, one + tail, gap)) for one in siblings)
-            if sure >= reliance and mine <= 2 * theirs + 1.5 * self._page:
-                top = high[level + 1 :] if high is not None and fork > level else _TOP
-                parts = [sum(self._mass(one + tail, one + top, gap)) for one in siblings]
-                rest = [_Segment(sum(parts) / len(parts), low, low[: level + 1], like, like + tail, like + top)]
+            if sure >= max(reliance, _SURE) and mine <= 2 * theirs + 1.5 * self._page:
+                known = [sum(part) for part in parts if _sure(part) >= _SURE]
+                rest = [_Segment(sum(known) / len(known), low, low[: level + 1], like, like + tail, like + top)]
                 reliance = sure
             if level < fork:
                 continue
@@ -339,7 +344,7 @@ class Planner:
             upper = high[level] if high is not None and level < len(high) and high[:level] == low[:level] else None
             likely = low[level] in alike
             letters = self._letters(low[level], upper, set(), alike if likely else set())
-            share = size * (_AGREED_ALIKE if likely else _AGREED)
+            share = size * (_AGREED_ALIKE if likely else _AGREED / (1 + self._answers / 8))
             total = sum(chance for _, chance in letters) or 1
             rest += [_Segment(share * chance / total, low[:level] + letter) for letter, chance in letters]
             size += share
@@ -371,6 +376,7 @@ class Planner:
     def _cut(self, gap: _Gap, keys: float) -> _Gap | None:
         """Cut a gap behind so many expected keys; give the upper part, or None where it can't be cut."""
         before = 0.0
+        keys *= sum(part.keys for part in gap.segments) / (gap.keys or 1.0)
         for n, part in enumerate(gap.segments):
             if before + part.keys < keys and n < len(gap.segments) - 1:
                 before += part.keys
@@ -415,6 +421,11 @@ class Planner:
 
     def _is_legal(self, text: str) -> bool:
         return len(text.encode("utf-8", "surrogatepass")) <= MAX_KEY_BYTES
+
+
+def _sure(mass: tuple[float, float]) -> float:
+    """Tell which share of a mass is known rather than expected."""
+    return (mass[0] + 1) / (sum(mass) + 1)
 
 
 def _agreed(one: str, other: str) -> int:
