@@ -77,7 +77,7 @@ class _Gap:
         self.keys = 0.0  # expected
         self.made = -_STALE_AFTER  # answers known when that was expected
         self.run = 0  # keys listed in a row that ended where this gap begins
-        self.begin = after  # where they began
+        self.begin = after  # first key of the last page of them
 
 
 class Planner:
@@ -170,9 +170,9 @@ class Planner:
                 lower.request = gap.request
                 left.append(lower)
             if last is not None and (gap.until is None or last < gap.until):
-                if gap.after != request.after:
-                    gap.run, gap.begin = 0, max(gap.after, request.after)
-                gap.run += high - low
+                gap.run = gap.run + high - low if gap.after == request.after else high - low
+                if low < high:
+                    gap.begin = keys[low]
                 gap.after = last
                 left.append(gap)
         gaps[first:end] = left
@@ -309,10 +309,13 @@ class Planner:
                 each = max(each, size / 2)
             begin = max(gap.begin, low[: level + 1])[level + 1 :]
             mine = self._mass(low[: level + 1] + begin, low, gap)[0]
-            theirs = max(sum(self._mass(one + begin, one + tail, gap)) for one in siblings)
-            if sure >= max(reliance, _SURE) and mine <= 2 * theirs + 1.5 * self._page:
-                known = [sum(part) for part in parts if _sure(part) >= _SURE]
-                rest = [_Segment(sum(known) / len(known), low, low[: level + 1], like, like + tail, like + top)]
+            theirs = [sum(self._mass(one + begin, one + tail, gap)) for one in siblings]
+            if sure >= max(reliance, _SURE) and mine <= 4 * max(theirs) + self._page / 4:
+                pairs = [(sum(part), same) for part, same in zip(parts, theirs, strict=True) if _sure(part) >= _SURE]
+                few = self._page / 4
+                scale = min(4.0, (mine + few) / (sum(same for _, same in pairs) / len(pairs) + few))
+                left = scale * sum(part for part, _ in pairs) / len(pairs)
+                rest = [_Segment(left, low, low[: level + 1], like, like + tail, like + top)]
                 reliance = sure
             if level < fork:
                 continue
