@@ -345,9 +345,10 @@ class Planner:
         step = max(1, len(levels) // 24)
         for level in levels[::-1][::step]:
             upper = high[level] if high is not None and level < len(high) and high[:level] == low[:level] else None
+            own = self._alphabets.get(_position(low, level), set())
             likely = low[level] in alike
-            letters = self._letters(low[level], upper, set(), alike if likely else set())
-            share = size * (_AGREED_ALIKE if likely else _AGREED / (1 + self._answers / 8))
+            letters = self._letters(low[level], upper, own, alike if likely and not own else set())
+            share = size * (_AGREED_ALIKE if own else (_AGREED_ALIKE if likely else _AGREED) / (1 + self._answers / 8))
             total = sum(chance for _, chance in letters) or 1
             rest += [_Segment(share * chance / total, low[:level] + letter) for letter, chance in letters]
             size += share
