@@ -324,10 +324,12 @@ class Planner:
             upper = high[level] if high is not None and level == fork and level < len(high) else None
             letters = self._letters(low[level], upper, own, alike)
             each = max(each, 1.0)
+            total = each * sum(chance for _, chance in letters)
+            cap = min(1.0, size * (1 + len(siblings)) / (total or 1.0))
             for letter, chance in letters:
                 target = stem + letter
-                rest.append(_Segment(each * chance, target, target, like, like, like + _TOP))
-                size += each * chance
+                rest.append(_Segment(each * chance * cap, target, target, like, like, like + _TOP))
+            size += total * cap
             if upper is not None:
                 target = stem + upper
                 part = sum(self._mass(like, like + high[level + 1 :], gap))
@@ -361,7 +363,7 @@ class Planner:
         top = max(own, default=above)
         code = ord(max(top, above))
         beyond = max(0, (limit - code - 1).bit_length())
-        expected = len(own) * (1.0 if len(own) >= _WIDE else 0.15) if own else 1.0
+        expected = len(own) * (1.0 if len(own) >= _WIDE else 0.05) if own else 1.0
         for n in range(beyond):
             if code + (1 << n) < limit:
                 found[_legal(code + (1 << n))] = expected / beyond
