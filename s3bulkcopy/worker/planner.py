@@ -25,6 +25,9 @@ _LEAST_PAGES = 1.6
 #: Siblings on either side that are looked at to predict one.
 _SIBLINGS = 4
 
+#: Places, from the beginning of a key, at which it is compared with others.
+_MOST_LEVELS = 32
+
 #: Answers after which what was predicted of a gap is predicted again before it is cut.
 _STALE_AFTER = 16
 
@@ -86,7 +89,8 @@ class Planner:
     def __init__(self, ranges: Iterable[Range], prefix: str = "", page_size: int = 1000) -> None:
         """Begin with these ranges, which do not overlap; answers hold only keys that start with `prefix`."""
         self._prefix = prefix
-        self._page = page_size
+        self._page = page_size  # until a larger or smaller one is seen
+        self._largest = 0
         self._gaps = [_Gap(after, until) for after, until in sorted(ranges, key=lambda r: r.after)]
         self._samples: list[str] = []
         self._stride = max(1, page_size // _SAMPLES_PER_PAGE)
@@ -146,6 +150,10 @@ class Planner:
         if is_truncated and not keys:
             return []
         self._answers += 1
+        if is_truncated and len(keys) > self._largest:
+            self._page = self._largest = len(keys)
+            if not self._samples:
+                self._stride = max(1, self._page // _SAMPLES_PER_PAGE)
         last = keys[-1] if is_truncated else None
         gaps = self._gaps
         first = bisect_right(gaps, request.after, key=lambda gap: gap.after)
@@ -226,7 +234,7 @@ class Planner:
 
     def _mass(self, low: str, high: str, but: _Gap) -> tuple[float, float]:
         """Give the keys known between two, and those expected there beside."""
-        known = self._stride * (bisect_right(self._samples, high) - bisect_right(self._samples, low))
+        known = self._stride * max(0, bisect_right(self._samples, high) - bisect_right(self._samples, low))
         gaps = self._gaps
         first = bisect_right(gaps, low, key=lambda gap: gap.after)
         if first and (gaps[first - 1].until is None or gaps[first - 1].until > low):
@@ -260,20 +268,16 @@ class Planner:
         """Give the places at which some known key leaves the path to `text`, deepest first."""
         levels = set()
         samples, least = self._samples, len(self._prefix)
-        place = bisect_left(samples, text)
-        while place and (level := _agreed(samples[place - 1], text)) >= least:
-            if level < len(text):
-                levels.add(level)
-            if not level or level == least:
-                break
+        place, level = bisect_left(samples, text), len(text)
+        while place and least <= (one := _agreed(samples[place - 1], text)) < level:
+            levels.add(level := one)
             place = bisect_left(samples, text[:level])
-        place = bisect_right(samples, text)
-        while place < len(samples) and (level := _agreed(samples[place], text)) >= least:
-            if level < len(text):
-                levels.add(level)
-            if not level or level == least:
-                break
+        place, level = bisect_right(samples, text), len(text)
+        while place < len(samples) and least <= (one := _agreed(samples[place], text)) < level:
+            levels.add(level := one)
             place = bisect_right(samples, text[:level] + _TOP)
+        if len(levels) > _MOST_LEVELS:
+            return sorted(sorted(levels)[:_MOST_LEVELS], reverse=True)
         return sorted(levels, reverse=True)
 
     # -------------------------------------------------------------------------------------------------------- expecting
