@@ -22,6 +22,9 @@ _MOST_SAMPLES = 20_000
 #: Smallest piece that a cut may leave, in pages.
 _LEAST_PAGES = 1.6
 
+#: Answers of every one that may show nothing new before cuts become rarer.
+_WASTE = 0.15
+
 #: Siblings on either side that are looked at to predict one.
 _SIBLINGS = 4
 
@@ -69,7 +72,7 @@ class _Segment(NamedTuple):
 class _Gap:
     """Keys `(after, until]` that no answer has shown yet."""
 
-    __slots__ = ("after", "begin", "keys", "made", "offered", "request", "run", "segments", "until")
+    __slots__ = ("after", "begin", "cuts", "keys", "made", "offered", "request", "run", "segments", "until")
 
     def __init__(self, after: str, until: str | None) -> None:
         self.after = after
@@ -81,6 +84,7 @@ class _Gap:
         self.made = -_STALE_AFTER  # answers known when that was expected
         self.run = 0  # keys listed in a row that ended where this gap begins
         self.begin = after  # first key of the last page of them
+        self.cuts = [0]  # how often it was cut without an answer from it; shared with the pieces
 
 
 class Planner:
@@ -91,6 +95,8 @@ class Planner:
         self._prefix = prefix
         self._page = page_size  # until a larger or smaller one is seen
         self._largest = 0
+        self._slots = 1
+        self._wasted = 0  # answers that showed next to nothing new
         self._gaps = [_Gap(after, until) for after, until in sorted(ranges, key=lambda r: r.after)]
         self._samples: list[str] = []
         self._stride = max(1, page_size // _SAMPLES_PER_PAGE)
@@ -110,23 +116,29 @@ class Planner:
 
     def request(self, free: int = 1) -> Request | None:
         """Give what to ask for with one of `free` slots, or None where nothing is worth a request until an answer comes."""
+        self._slots = max(self._slots, free)
+        is_costly = self._wasted > self._slots + _WASTE * self._answers
+        most_cuts = 2 if is_costly else max(6, 2 * self._slots // max(1, len(self._gaps)))
+        least = _LEAST_PAGES * self._page * (2 if is_costly else 1)
         while True:
             idle = busy = None
             for gap in self._gaps:
                 if gap.offered:
                     continue
                 if gap.request >= 0:
-                    if busy is None or gap.keys > busy.keys:
+                    if (busy is None or gap.keys > busy.keys) and gap.cuts[0] < most_cuts:
                         busy = gap
                 elif idle is None or gap.keys > idle.keys:
                     idle = gap
             room = (busy.keys - self._page) / 2 if busy else 0.0
-            if idle and (room < _LEAST_PAGES * self._page or idle.keys >= room):
+            if idle and (room < least or idle.keys >= room):
                 return self._ask(idle)
-            if not busy or room < _LEAST_PAGES * self._page:
+            if not busy or room < least:
                 return None
             if busy.made + _STALE_AFTER <= self._answers:
+                cuts = busy.cuts
                 self._expect(busy)
+                busy.cuts = cuts
                 continue
             upper = self._cut(busy, self._page + room)
             if upper:
@@ -184,6 +196,7 @@ class Planner:
                 gap.after = last
                 left.append(gap)
         gaps[first:end] = left
+        self._wasted += sum(part.stop - part.start for part in new) < self._page / 10
         for part in new:
             self._learn(keys[part])
         for gap in left:
@@ -285,6 +298,7 @@ class Planner:
     def _expect(self, gap: _Gap) -> None:
         """Predict what a gap holds, in segments from its beginning to its end."""
         gap.made = self._answers
+        gap.cuts = [0]
         low = max(gap.after, self._prefix)
         high = gap.until
         fork = _agreed(low, high) if high is not None else len(self._prefix)
@@ -423,6 +437,8 @@ class Planner:
             lower.append(part._replace(keys=part.keys * share, high=middle))
         upper.keys = sum(one.keys for one in upper.segments)
         upper.made = gap.made
+        upper.cuts = gap.cuts
+        gap.cuts[0] += 1
         gap.segments = lower
         gap.keys = sum(one.keys for one in lower)
         gap.until = text
