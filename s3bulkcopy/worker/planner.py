@@ -320,28 +320,32 @@ class Planner:
             top = high[level + 1 :] if high is not None and fork > level else _TOP
             masses = [self._mass(one, one + _TOP, gap) for one in siblings]
             parts = [self._mass(one + tail, one + top, gap) for one in siblings]
-            best = max(range(len(siblings)), key=lambda n: (_sure(parts[n]), masses[n][0]))
-            like, sure = siblings[best], _sure(parts[best])
+            best = max(range(len(siblings)), key=lambda n: (_sure(masses[n]), masses[n][0]))
+            like = siblings[best]
             each = sum(map(sum, masses)) / len(masses)
-            if max(map(_sure, masses)) < _SURE:
+            if _sure(masses[best]) < _SURE:
                 each = max(each, size / 2)
             begin = max(gap.begin, low[: level + 1])[level + 1 :]
             mine = self._mass(low[: level + 1] + begin, low, gap)[0]
-            theirs = [sum(self._mass(one + begin, one + tail, gap)) for one in siblings]
-            if sure >= max(reliance, _SURE) and mine <= 4 * max(theirs) + self._page / 4:
-                pairs = [(sum(part), same) for part, same in zip(parts, theirs, strict=True) if _sure(part) >= _SURE]
-                few = self._page / 4
-                scale = min(4.0, (mine + few) / (sum(same for _, same in pairs) / len(pairs) + few))
-                left = scale * sum(part for part, _ in pairs) / len(pairs)
-                rest = [_Segment(left, low, low[: level + 1], like, like + tail, like + top)]
+            few = self._page / 4
+            fit = []  # siblings that are known where this one is not, and looked alike where it is
+            for one, part in zip(siblings, parts, strict=True):
+                same = sum(self._mass(one + begin, one + tail, gap))
+                if _sure(part) >= _SURE and mine <= 4 * same + few:
+                    fit.append((_sure(part), part[0], sum(part) * min(4.0, (mine + few) / (same + few)), one))
+            if fit and (sure := max(fit)[0]) >= reliance:
+                one = max(fit)[3]
+                left = sum(part for _, _, part, _ in fit) / len(fit)
+                rest = [_Segment(left, low, low[: level + 1], one, one + tail, one + top)]
                 reliance = sure
             if level < fork:
                 continue
             own = self._alphabets.get(_position(low, level), set()) | {one[level] for one in siblings}
             alike = alike | own
             upper = high[level] if high is not None and level == fork and level < len(high) else None
-            letters = self._letters(low[level], upper, own, alike)
             each = max(each, 1.0)
+            seen = self._mass(stem, low, gap)[0] / each if len(own) >= _WIDE else 0.0
+            letters = self._letters(low[level], upper, own, alike, seen)
             total = each * sum(chance for _, chance in letters)
             cap = min(1.0, size * (1 + len(siblings)) / (total or 1.0))
             for letter, chance in letters:
@@ -374,14 +378,14 @@ class Planner:
             size += share
         return size
 
-    def _letters(self, above: str, below: str | None, own: set[str], alike: set[str]) -> list[tuple[str, float]]:
+    def _letters(self, above: str, below: str | None, own: set[str], alike: set[str], seen: float = 0.0) -> list[tuple[str, float]]:
         """Give the characters that may come after `above`, with the number of siblings expected from each on."""
         found = {}
         limit = ord(below) if below is not None else 0x110000
         top = max(own, default=above)
         code = ord(max(top, above))
         beyond = max(0, (limit - code - 1).bit_length())
-        expected = len(own) * (1.0 if len(own) >= _WIDE else 0.05) if own else 1.0
+        expected = max(seen, len(own)) if len(own) >= _WIDE else 0.05 * len(own) or 1.0
         for n in range(beyond):
             if code + (1 << n) < limit:
                 found[_legal(code + (1 << n))] = expected / beyond
