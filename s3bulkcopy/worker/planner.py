@@ -40,6 +40,9 @@ _AGREED_ALIKE, _AGREED = 0.5, 0.1
 #: Characters at one place from which on an alphabet is wide: any other may be in it.
 _WIDE = 100
 
+#: From here on scripts have alphabets of thousands.
+_WIDE_FROM = "\u2e80"
+
 #: Share of a sibling that must be known for others to be measured by it.
 _SURE = 0.5
 
@@ -344,7 +347,7 @@ class Planner:
             alike = alike | own
             upper = high[level] if high is not None and level == fork and level < len(high) else None
             each = max(each, 1.0)
-            seen = self._mass(stem, low, gap)[0] / each if len(own) >= _WIDE else 0.0
+            seen = self._mass(stem, low, gap)[0] / each if _is_wide(own) or low[level] >= _WIDE_FROM else 0.0
             letters = self._letters(low[level], upper, own, alike, seen)
             total = each * sum(chance for _, chance in letters)
             cap = min(1.0, size * (1 + len(siblings)) / (total or 1.0))
@@ -382,18 +385,16 @@ class Planner:
         """Give the characters that may come after `above`, with the number of siblings expected from each on."""
         found = {}
         limit = ord(below) if below is not None else 0x110000
-        top = max(own, default=above)
-        code = ord(max(top, above))
-        beyond = max(0, (limit - code - 1).bit_length())
-        expected = max(seen, len(own)) if len(own) >= _WIDE else 0.05 * len(own) or 1.0
-        for n in range(beyond):
-            if code + (1 << n) < limit:
-                found[_legal(code + (1 << n))] = expected / beyond
-        if len(own) >= _WIDE:  # so many that any character may be one
-            first, end = ord(above) + 1, min(limit, ord(top))
+        top = ord(max(above, max(own, default=above)))
+        is_wide = _is_wide(own) or above >= _WIDE_FROM
+        if below is None or not is_wide:
+            beyond = max(0, (limit - top - 1).bit_length())
+            expected = max(seen, len(own)) if is_wide else 0.05 * len(own) or 1.0
+            found |= {_legal(top + (1 << n)): expected / beyond for n in range(beyond) if top + (1 << n) < limit}
+        if is_wide:  # so many that any character may be one
+            first, end = ord(above) + 1, top if below is None else limit
             step = max(1, (end - first) // 16)
-            for code in range(first, end, step):
-                found[_legal(code)] = step / 2
+            found |= {_legal(code): step / 2 for code in range(first, end, step)}
         else:
             found |= {letter: 0.6 for letter in alike if above < letter and ord(letter) < limit}
             found |= {letter: 0.95 for letter in own if above < letter and ord(letter) < limit}
@@ -470,6 +471,10 @@ def _agreed(one: str, other: str) -> int:
         else:
             high = middle
     return low
+
+
+def _is_wide(alphabet: set[str]) -> bool:
+    return len(alphabet) >= _WIDE
 
 
 def _position(text: str, level: int) -> tuple[int, int]:
