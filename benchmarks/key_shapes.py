@@ -533,5 +533,14 @@ def _named_characters(rng: Random) -> Callable[[int], str]:
     return lambda k: chr(first + k % size) + (f"{k // size}" if k >= size else "")
 
 
-_NAMES = (_named_numbers, _named_numbers, _named_dates, _named_dates, _named_tokens, _named_tokens, _named_guids, _named_words,
-          _named_characters)
+_NAMES = (
+    _named_numbers,
+    _named_numbers,
+    _named_dates,
+    _named_dates,
+    _named_tokens,
+    _named_tokens,
+    _named_guids,
+    _named_words,
+    _named_characters,
+)

@@ -347,10 +347,10 @@ class Planner:
             alike = alike | own
             upper = high[level] if high is not None and level == fork and level < len(high) else None
             each = max(each, 1.0)
-            seen = self._mass(stem, low, gap)[0] / each if _is_wide(own) or low[level] >= _WIDE_FROM else 0.0
-            letters = self._letters(low[level], upper, own, alike, seen)
+            seen = self._mass(stem, low, gap)[0]
+            letters = self._letters(low[level], upper, own, alike, seen / each)
             total = each * sum(chance for _, chance in letters)
-            cap = min(1.0, size * (1 + len(siblings)) / (total or 1.0))
+            cap = min(1.0, max(seen, size * (1 + len(siblings))) / (total or 1.0))
             for letter, chance in letters:
                 target = stem + letter
                 rest.append(_Segment(each * chance * cap, target, target, like, like, like + _TOP))
@@ -381,7 +381,9 @@ class Planner:
             size += share
         return size
 
-    def _letters(self, above: str, below: str | None, own: set[str], alike: set[str], seen: float = 0.0) -> list[tuple[str, float]]:
+    def _letters(
+        self, above: str, below: str | None, own: set[str], alike: set[str], seen: float = 0.0
+    ) -> list[tuple[str, float]]:
         """Give the characters that may come after `above`, with the number of siblings expected from each on."""
         found = {}
         limit = ord(below) if below is not None else 0x110000
