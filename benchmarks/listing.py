@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from key_shapes import SHAPES, grammar, keys_of
 
 from s3bulkcopy.worker.model import Range
-from s3bulkcopy.worker.planner import Planner
+from s3bulkcopy.worker.planner import Planner, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -92,7 +92,7 @@ def planned(keys: Sequence[str], page_size: int, slots: int, prefix: str = "") -
     return Outcome(rounds, bucket.requests, bucket.listed_once(), 1000 * seconds / pages)
 
 
-def _requests(planner: Planner, slots: int) -> Iterator:
+def _requests(planner: Planner, slots: int) -> Iterator[Request]:
     for free in range(slots, 0, -1):
         request = planner.request(free)
         if request is None:
@@ -185,7 +185,7 @@ def measure(keys: Sequence[str], options: argparse.Namespace) -> dict[str, objec
 HEAD = f"{'shape':26} {'keys':>9} {'pages':>6} {'ideal':>5} {'rounds':>6} {'x':>5} {'requests':>8} {'x':>5} {'ms/page':>7}"
 
 
-def row(name: str, figures: dict[str, object], target: bool, others: Sequence[Outcome]) -> str:
+def row(name: str, figures: dict[str, object], *, target: bool, others: Sequence[Outcome]) -> str:
     """Give a line of the table; `!` where a target is missed."""
     pages, ideal, rounds, requests = (int(str(figures[k])) for k in ("pages", "ideal_rounds", "rounds", "requests"))
     text = (
@@ -242,7 +242,7 @@ def main() -> None:
         others = [way(keys, options.page_size, options.slots) for way in ways]
         target = reaches_target(figures, options.slots)
         if not (options.missed and target and figures["listed_once"]):
-            print(row(name or str(options.keys_file), figures, target, others), flush=True)
+            print(row(name or str(options.keys_file), figures, target=target, others=others), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ docs/listing.md explains it on one page.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from s3bulkcopy.worker.model import MAX_KEY_BYTES, Range
@@ -49,6 +50,11 @@ _SURE = 0.5
 _TOP = "\U0010ffff"
 
 
+#: Characters that XML or UTF-8 can't carry: control characters, surrogates, and two that are none. And the last that both can.
+_UNFIT = ((0, 0x20), (0x7F, 0xA0), (0xD800, 0xE000), (0xFFFE, 0x10000))
+_HIGHEST = 0x10FFFD
+
+
 class Request(NamedTuple):
     """A page to ask for: the keys after `after`. What lies beyond `until` may be listed by others, too."""
 
@@ -61,13 +67,13 @@ class _Segment(NamedTuple):
     """A part of a gap: keys expected in it, the cut where it begins, and known keys that it may look like.
 
     The expected keys are those of `like` in `(low, high]` with the beginning `like` replaced by `stem`; without known keys
-    (`like` is None) the segment is cut at its beginning only.
+    (`like` is empty) the segment is cut at its beginning only.
     """
 
     keys: float
     cut: str
     stem: str = ""
-    like: str | None = None
+    like: str = ""
     low: str = ""
     high: str = ""
 
@@ -117,7 +123,7 @@ class Planner:
         """Give the ranges that remain; none overlaps another."""
         return [Range(gap.after, gap.until) for gap in self._gaps]
 
-    def request(self, free: int = 1) -> Request | None:
+    def request(self, free: int = 1) -> Request | None:  # noqa: C901 - one choice, of two kinds of gap
         """Give what to ask for with one of `free` slots, or None where nothing is worth a request until an answer comes."""
         self._slots = max(self._slots, free)
         is_costly = self._wasted > self._slots + _WASTE * self._answers
@@ -159,7 +165,7 @@ class Planner:
             if gap.request == request.number:
                 gap.request = -1
 
-    def answered(self, request: Request, keys: Sequence[str], is_truncated: bool) -> list[slice]:
+    def answered(self, request: Request, keys: Sequence[str], is_truncated: bool) -> list[slice]:  # noqa: FBT001 - as S3 says it
         """Learn from an answer; give the parts of it that nobody has listed before, in order."""
         self.failed(request)
         if is_truncated and not keys:
@@ -169,36 +175,22 @@ class Planner:
             self._page = self._largest = len(keys)
             if not self._samples:
                 self._stride = max(1, self._page // _SAMPLES_PER_PAGE)
-        last = keys[-1] if is_truncated else None
-        gaps = self._gaps
-        first = bisect_right(gaps, request.after, key=lambda gap: gap.after)
-        if first and (gaps[first - 1].until is None or gaps[first - 1].until > request.after):
-            first -= 1
+        shown = Range(request.after, keys[-1] if is_truncated else None)
+        first = self._first_beyond(shown.after)
         new: list[slice] = []
         left: list[_Gap] = []
         end = first
-        for gap in gaps[first:]:
-            if last is not None and gap.after >= last:
+        for gap in self._gaps[first:]:
+            if shown.until is not None and gap.after >= shown.until:
                 break
             end += 1
             if gap.offered:
                 left.append(gap)
-                continue
-            low = bisect_right(keys, gap.after) if gap.after > request.after else 0
-            high = len(keys) if gap.until is None or (last is not None and last <= gap.until) else bisect_right(keys, gap.until)
-            if low < high:
-                new.append(slice(low, high))
-            if gap.after < request.after:  # it began below: what lies there is still unknown
-                lower = _Gap(gap.after, request.after)
-                lower.request = gap.request
-                left.append(lower)
-            if last is not None and (gap.until is None or last < gap.until):
-                gap.run = gap.run + high - low if gap.after == request.after else high - low
-                if low < high:
-                    gap.begin = keys[low]
-                gap.after = last
-                left.append(gap)
-        gaps[first:end] = left
+            else:
+                part, remains = _take(gap, shown, keys)
+                new += [part] if part.start < part.stop else []
+                left += remains
+        self._gaps[first:end] = left
         self._wasted += sum(part.stop - part.start for part in new) < self._page / 10
         for part in new:
             self._learn(keys[part])
@@ -209,14 +201,24 @@ class Planner:
 
     # ------------------------------------------------------------------------------------------------------- giving away
 
-    def offer(self) -> Range | None:
-        """Give the idle range that promises most, to be given away; it stays ours until `accepted`, and is not listed."""
-        idle = [gap for gap in self._gaps if gap.request < 0 and not gap.offered]
-        if not idle:
+    def offer(self, least_pages: float = 0.0) -> Range | None:
+        """Give a range to be given away; it stays ours until `accepted`, and is not listed meanwhile.
+
+        It is an idle one, or else half of what is left of the largest that is being listed. None where no such range is
+        expected to hold `least_pages`.
+        """
+        idle = [gap for gap in self._gaps if gap.request < 0 and not gap.offered and gap.keys >= least_pages * self._page]
+        given = max(idle, key=lambda gap: gap.keys, default=None)
+        if given is None:
+            busy = max((gap for gap in self._gaps if gap.request >= 0), key=lambda gap: gap.keys, default=None)
+            half = (busy.keys - self._page) / 2 if busy else 0.0
+            if busy is None or half < max(least_pages, _LEAST_PAGES) * self._page:
+                return None
+            given = self._cut(busy, self._page + half)
+        if given is None:
             return None
-        most = max(idle, key=lambda gap: gap.keys)
-        most.offered = True
-        return Range(most.after, most.until)
+        given.offered = True
+        return Range(given.after, given.until)
 
     def accepted(self, offer: Range) -> None:
         """Forget a range that someone else has taken over."""
@@ -240,7 +242,7 @@ class Planner:
         if len(self._samples) > _MOST_SAMPLES:
             self._samples = self._samples[::2]
             self._stride *= 2
-        for low, high in zip(taken, taken[1:], strict=False):
+        for low, high in pairwise(taken):
             level = _agreed(low, high)
             if level < len(low):
                 alphabet = self._alphabets.setdefault(_position(low, level), set())
@@ -252,11 +254,8 @@ class Planner:
         """Give the keys known between two, and those expected there beside."""
         known = self._stride * max(0, bisect_right(self._samples, high) - bisect_right(self._samples, low))
         gaps = self._gaps
-        first = bisect_right(gaps, low, key=lambda gap: gap.after)
-        if first and (gaps[first - 1].until is None or gaps[first - 1].until > low):
-            first -= 1
         expected = 0.0
-        for n in range(first, len(gaps)):
+        for n in range(self._first_beyond(low), len(gaps)):
             gap = gaps[n]
             if gap.after >= high:
                 break
@@ -265,10 +264,15 @@ class Planner:
                 expected += gap.keys if inside else gap.keys / 2
         return known, expected
 
+    def _first_beyond(self, key: str) -> int:
+        """Give the number of the first gap that holds keys above this one."""
+        first = bisect_right(self._gaps, key, key=lambda gap: gap.after)
+        return first - 1 if first and _reaches_beyond(self._gaps[first - 1], key) else first
+
     def _siblings(self, text: str, level: int) -> list[str]:
         """Give the nearest known keys' beginnings that differ from `text` in the character at `level` only."""
         stem, samples = text[:level], self._samples
-        found = []
+        found: list[str] = []
         place = bisect_left(samples, text[: level + 1])
         while place and len(found) < _SIBLINGS and (one := samples[place - 1]).startswith(stem) and len(one) > level:
             found.append(one[: level + 1])
@@ -355,10 +359,9 @@ class Planner:
                 target = stem + letter
                 rest.append(_Segment(each * chance * cap, target, target, like, like, like + _TOP))
             size += total * cap
-            if upper is not None:
-                target = stem + upper
-                part = sum(self._mass(like, like + high[level + 1 :], gap))
-                rest.append(_Segment(part, target, target, like, like, like + high[level + 1 :]))
+            if high is not None and upper is not None:
+                target, top = stem + upper, like + high[level + 1 :]
+                rest.append(_Segment(sum(self._mass(like, top, gap)), target, target, like, like, top))
             if letters:
                 reliance *= 0.5
             size = max(size, each)
@@ -385,7 +388,7 @@ class Planner:
         self, above: str, below: str | None, own: set[str], alike: set[str], seen: float = 0.0
     ) -> list[tuple[str, float]]:
         """Give the characters that may come after `above`, with the number of siblings expected from each on."""
-        found = {}
+        found: dict[str, float] = {}
         limit = ord(below) if below is not None else 0x110000
         top = ord(max(above, max(own, default=above)))
         is_wide = _is_wide(own) or above >= _WIDE_FROM
@@ -424,10 +427,10 @@ class Planner:
 
     def _cut_in(self, part: _Segment, share: float) -> tuple[str, float]:
         """Cut a segment where this share of its keys lies below."""
-        if part.like is None:
+        if not part.like:
             return part.cut, 0.0
         first, end = bisect_right(self._samples, part.low), bisect_right(self._samples, part.high)
-        if end - first < 3:
+        if end - first <= 2:  # noqa: PLR2004 - with two samples there is nothing to choose from
             return part.cut, 0.0
         place = min(end - 1, max(first + 1, first + int(share * (end - first))))
         low, high = self._samples[place - 1], self._samples[place]
@@ -475,6 +478,28 @@ def _agreed(one: str, other: str) -> int:
     return low
 
 
+def _take(gap: _Gap, shown: Range, keys: Sequence[str]) -> tuple[slice, list[_Gap]]:
+    """Take what an answer shows out of a gap; give the part of the answer that lay in it, and what remains of the gap."""
+    low = bisect_right(keys, max(gap.after, shown.after))
+    high = len(keys) if gap.until is None else bisect_right(keys, gap.until)
+    remains = []
+    goes_on = gap.after == shown.after
+    if gap.after < shown.after:
+        lower = _Gap(gap.after, shown.after)
+        lower.request = gap.request
+        remains.append(lower)
+    if shown.until is not None and _reaches_beyond(gap, shown.until):
+        gap.run = (gap.run if goes_on else 0) + high - low
+        gap.begin = keys[low] if low < high else gap.begin
+        gap.after = shown.until
+        remains.append(gap)
+    return slice(low, high), remains
+
+
+def _reaches_beyond(gap: _Gap, key: str) -> bool:
+    return gap.until is None or gap.until > key
+
+
 def _is_wide(alphabet: set[str]) -> bool:
     return len(alphabet) >= _WIDE
 
@@ -487,10 +512,7 @@ def _position(text: str, level: int) -> tuple[int, int]:
 
 def _legal(code: int) -> str:
     """Give the first character from here on that XML and a key may hold."""
-    if code < 0x20:
-        code = 0x20
-    elif 0xD800 <= code < 0xE000:
-        code = 0xE000
-    elif code in (0xFFFE, 0xFFFF):
-        code = 0x10000
-    return chr(min(code, 0x10FFFD))
+    for first, end in _UNFIT:
+        if first <= code < end:
+            code = end
+    return chr(min(code, _HIGHEST))
