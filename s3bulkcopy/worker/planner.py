@@ -21,7 +21,7 @@ _SAMPLES_PER_PAGE = 24
 _MOST_SAMPLES = 20_000
 
 #: Smallest piece that a cut may leave, in pages.
-_LEAST_PAGES = 1.6
+_LEAST_PAGES = 1.0
 
 #: Answers of every one that may show nothing new before cuts become rarer.
 _WASTE = 0.15
