@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SAMPLES_PER_PAGE = 24
 _MOST_SAMPLES = 20_000
 
-#: Smallest piece that a cut may leave, in pages.
+#: Smallest piece that a cut may leave, in pages, beside the page under way.
 _LEAST_PAGES = 1.0
 
 #: Answers of every one that may show nothing new before cuts become rarer.
@@ -46,6 +46,9 @@ _WIDE_FROM = "\u2e80"
 
 #: Share of a sibling that must be known for others to be measured by it.
 _SURE = 0.5
+
+#: Most segments for one place at which all known keys agree.
+_AGREED_CUTS = 12
 
 _TOP = "\U0010ffff"
 
@@ -302,7 +305,7 @@ class Planner:
 
     # -------------------------------------------------------------------------------------------------------- expecting
 
-    def _expect(self, gap: _Gap) -> None:
+    def _expect(self, gap: _Gap) -> None:  # noqa: C901, PLR0915 - one walk up the key; its steps share what was seen below
         """Predict what a gap holds, in segments from its beginning to its end."""
         gap.made = self._answers
         gap.cuts = [0]
@@ -378,6 +381,7 @@ class Planner:
             own = self._alphabets.get(_position(low, level), set())
             likely = low[level] in alike
             letters = self._letters(low[level], upper, own, alike if likely and not own else set())
+            letters = letters[:: 1 + len(letters) // _AGREED_CUTS]
             share = size * (_AGREED_ALIKE if own else (_AGREED_ALIKE if likely else _AGREED) / (1 + self._answers / 8))
             total = sum(chance for _, chance in letters) or 1
             rest += [_Segment(share * chance / total, low[:level] + letter) for letter, chance in letters]
