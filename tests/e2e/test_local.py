@@ -335,7 +335,9 @@ main()
         assert counts(ended, "listed", "copied", "failed") == {"listed": 6, "copied": 5, "failed": 1}
         assert f'"key": "{poison}"' in ended.out
         assert "its task died (a worker process ended with 9); may have been copied" in ended.out
-        assert ended.out.count("a worker process ended with 9; starting another one") == 5
+        # A ListTask that dies with it is delivered again, and its children once more: the poison may be in several tasks.
+        deaths = ended.out.count("a worker process ended with 9; starting another one")
+        assert (deaths > 0, deaths % 5) == (True, 0)
 
 
 def test_workers_end_by_themselves_where_the_command_is_killed() -> None:
