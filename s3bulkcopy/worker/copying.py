@@ -78,7 +78,7 @@ class _Batch:
     def __init__(self, job: Job, copies: JobCopies, items: Iterable[Item], deadline: float, *, trusting: bool) -> None:
         self.job = job
         self.copies = copies
-        self.items: deque[Item] = deque()
+        self.items = deque(items)
         self.deadline = deadline
         #: Whether a denial is believed although nothing was ever copied.
         self.trusting = trusting
@@ -94,11 +94,12 @@ class _Batch:
         self.failures: list[Failure] = []
         self.copied = self.copied_bytes = self.skipped = self.vanished = 0
         self.pages = self.requests = self.retries = self.throttles = 0
-        for item in items:
-            if (refusal := _refusal(job, item)) is None:
-                self.items.append(item)
-            else:
-                self.fail(item, refusal)
+        keys, sizes, _ = zip(*self.items, strict=True) if self.items else ((), (0,), ())
+        if max(sizes) > MAX_COPY_OBJECT_BYTES or job.source.prefix in keys:  # seldom: looking at each costs more
+            for item in [*self.items]:
+                if (refusal := _refusal(job, item)) is not None:
+                    self.items.remove(item)
+                    self.fail(item, refusal)
         self.open = len(self.items)
         if not self.open:
             self.end()
