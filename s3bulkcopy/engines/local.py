@@ -357,10 +357,12 @@ class LocalEngine:
             if events & selectors.EVENT_READ and not self._receive(worker):
                 self._bury(worker)
         while self._later and self._later[0][0] <= self._clock():
-            delivery = heapq.heappop(self._later)[2]
-            suspicious = delivery.deaths >= _SUSPICIOUS_DEATHS
-            (self._suspects if suspicious else self._queues[delivery.kind]).append(delivery)
+            self._queue_again(heapq.heappop(self._later)[2])
         self._assign()
+
+    def _queue_again(self, delivery: _Delivery) -> None:
+        suspicious = delivery.deaths >= _SUSPICIOUS_DEATHS
+        (self._suspects if suspicious else self._queues[delivery.kind]).append(delivery)
 
     def _assign(self) -> None:
         """Give each waiting task to the worker that has least of its kind in hand, and accept what there is room for."""
@@ -449,8 +451,7 @@ class LocalEngine:
         if worker is self._prober:
             self._send_probe(worker)
         else:
-            delivery = self._release(worker, token)
-            self._queues[delivery.kind].append(delivery)
+            self._queue_again(self._release(worker, token))
 
     def _accept(self, worker: _Process, sequence: int, delivery: _Delivery) -> None:
         if delivery.kind == "copy":
@@ -539,7 +540,7 @@ class LocalEngine:
                 self._deliver_again(delivery)
         else:  # that was not its tasks' fault
             for delivery in worker.tasks.values():
-                self._queues[delivery.kind].append(delivery)
+                self._queue_again(delivery)
             self._deaths += 1
         if self._deaths >= _DEATHS:
             raise S3BulkCopyError(f"{self._deaths} workers died at their start, one after another; the last: {how}")

@@ -258,6 +258,23 @@ def test_a_task_that_kills_workers_takes_no_others_with_it(stage: Stage) -> None
     assert [told for told in told_together if "run.2" in told] == 2 * [names] + 3 * [["run.2"]]
 
 
+def test_a_task_stays_suspicious_where_the_worker_that_has_it_dies_before_it_is_ready(stage: Stage) -> None:
+    stage.engine.submit([copying("run.1")])
+    for _ in range(2):
+        stage.workers[-1].say("ready")
+        stage.go_on()
+        stage.workers[-1].die()
+        stage.go_on()
+        stage.go_on()
+    assert len(stage.workers[-1].tasks()) == 1
+
+    stage.engine.submit([copying("run.2")])
+    stage.workers[-1].die()
+    stage.go_on()
+    stage.go_on()
+    assert len(stage.workers[-1].tasks()) == 1
+
+
 def test_workers_that_die_before_they_are_ready_end_the_run_and_cost_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch)
     with stage.engine:
