@@ -150,8 +150,8 @@ class Course:
         before = self.endpoint.counts()
         used = measure(command, environment(errand, self.path), GIVE_UP_SECONDS)
         after = self.endpoint.counts()
-        if used.code:
-            raise Failed(f"exit code {used.code}: {used.last_words or 'without a word'}")
+        if used.trouble:
+            raise Failed(used.trouble)
         there = self.endpoint.contents(destination)
         if there != expected[source]:
             raise Failed(f"{there.objects:,} of {expected[source].objects:,} objects arrived, or they differ")

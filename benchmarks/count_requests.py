@@ -70,8 +70,8 @@ def count_on_model(tool: Tool, workers: int | None, shape: str, objects: int) ->
         errand = Errand(Endpoint(server.url), SOURCE, DESTINATION, workers or tool.workers[0], Path(folder))
         path = os.environ["PATH"]
         used = measure(tool.command(errand, path), environment(errand, path), GIVE_UP_SECONDS)
-        if used.code:
-            raise Failed(f"exit code {used.code}: {used.last_words or 'without a word'}")
+        if used.trouble:
+            raise Failed(used.trouble)
         stats = server.stats()
     if stats["buckets"][DESTINATION] != objects:
         raise Failed(f"{stats['buckets'][DESTINATION]:,} of {objects:,} objects arrived")
@@ -94,8 +94,8 @@ def count_on_emulator(workers: int | None, shape: str, objects: int) -> Counter[
         options = ["--workers", str(workers)] if workers else []
         variables = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **emulator.variables, "AWS_ENDPOINT_URL": proxy.url}
         used = measure([*command, *options], variables, GIVE_UP_SECONDS)
-        if used.code:
-            raise Failed(f"exit code {used.code}: {used.last_words or 'without a word'}")
+        if used.trouble:
+            raise Failed(used.trouble)
         if compare(store.items(SOURCE), store.items(DESTINATION)):
             raise Failed("the destination is not equal to the source")
         return proxy.counts

@@ -43,6 +43,11 @@ class Usage:
     #: The last line that it wrote to stderr.
     last_words: str
 
+    @property
+    def trouble(self) -> str:
+        """Say how the command failed; empty where it did not."""
+        return f"exit code {self.code}: {self.last_words or 'without a word'}" if self.code else ""
+
 
 class Process(Protocol):
     """What tells its memory, as psutil's processes do."""

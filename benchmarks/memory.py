@@ -80,8 +80,8 @@ def of_run(endpoint: Endpoint, source: str, folder: Path, processes: int | None)
 
 def _ended(command: list[str], variables: dict[str, str]) -> Usage:
     used = measure(command, variables, GIVE_UP_SECONDS)
-    if used.code:
-        raise RuntimeError(f"exit code {used.code}: {used.last_words or 'without a word'}")
+    if used.trouble:
+        raise RuntimeError(used.trouble)
     return used
 
 

@@ -55,8 +55,7 @@ class Snapshot:
     def seen(self) -> Counts:
         """Give all that was heard of, counted or not yet. What ended was listed, even if its lister has not reported yet."""
         seen = self.counts + self.provisional + self.under_way
-        ended = seen.copied + seen.skipped + seen.vanished + seen.failed
-        return seen._replace(listed=max(seen.listed, ended), listed_bytes=max(seen.listed_bytes, seen.copied_bytes))
+        return seen._replace(listed=max(seen.listed, seen.ended), listed_bytes=max(seen.listed_bytes, seen.copied_bytes))
 
 
 @dataclass(slots=True)

@@ -178,9 +178,14 @@ class Progress:
         return f"{'~' if self.listing else ''}{count_text(self.counts.listed)}"
 
     @property
+    def is_copied_provisional(self) -> bool:
+        """Tell whether some of the copied objects do not count yet."""
+        return self.counts.copied != self.snapshot.counts.copied
+
+    @property
     def copied_text(self) -> str:
         """Give the number of copied objects, with a tilde if some of them do not count yet."""
-        return f"{'~' if self.counts.copied != self.snapshot.counts.copied else ''}{count_text(self.counts.copied)}"
+        return f"{'~' if self.is_copied_provisional else ''}{count_text(self.counts.copied)}"
 
     @property
     def eta_text(self) -> str:
@@ -203,7 +208,7 @@ class _Meter:
 
     def read(self, snapshot: Snapshot, depths: Depths | None) -> Progress:
         counts = snapshot.seen
-        listed, ended = counts.listed, counts.copied + counts.skipped + counts.vanished + counts.failed
+        listed, ended = counts.listed, counts.ended
         rate = self._rate.add(ended)
         return Progress(
             counts=counts,
@@ -388,7 +393,7 @@ class JsonView(_Lines):
             failed=counts.failed,
             retries=counts.retries,
             rate=round(progress.rate, 1),
-            provisional=progress.listing or counts.copied != snapshot.counts.copied,
+            provisional=progress.listing or progress.is_copied_provisional,
             tasks=snapshot.tasks,
             tasks_open=snapshot.tasks_open,
             dead=snapshot.dead,

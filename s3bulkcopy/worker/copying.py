@@ -157,8 +157,8 @@ class _Batch:
         self.ended.result()
         return True
 
-    def outcome(self) -> Outcome:
-        counts = Counts(
+    def counts(self) -> Counts:
+        return Counts(
             copied=self.copied,
             copied_bytes=self.copied_bytes,
             skipped=self.skipped,
@@ -169,7 +169,9 @@ class _Batch:
             retries=self.retries,
             throttles=self.throttles,
         )
-        return Outcome(counts, tuple(self.failures), tuple(self.rest))
+
+    def outcome(self) -> Outcome:
+        return Outcome(self.counts(), tuple(self.failures), tuple(self.rest))
 
 
 class _Turn:
@@ -250,7 +252,7 @@ class Copier:
 
     def under_way(self) -> Counts:
         """Give what the tasks that have not ended have achieved so far."""
-        return sum((batch.outcome().counts for batch in self._under_way), Counts())
+        return sum((batch.counts() for batch in self._under_way), Counts())
 
     async def stop(self) -> None:
         """End what a cancelled task left behind, so that nothing is pending."""

@@ -40,12 +40,12 @@ def fan_out(prefix: str, first_page: Sequence[str], after: str) -> list[Range]:
     first, for it is known to hold keys, and those behind it.
     """
     shared = shared_head(first_page[0], first_page[-1]) if first_page else prefix
-    boundaries = {stem + c for stem in {prefix, shared} for c in ALPHABET if _is_key(stem + c)}
+    boundaries = {stem + c for stem in {prefix, shared} for c in ALPHABET if is_key(stem + c)}
     whole = Range(after, None)
     ranges = cut(whole, boundaries)
     steps = MIN_ROOTS
     while len(ranges) < MIN_ROOTS and steps <= _TOP:
-        boundaries |= {b for b in map(prefix.__add__, _spread(steps)) if _is_key(b)}
+        boundaries |= {b for b in map(prefix.__add__, _spread(steps)) if is_key(b)}
         ranges = cut(whole, boundaries)
         steps *= 4
     last = first_page[-1] if first_page else after
@@ -59,12 +59,27 @@ def shared_head(first: str, last: str) -> str:
     >>> shared_head("data/2025/", "data/2026/")
     'data/202'
     """
-    return first[: next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))]
+    return first[: agreed(first, last)]
+
+
+def agreed(one: str, other: str) -> int:
+    """Give the number of characters with which both begin."""
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
+    while low < high - 1:
+        middle = (low + high) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def _spread(steps: int) -> list[str]:
     return [chr(c) for c in range(1, _TOP, _TOP // steps) if c not in _SURROGATES]
 
 
-def _is_key(text: str) -> bool:
+def is_key(text: str) -> bool:
+    """Tell whether a text is short enough for a key."""
     return len(text.encode("utf-8", "surrogateescape")) <= MAX_KEY_BYTES

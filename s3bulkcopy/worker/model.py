@@ -160,6 +160,11 @@ class Counts(NamedTuple):
     #: Answers of 503 SlowDown and its kin.
     throttles: int = 0
 
+    @property
+    def ended(self) -> int:
+        """Objects whose fate is known."""
+        return self.copied + self.skipped + self.vanished + self.failed
+
     def __add__(self, other: Counts) -> Counts:  # type: ignore[override]
         """Add field by field."""
         return Counts(*map(add, self, other))

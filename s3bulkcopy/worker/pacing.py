@@ -251,7 +251,7 @@ class Pace:
             self._stalled += 1
             self._doubling = False
             if self._stalled >= _STALLED_ROUNDS:
-                self._ramping = self._doubling = False
+                self._ramping = False
                 self._window = max(self._start, self._best_window)
         elif latency > _CROWDED * self._best_latency:
             self._window = max(self._start, self._window - 1 - self._window // 10)

@@ -11,7 +11,8 @@ from bisect import bisect_left, bisect_right
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from s3bulkcopy.worker.model import MAX_KEY_BYTES, Range
+from s3bulkcopy.worker.keyspace import agreed, is_key
+from s3bulkcopy.worker.model import Range
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -148,9 +149,7 @@ class Planner:
             if not busy or room < least:
                 return None
             if busy.made + _STALE_AFTER <= self._answers:
-                cuts = busy.cuts
                 self._expect(busy)
-                busy.cuts = cuts
                 continue
             upper = self._cut(busy, self._page + room)
             if upper:
@@ -199,6 +198,7 @@ class Planner:
             self._learn(keys[part])
         for gap in left:
             if not gap.offered:
+                gap.cuts = [0]
                 self._expect(gap)
         return new
 
@@ -246,7 +246,7 @@ class Planner:
             self._samples = self._samples[::2]
             self._stride *= 2
         for low, high in pairwise(taken):
-            level = _agreed(low, high)
+            level = agreed(low, high)
             if level < len(low):
                 alphabet = self._alphabets.setdefault(_position(low, level), set())
                 if len(alphabet) > 2 * _WIDE:
@@ -292,11 +292,11 @@ class Planner:
         levels = set()
         samples, least = self._samples, len(self._prefix)
         place, level = bisect_left(samples, text), len(text)
-        while place and least <= (one := _agreed(samples[place - 1], text)) < level:
+        while place and least <= (one := agreed(samples[place - 1], text)) < level:
             levels.add(level := one)
             place = bisect_left(samples, text[:level])
         place, level = bisect_right(samples, text), len(text)
-        while place < len(samples) and least <= (one := _agreed(samples[place], text)) < level:
+        while place < len(samples) and least <= (one := agreed(samples[place], text)) < level:
             levels.add(level := one)
             place = bisect_right(samples, text[:level] + _TOP)
         if len(levels) > _MOST_LEVELS:
@@ -308,10 +308,9 @@ class Planner:
     def _expect(self, gap: _Gap) -> None:  # noqa: C901, PLR0915 - one walk up the key; its steps share what was seen below
         """Predict what a gap holds, in segments from its beginning to its end."""
         gap.made = self._answers
-        gap.cuts = [0]
         low = max(gap.after, self._prefix)
         high = gap.until
-        fork = _agreed(low, high) if high is not None else len(self._prefix)
+        fork = agreed(low, high) if high is not None else len(self._prefix)
         rest: list[_Segment] = []
         reliance = 0.0  # how far the rest is known from keys like it
         size = float(self._page)  # of what is known to begin like `low` down to the level looked at
@@ -424,7 +423,7 @@ class Planner:
             options += [(gap.segments[m].cut, m, 0.0) for m in range(n, len(gap.segments))]
             options += [(gap.segments[m].cut, m, 0.0) for m in range(n - 1, 0, -1)]
             for text, m, portion in options:
-                if gap.after < text and (gap.until is None or text < gap.until) and self._is_legal(text):
+                if gap.after < text and (gap.until is None or text < gap.until) and is_key(text):
                     return self._divide(gap, text, m, portion)
             return None
         return None
@@ -438,7 +437,7 @@ class Planner:
             return part.cut, 0.0
         place = min(end - 1, max(first + 1, first + int(share * (end - first))))
         low, high = self._samples[place - 1], self._samples[place]
-        return part.stem + high[len(part.like) : _agreed(low, high) + 1], (place - first) / (end - first)
+        return part.stem + high[len(part.like) : agreed(low, high) + 1], (place - first) / (end - first)
 
     def _divide(self, gap: _Gap, text: str, n: int, share: float) -> _Gap:
         part = gap.segments[n]
@@ -459,27 +458,10 @@ class Planner:
         self._gaps.insert(self._gaps.index(gap) + 1, upper)
         return upper
 
-    def _is_legal(self, text: str) -> bool:
-        return len(text.encode("utf-8", "surrogatepass")) <= MAX_KEY_BYTES
-
 
 def _sure(mass: tuple[float, float]) -> float:
     """Tell which share of a mass is known rather than expected."""
     return (mass[0] + 1) / (sum(mass) + 1)
-
-
-def _agreed(one: str, other: str) -> int:
-    """Give the number of characters with which both begin."""
-    low, high = 0, min(len(one), len(other))
-    if one[:high] == other[:high]:
-        return high
-    while low < high - 1:
-        middle = (low + high) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 def _take(gap: _Gap, shown: Range, keys: Sequence[str]) -> tuple[slice, list[_Gap]]:

@@ -1,6 +1,6 @@
 """The S3 requests that workers send, and their answers.
 
-`page_request`, `copy_request` and `read_page` know no network; `S3` sends over kept connections and puts every answer on
+`page_request`, `CopyRequests` and `read_page` know no network; `S3` sends over kept connections and puts every answer on
 the axis of `failures`.
 """
 

@@ -13,6 +13,12 @@ from s3bulkcopy.worker.http import MalformedAnswer
 from tests.unit.worker.loopback import Peer, Server, echo, get, serving
 
 
+def silent(_: Server, peer: Peer) -> None:
+    """Take a request and never answer it."""
+    peer.request()
+    peer.wait_for_the_end()
+
+
 def test_a_connection_is_kept_for_the_next_request() -> None:
     async def main() -> None:
         async with serving(echo) as (server, host):
@@ -108,10 +114,6 @@ def test_an_answer_may_end_with_its_connection() -> None:
 def test_an_answer_that_does_not_come_in_time_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_SWEEP_SECONDS", 0.01)
 
-    def silent(_: Server, peer: Peer) -> None:
-        peer.request()
-        peer.wait_for_the_end()
-
     async def main() -> None:
         async with serving(silent) as (server, host):
             with pytest.raises(TimeoutError, match="no answer in time"):
@@ -123,10 +125,6 @@ def test_an_answer_that_does_not_come_in_time_is_a_timeout(monkeypatch: pytest.M
 
 def test_requests_end_in_time_while_others_still_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_SWEEP_SECONDS", 0.01)
-
-    def silent(_: Server, peer: Peer) -> None:
-        peer.request()
-        peer.wait_for_the_end()
 
     async def main() -> None:
         async with serving(silent) as (server, host):
@@ -262,10 +260,6 @@ def test_old_addresses_stay_in_use_while_resolving_takes_long(monkeypatch: pytes
 
 
 def test_a_cancelled_exchange_closes_its_connection() -> None:
-    def silent(_: Server, peer: Peer) -> None:
-        peer.request()
-        peer.wait_for_the_end()
-
     async def main() -> None:
         async with serving(silent) as (server, host):
             running = aio.create_task(host.exchange(get("/"), 5))
