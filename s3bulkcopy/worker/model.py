@@ -260,8 +260,12 @@ def encode_task(task: Task | Nothing) -> str:
     head = {"v": WIRE_VERSION, "id": task.id, "job": _job_words(task.job), "idle": task.idle_hops}
     if isinstance(task, ListTask):
         return to_json({"t": "list", **head, "after": task.range.after, "until": task.range.until})
-    return to_json({"t": "copy", **head, "items": task.items})
+    # By columns: a list for each of a thousand items costs more than all else about them.
+    return to_json({"t": "copy", **head, **{name: [item[n] for item in task.items] for n, name in enumerate(_COLUMNS)}})
 
+
+#: What a message calls the values of its items.
+_COLUMNS = ("keys", "sizes", "etags")
 
 #: What a message of another shape makes the decoders below raise.
 _MISFITS = (KeyError, TypeError, ValueError, AttributeError)
@@ -279,7 +283,7 @@ def decode_task(body: str) -> Task | Nothing:
                 until = data["until"]
                 return ListTask(name, job, Range(_text(data["after"]), until if until is None else _text(until)), idle)
             case "copy":
-                return CopyTask(name, job, _items(data["items"]), idle)
+                return CopyTask(name, job, _items(*(data[column] for column in _COLUMNS)), idle)
             case kind:
                 raise MalformedMessage(f"a message of kind {kind!r} is no task")
     except MalformedMessage:
@@ -358,15 +362,14 @@ def _location(data: dict[str, Any]) -> Location:
     return Location(**{name: _text(value) for name, value in data.items()})
 
 
-def _items(rows: list[list[Any]]) -> tuple[Item, ...]:
-    if type(rows) is not list or {*map(type, rows)} - {list}:
-        raise TypeError("items that are not rows of three")
-    if not rows:
+def _items(keys: list[str], sizes: list[int], etags: list[str]) -> tuple[Item, ...]:
+    if {type(keys), type(sizes), type(etags)} != {list}:
+        raise TypeError("items that are not lists of keys, sizes and ETags")
+    if not keys and not sizes and not etags:
         return ()
-    keys, sizes, etags = zip(*rows, strict=True)
     if {*map(type, keys), *map(type, etags)} != {str} or {*map(type, sizes)} != {int} or min(sizes) < 0:
         raise TypeError("an item that is not a text, a count and a text")
-    return tuple(map(make_item, rows))
+    return tuple(map(make_item, zip(keys, sizes, etags, strict=True)))
 
 
 def _text(value: object) -> str:
