@@ -7,9 +7,12 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -17,7 +20,9 @@ import click
 from s3bulkcopy import __version__, options
 from s3bulkcopy.errors import (
     CountsIncomplete,
+    Detached,
     Interrupted,
+    JournalUnusable,
     LeftBehind,
     ObjectsFailed,
     S3BulkCopyError,
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from s3bulkcopy.aws.session import AwsSession
     from s3bulkcopy.engines import Engine
     from s3bulkcopy.interrupts import Interrupts
+    from s3bulkcopy.journal import Journal
     from s3bulkcopy.run import Result
     from s3bulkcopy.settings import AwsSettings, CopySettings, OutputSettings
     from s3bulkcopy.view import View
@@ -96,7 +102,10 @@ def _run(
     *,
     last_words: Callable[[], str] | None = None,
 ) -> int:
-    """Run; `last_words` are said in place of the command that cleans up where a second Ctrl-C leaves at once."""
+    """Run; `last_words` are said in place of the command that cleans up where a second Ctrl-C leaves at once.
+
+    Who gives them has a cloud that ends with the command, and a journal that does, too.
+    """
     from s3bulkcopy.aws.preflight import check_overlap, look, preflight  # noqa: PLC0415 - boto3 is slow to import
     from s3bulkcopy.aws.session import AwsSession  # noqa: PLC0415
     from s3bulkcopy.aws.stack import new_run_id  # noqa: PLC0415
@@ -121,11 +130,31 @@ def _run(
         plan = [_plan_line(found.job, copy), workers]
         view.plan(run_id, plan, source=str(found.job.source), destination=str(found.job.destination))
         if found.first_page.items:
-            result = _copy(found, copy, settings, make, view, _aws_flags(aws, found.region), last_words)
+            with _journal(run_id, settings, aws, found.region, view, is_passing=last_words is not None) as journal:
+                result = _copy(found, copy, settings, make, view, journal, last_words)
+                code = _exit_code(result, is_kept=_is_kept(settings))
+                journal.note(replace(journal.facts, ended=code))
         else:
-            result = _nothing_to_copy(found.job, settings)
+            result, code = _nothing_to_copy(found.job, settings), 0
     view.summary(result)
-    return _exit_code(result, is_kept=_is_kept(settings))
+    return code
+
+
+def _journal(
+    run_id: str, settings: StackSettings | LocalSettings, aws: AwsSettings, region: str, view: View, *, is_passing: bool
+) -> Journal:
+    """Begin the run's journal: in the state folder, or, where that cannot be written, in the folder for temporary files."""
+    from s3bulkcopy.journal import Facts, Journal, journal_path  # noqa: PLC0415
+
+    engine = "local" if isinstance(settings, LocalSettings) else "lambda"
+    facts = Facts(run_id, engine, version=__version__, aws=tuple(_aws_words(aws, region).items()))
+    if is_passing:
+        return Journal.in_memory(facts)
+    try:
+        return Journal.create(journal_path(run_id), facts)
+    except JournalUnusable as error:
+        view.warning(f"{error.message}; it is kept among the temporary files ({error.hint})")
+        return Journal.create(Path(tempfile.gettempdir()) / f"s3bulkcopy-{os.getuid()}" / f"{run_id}.journal", facts)
 
 
 def _plan_line(job: Job, copy: CopySettings) -> str:
@@ -151,14 +180,14 @@ def _copy(
     settings: StackSettings | LocalSettings,
     make: Callable[[Interrupts], Engine],
     view: View,
-    flags: str,
+    journal: Journal,
     last_words: Callable[[], str] | None,
 ) -> Result:
     from s3bulkcopy import run as runs  # noqa: PLC0415
     from s3bulkcopy.interrupts import Interrupts  # noqa: PLC0415
 
     is_local = isinstance(settings, LocalSettings)
-    clean_up = f"s3bulkcopy teardown {found.job.run_id}{flags}"
+    clean_up = f"s3bulkcopy teardown {found.job.run_id}{_flags(dict(journal.facts.aws))}"
     stopping = "requests on their way land first" if is_local else "workers first, then everything is torn down"
     farewell = "left at once; nothing to clean up" if is_local else f"left at once; clean up with: {clean_up}"
     interrupts = Interrupts(
@@ -170,16 +199,11 @@ def _copy(
     with interrupts:
         engine = make(interrupts)
         try:
-            return runs.run(
-                found.job,
-                found.first_page,
-                engine,
-                view,
-                max_failures=copy.max_failures,
-                check=interrupts.check,
-                clock=time.monotonic,
-            )
+            course = runs.Course(engine, view, journal, time.monotonic, copy.max_failures, interrupts.check)
+            return runs.run(found.job, found.first_page, course)
         except S3BulkCopyError as error:
+            if not isinstance(error, Detached):
+                journal.note(replace(journal.facts, ended=error.exit_code))
             for line in engine.left:
                 view.warning(f"left behind: {line}")
             if isinstance(error, Interrupted):
@@ -283,7 +307,7 @@ def status(run_id: str | None, *, watch: bool, **values: Any) -> None:  # noqa: 
 
     with suppress(KeyboardInterrupt):
         for runs in _again(look, watch=watch):
-            _show_runs(runs, output, region, flags=_aws_flags(aws, region), detail=run_id is not None, live=watch)
+            _show_runs(runs, output, region, flags=_flags(_aws_words(aws, region)), detail=run_id is not None, live=watch)
 
 
 def _again(look: Callable[[], list[FoundRun]], *, watch: bool) -> Iterator[list[FoundRun]]:
@@ -413,9 +437,14 @@ def _check_run_id(text: str) -> None:
         raise UsageError(f"{text!r} is not a run id", hint=hint)
 
 
-def _aws_flags(aws: AwsSettings, region: str) -> str:
-    flags = {"region": region, "profile": aws.profile, "endpoint-url": aws.endpoint_url}
-    return "".join(f" --{name} {value}" for name, value in flags.items() if value)
+def _aws_words(aws: AwsSettings, region: str) -> dict[str, str]:
+    """Give the options by which another command reaches the same account."""
+    words = {"region": region, "profile": aws.profile, "endpoint-url": aws.endpoint_url}
+    return {name: value for name, value in words.items() if value}
+
+
+def _flags(words: dict[str, str]) -> str:
+    return "".join(f" --{name} {value}" for name, value in words.items())
 
 
 def main() -> NoReturn:

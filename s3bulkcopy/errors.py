@@ -8,10 +8,12 @@
     ├── DeployFailed                       6   what was made is gone again
     │   ├── NameTaken                          … because something of that name is in the way
     │   └── QuotaTooSmall                      … because the account's concurrency does not allow it
+    ├── JournalUnusable                    1   what is needed to go on with a run is not there, or not to be trusted
     ├── LeftBehind                         7   something could not be removed
     ├── CountsIncomplete                   8   the run ended, but not every event was seen
     ├── Halted                             9   someone stopped the run
-    └── Interrupted                      130   Ctrl-C or SIGTERM
+    ├── Interrupted                      130   Ctrl-C or SIGTERM
+    └── Detached                           0   no error: the run goes on without this command
 
 A message names the thing and the cause; `hint` names the next step. Both are plain text.
 """
@@ -74,6 +76,10 @@ class QuotaTooSmall(DeployFailed):
     """The account's concurrency quota does not allow the workers asked for."""
 
 
+class JournalUnusable(S3BulkCopyError):
+    """The journal of a run is missing, foreign, damaged, or another process has it."""
+
+
 class LeftBehind(S3BulkCopyError):
     """Something of a run is still in the account."""
 
@@ -96,3 +102,9 @@ class Interrupted(S3BulkCopyError):
     """Ctrl-C or SIGTERM; the run was torn down first."""
 
     exit_code = 130
+
+
+class Detached(S3BulkCopyError):
+    """The run goes on without this command; `hint` says how to follow it."""
+
+    exit_code = 0

@@ -6,20 +6,33 @@ Delivery is at least once and in any order; this is where the counts become exac
 - An event of a task that nobody announced yet waits. What waits at the end belongs to orphans.
 - A `Done` outranks a `Dead`, whichever comes first.
 - The run is complete when every announced task has a `Done` or is `Dead`.
+
+A run may have a million tasks, so of one that has ended four bytes are kept. Failures are not kept at all but for the
+last: whoever keeps the events asks `counts_attempt` which of them count.
 """
 
 from __future__ import annotations
 
+from array import array
+from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from operator import add, sub
+from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import compress, crc32, decompress
 
-from s3bulkcopy.worker.model import CopyTask, Counts, Dead, Done, Event, Failure, Fatal, Range, Trouble
+from s3bulkcopy.worker.model import Attempt, CopyTask, Counts, Dead, Done, Event, Failure, Fatal, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from s3bulkcopy.worker.model import Range
+
 #: What is said of a task whose attempts left no word.
 NO_WORD = "killed, or never started"
+
+#: How many bytes of a nonce are kept of an attempt that counted, as a type of `array`. Two attempts at one task that agree in
+#: them (one pair in four billion) would be taken for one, and their copies not shown as duplicates.
+_MARK = "I"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,50 +71,54 @@ class Snapshot:
         return seen._replace(listed=max(seen.listed, seen.ended), listed_bytes=max(seen.listed_bytes, seen.copied_bytes))
 
 
-@dataclass(slots=True)
-class _Family:
-    """The children of one attempt (or the roots): how many, and which have ended, as bits."""
+class _Waiting(NamedTuple):
+    """The first Done of a task that nobody announced yet, without its failures' texts."""
 
-    size: int
-    ended: int = 0
-
-    @property
-    def open(self) -> int:
-        return self.size - self.ended.bit_count()
+    nonce: str
+    children: int
+    counts: Counts
 
 
-@dataclass(slots=True)
-class _Word:
+class _Grave(NamedTuple):
+    """What died with a task: so many items, or so many ranges."""
+
+    items: int
+    ranges: int
+
+
+class _Word(NamedTuple):
     """The last word on a task's troubles: that of its highest attempt."""
 
     number: int
     cause: str
 
 
-@dataclass(slots=True)
 class Tally:
     """Adds events to counts; `add` may be given the same event any number of times."""
 
-    _families: dict[str, _Family] = field(default_factory=dict)
-    _closed: dict[str, int] = field(default_factory=dict)
-    _waiting: dict[str, Done | Dead] = field(default_factory=dict)
-    _dead: dict[str, Dead] = field(default_factory=dict)
-    _words: dict[str, _Word] = field(default_factory=dict)
-    _troubles: set[tuple[str, str]] = field(default_factory=set)
-    #: The attempts whose Done counted, so that a repeated event is known from a second attempt's.
-    _winners: dict[str, str] = field(default_factory=dict)
-    _losers: dict[tuple[str, str], int] = field(default_factory=dict)
-    counts: Counts = field(default_factory=Counts)
-    _provisional: Counts = field(default_factory=Counts)
-    failures: list[Failure] = field(default_factory=list)
-    _unquiet: bool = False
-    fatal: Fatal | None = None
-    #: What the engine says that tasks which have not ended have achieved so far; it is shown, and not counted.
-    under_way: Counts = field(default_factory=Counts)
+    def __init__(self) -> None:
+        """Begin with nothing announced."""
+        #: Of the children of each attempt, or the roots: what marks the attempt that counted, or 0.
+        self._families: dict[str, array[int]] = {}
+        self._waiting: dict[str, _Waiting | _Grave] = {}
+        self._dead: dict[str, _Grave] = {}
+        self._words: dict[str, _Word] = {}
+        self._troubles: set[int] = set()
+        #: Copies of attempts that did not count, by attempt.
+        self._losers: dict[str, int] = {}
+        self._tasks = self._open = 0
+        self._sums = [0] * len(Counts._fields)
+        self._provisional = [0] * len(Counts._fields)
+        self._unquiet = False
+        self.fatal: Fatal | None = None
+        #: Failures heard of, counted or not yet; how many of them are denials; and the last one.
+        self.failures = self.denied = 0
+        self.last_failure: Failure | None = None
+        #: What the engine says that tasks which have not ended have achieved so far; it is shown, and not counted.
+        self.under_way = Counts()
 
     def announce(self, family: str, size: int) -> None:
         """Make known the tasks `family.0 … family.(size-1)`; the run waits for each of them."""
-        self._open(family, size)
         self._admit(family, size)
 
     def add(self, events: Iterable[Event]) -> None:
@@ -120,20 +137,19 @@ class Tally:
     @property
     def complete(self) -> bool:
         """Tell whether every announced task has ended."""
-        return not self._families and bool(self._closed)
+        return not self._open and bool(self._tasks)
 
     def snapshot(self) -> Snapshot:
         """Give what is known now."""
-        dead_copies = [d.task for d in self._dead.values() if isinstance(d.task, CopyTask)]
-        lost = sum(len(task.items) for task in dead_copies)
-        orphans = sum(e.counts.copied for e in self._waiting.values() if isinstance(e, Done))
+        provisional = Counts(*self._provisional)
+        dead_items = sum(grave.items for grave in self._dead.values())
         return Snapshot(
-            counts=self.counts + Counts(failed=lost),
-            provisional=self._provisional,
-            ranges_failed=len(self._dead) - len(dead_copies),
-            duplicates=orphans + sum(self._losers.values()),
-            tasks=sum(self._closed.values()) + sum(f.size for f in self._families.values()),
-            tasks_open=sum(f.open for f in self._families.values()),
+            counts=Counts(*self._sums) + Counts(failed=dead_items),
+            provisional=provisional,
+            ranges_failed=sum(grave.ranges for grave in self._dead.values()),
+            duplicates=provisional.copied + sum(self._losers.values()),
+            tasks=self._tasks,
+            tasks_open=self._open,
             dead=len(self._dead),
             troubles=len(self._troubles),
             complete=self.complete,
@@ -142,113 +158,172 @@ class Tally:
             under_way=Counts() if self.complete else self.under_way,
         )
 
-    def all_failures(self) -> list[Failure]:
-        """Give every object that is not at the destination, those of dead tasks included."""
-        lost = [
-            Failure(
-                item.key,
-                item.size,
-                "DeadLetter",
-                f"its task died ({self._last_word(dead.id)}); may have been copied",
-            )
-            for dead in self._dead.values()
-            if isinstance(dead.task, CopyTask)
-            for item in dead.task.items
-        ]
-        return [*self.failures, *lost]
+    def counts_attempt(self, task_id: str, nonce: str) -> bool:
+        """Tell whether what this attempt at a task reported is in the counts."""
+        found = self._find(task_id)
+        return found is not None and found[0][found[1]] == _mark(nonce)
 
-    def failed_ranges(self) -> list[RangeFailure]:
-        """Give every range that was not listed to its end."""
-        return [
-            RangeFailure(dead.task.range, self._last_word(dead.id))
-            for dead in self._dead.values()
-            if not isinstance(dead.task, CopyTask)
-        ]
+    def counts_death(self, task_id: str) -> bool:
+        """Tell whether a task is counted as dead."""
+        return task_id in self._dead
+
+    def last_word(self, task_id: str) -> str:
+        """Give the cause that the highest failed attempt at a task told."""
+        word = self._words.get(task_id)
+        return word.cause if word is not None else NO_WORD
+
+    # ------------------------------------------------------------------------------------------------------ on disk
+
+    def dump(self) -> dict[str, Any]:
+        """Give all of it as a value that JSON can hold; `load` makes a tally of it that goes on from here."""
+        return {
+            "families": {name: [len(marks), _packed(marks)] for name, marks in self._families.items()},
+            "waiting": self._waiting,
+            "dead": self._dead,
+            "words": self._words,
+            "troubles": [*self._troubles],
+            "losers": self._losers,
+            "tasks": [self._tasks, self._open],
+            "counts": self._sums,
+            "provisional": self._provisional,
+            "unquiet": self._unquiet,
+            "fatal": self.fatal,
+            "failures": [self.failures, self.denied, self.last_failure],
+        }
+
+    @classmethod
+    def load(cls, data: dict[str, Any]) -> Tally:
+        """Make a tally of what `dump` gave; raises KeyError, TypeError or ValueError for anything else."""
+        tally = cls()
+        tally._families = {str(name): _unpacked(text, size) for name, (size, text) in data["families"].items()}
+        tally._waiting = {
+            name: _Waiting(row[0], row[1], Counts(*row[2])) if len(row) > len(_Grave._fields) else _Grave(*row)
+            for name, row in data["waiting"].items()
+        }
+        tally._dead = {name: _Grave(*row) for name, row in data["dead"].items()}
+        tally._words = {name: _Word(*row) for name, row in data["words"].items()}
+        tally._troubles, tally._losers = set(data["troubles"]), dict(data["losers"])
+        tally._tasks, tally._open = data["tasks"]
+        tally._sums, tally._provisional = [*Counts(*data["counts"])], [*Counts(*data["provisional"])]
+        tally._unquiet = bool(data["unquiet"])
+        tally.failures, tally.denied, last = data["failures"]
+        tally.last_failure = Failure(*last) if last is not None else None
+        if data["fatal"] is not None:
+            name, attempt, kind, cause = data["fatal"]
+            tally.fatal = Fatal(name, Attempt(*attempt), kind, cause)
+        return tally
 
     # --------------------------------------------------------------------------------------------------------- inside
 
     def _add_done(self, event: Done) -> None:
-        self._unquiet |= event.attempt.number > 1
-        kept = self._winners.setdefault(event.id, event.attempt.nonce)
-        if kept != event.attempt.nonce:
-            self._losers[event.id, event.attempt.nonce] = event.counts.copied
+        name, (number, nonce), children, counts, failures = event
+        if number > 1:
             self._unquiet = True
+        found = self._find(name)
+        if found is None:
+            self._wait(event)
             return
-        if self._is_announced(event.id):
-            if not self._has_ended(event.id) or self._dead.pop(event.id, None) is not None:
-                self._admit(*self._count(event))
+        marks, place = found
+        if not marks[place]:
+            self._hear(failures)
+            self._count(marks, place, name, _Waiting(nonce, children, counts))
+        elif marks[place] != _mark(nonce):
+            self._lose(name, nonce, counts)
+
+    def _wait(self, event: Done) -> None:
+        """Keep the first Done of a task that nobody announced yet."""
+        name, (_, nonce), children, counts, failures = event
+        kept = self._waiting.get(name)
+        if isinstance(kept, _Waiting):
+            if kept.nonce != nonce:
+                self._lose(name, nonce, counts)
             return
-        if not isinstance(self._waiting.get(event.id), Done):
-            self._waiting[event.id] = event
-            self._provisional += event.counts
+        self._hear(failures)
+        self._waiting[name] = _Waiting(nonce, children, counts)
+        self._provisional = [*map(add, self._provisional, counts)]
+
+    def _hear(self, failures: tuple[Failure, ...]) -> None:
+        if failures:
+            self.failures += len(failures)
+            self.denied += sum(failure.code == "AccessDenied" for failure in failures)
+            self.last_failure = failures[-1]
+
+    def _lose(self, name: str, nonce: str, counts: Counts) -> None:
+        self._losers[f"{name} {nonce}"] = counts.copied
+        self._unquiet = True
 
     def _add_dead(self, event: Dead) -> None:
-        if event.id in self._winners or event.id in self._dead:
-            return
-        if self._is_announced(event.id):
-            self._bury(event)
-        else:
-            self._waiting.setdefault(event.id, event)
+        name, task = event
+        grave = _Grave(len(task.items), 0) if isinstance(task, CopyTask) else _Grave(0, 1)
+        found = self._find(name)
+        if found is None:
+            self._waiting.setdefault(name, grave)
+        elif not found[0][found[1]]:
+            self._bury(name, grave)
 
     def _add_trouble(self, event: Trouble) -> None:
-        self._troubles.add((event.id, event.attempt.nonce))
-        word = self._words.get(event.id)
-        if word is None or event.attempt.number > word.number:
-            self._words[event.id] = _Word(event.attempt.number, event.cause)
-
-    def _open(self, family: str, size: int) -> None:
-        if size and family not in self._closed:
-            self._families.setdefault(family, _Family(size))
+        name, (number, nonce), cause = event
+        self._troubles.add(crc32(f"{name} {nonce}".encode()))
+        word = self._words.get(name)
+        if word is None or number > word.number:
+            self._words[name] = _Word(number, cause)
 
     def _admit(self, family: str, size: int) -> None:
-        """Let the waiting events of a family count, and of those that they announce in turn."""
+        """Announce a family, and let its waiting events count, and those of whom they announce in turn."""
         pending = [(family, size)]
         while pending:
             name, size = pending.pop()
-            for n in range(size):
-                event = self._waiting.pop(f"{name}.{n}", None)
-                if isinstance(event, Done):
-                    self._provisional -= event.counts
-                    pending.append(self._count(event))
-                elif event is not None:
-                    self._bury(event)
+            if not size or name in self._families:
+                continue
+            marks = self._families[name] = array(_MARK, bytes(size * array(_MARK).itemsize))
+            self._tasks += size
+            self._open += size
+            for place in range(size) if self._waiting else ():
+                kept = self._waiting.pop(child := f"{name}.{place}", None)
+                if isinstance(kept, _Waiting):
+                    self._provisional = [*map(sub, self._provisional, kept.counts)]
+                    self._end(marks, place, child, kept)
+                    pending.append((kept.nonce, kept.children))
+                elif kept is not None:
+                    self._bury(child, kept)
 
-    def _count(self, event: Done) -> tuple[str, int]:
-        """Let a Done count, and give the family that it announces."""
-        self.counts += event.counts
-        self.failures.extend(event.failures)
-        # The children's family is opened before this task is closed, so that the run is never complete in between.
-        self._open(event.attempt.nonce, event.children)
-        self._close(event.id)
-        return event.attempt.nonce, event.children
+    def _count(self, marks: array[int], place: int, name: str, done: _Waiting) -> None:
+        """Let a Done count, and announce its children; before its end, so that the run is never complete in between."""
+        if done.children:
+            self._admit(done.nonce, done.children)
+        self._end(marks, place, name, done)
 
-    def _bury(self, event: Dead) -> None:
-        self._dead[event.id] = event
-        self._close(event.id)
+    def _end(self, marks: array[int], place: int, name: str, done: _Waiting) -> None:
+        marks[place] = _mark(done.nonce)
+        self._sums = [*map(add, self._sums, done.counts)]
+        if self._dead.pop(name, None) is None:
+            self._open -= 1
 
-    def _close(self, name: str) -> None:
-        family_name, _, number = name.rpartition(".")
-        family = self._families.get(family_name)
-        if family is None:
-            return
-        family.ended |= 1 << int(number)
-        if not family.open:
-            self._closed[family_name] = family.size
-            del self._families[family_name]
+    def _bury(self, name: str, grave: _Grave) -> None:
+        if name not in self._dead:
+            self._open -= 1
+        self._dead[name] = grave
 
-    def _is_announced(self, name: str) -> bool:
+    def _find(self, name: str) -> tuple[array[int], int] | None:
+        """Give where an announced task's mark is."""
         family, _, number = name.rpartition(".")
-        if not number.isdecimal():
-            return False
-        known = self._families.get(family)
-        size = known.size if known is not None else self._closed.get(family, 0)
-        return int(number) < size
+        marks = self._families.get(family)
+        if marks is None or not number.isdecimal() or (number[0] == "0" and number != "0"):
+            return None
+        place = int(number)
+        return (marks, place) if place < len(marks) else None
 
-    def _has_ended(self, name: str) -> bool:
-        family, _, number = name.rpartition(".")
-        known = self._families.get(family)
-        return known is None or bool(known.ended >> int(number) & 1)
 
-    def _last_word(self, name: str) -> str:
-        word = self._words.get(name)
-        return word.cause if word is not None else NO_WORD
+def _mark(nonce: str) -> int:
+    return crc32(nonce.encode()) or 1
+
+
+def _packed(marks: array[int]) -> str:
+    return b64encode(compress(marks.tobytes(), 1)).decode()
+
+
+def _unpacked(text: str, size: int) -> array[int]:
+    marks = array(_MARK, decompress(b64decode(text)))
+    if len(marks) != size:
+        raise ValueError(f"{len(marks)} tasks in place of {size}")
+    return marks

@@ -44,7 +44,7 @@ class Cloud:
         kept = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("AWS_", "S3BULKCOPY_")) and not name.upper().endswith("_PROXY")
+            if not name.startswith("AWS_") and not name.upper().endswith("_PROXY")
         }
         wanted = {**kept, **self.emulator.variables, "AWS_CONFIG_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
         wanted |= {name: value for name, value in changes.items() if value is not None}

@@ -34,9 +34,7 @@ CLEAN = {"skipped": 0, "vanished": 0, "failed": 0, "ranges_failed": 0, "resource
 def environment(**changes: str) -> dict[str, str]:
     """Give the environment of a command: one access key, and nothing of the caller's that could lead it elsewhere."""
     kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("AWS_", "S3BULKCOPY_")) and not name.upper().endswith("_PROXY")
+        name: value for name, value in os.environ.items() if not name.startswith("AWS_") and not name.upper().endswith("_PROXY")
     }
     nowhere = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
     return {**kept, **nowhere, "AWS_REGION": "us-east-1", **(changes or KEYS)}

@@ -25,7 +25,7 @@ def run(url: str, **environment: str) -> Ended:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("AWS_", "S3BULKCOPY_", "REQUESTS_CA")) and not name.upper().endswith("_PROXY")
+        if not name.startswith(("AWS_", "REQUESTS_CA")) and not name.upper().endswith("_PROXY")
     }
     wanted = {
         **kept,

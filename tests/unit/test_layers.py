@@ -23,7 +23,7 @@ LAYERS = (
     {"run", "options", "demo", "emulator", "status", "interrupts"},
     {"engines", "view"},
     {"aws"},
-    {"tally", "errors", "settings"},
+    {"journal", "tally", "errors", "settings"},
     {"worker"},
     {""},  # the package itself: its version
 )

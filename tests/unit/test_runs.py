@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
 from s3bulkcopy.engines import Depth, Depths, Proof
 from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, ObjectsFailed
-from s3bulkcopy.run import Result, run
+from s3bulkcopy.journal import Facts, Journal
+from s3bulkcopy.run import Course, Result, run
 from s3bulkcopy.worker.model import (
     Attempt,
     CopyTask,
@@ -102,7 +103,13 @@ class Silent:
 def go(engine: MemoryEngine, page: Page | None = None, max_failures: int | None = None) -> Result:
     clock = iter(range(100))
     whole = page or Page(ITEMS, truncated=False)
-    return run(JOB, whole, engine, Silent(), max_failures=max_failures, clock=lambda: float(next(clock)))
+    return run(JOB, whole, course(engine, max_failures=max_failures, clock=lambda: float(next(clock))))
+
+
+def course(engine: MemoryEngine, **changes: Any) -> Course:
+    """What carries a run through, with a journal in memory."""
+    wanted = {"journal": Journal.in_memory(Facts("run", "memory")), "clock": lambda: 0.0, **changes}
+    return Course(engine, Silent(), **wanted)
 
 
 def test_one_range_follows_the_probed_object_where_the_first_page_is_the_last() -> None:
@@ -213,7 +220,7 @@ def test_what_is_under_way_is_told_where_a_run_is_interrupted() -> None:
             raise Interrupted("interrupted")
 
     with pytest.raises(Interrupted) as caught:
-        run(JOB, Page(ITEMS, truncated=False), engine, Silent(), check=check, clock=lambda: 0.0)
+        run(JOB, Page(ITEMS, truncated=False), course(engine, check=check))
     assert caught.value.message == "interrupted; of 700 objects listed so far at least 700 were copied"
 
 
@@ -239,5 +246,5 @@ def test_whatever_stops_the_loop_lets_the_engine_unmake_everything() -> None:
         raise Interrupted("interrupted")
 
     with pytest.raises(Interrupted):
-        run(JOB, Page(ITEMS, truncated=False), engine, Silent(), check=check, clock=lambda: 0.0)
+        run(JOB, Page(ITEMS, truncated=False), course(engine, check=check))
     assert engine.did == ["enter", "exit after an error"]

@@ -1,0 +1,337 @@
+"""What a run has heard, on this machine's disk: events count once they are here, and a command that was killed goes on.
+
+A journal is one SQLite database for each run, held by one process at a time. Events are appended as they come. Now and then
+the tally takes their place, so that a journal does not grow with the run; only failures do, which are rows of their own and
+never all in memory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+import sys
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from s3bulkcopy.errors import JournalUnusable
+from s3bulkcopy.tally import RangeFailure, Tally
+from s3bulkcopy.worker.model import (
+    CopyTask,
+    Dead,
+    Done,
+    Failure,
+    Fatal,
+    ListTask,
+    Nothing,
+    Trouble,
+    decode_event,
+    decode_task,
+    encode_event,
+    encode_task,
+    to_json,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from s3bulkcopy.worker.model import Event, Task
+
+#: What tells a journal from another database, and one format of it from another.
+_APPLICATION_ID = 0x53334243  # "S3BC"
+FORMAT = 1
+
+#: Events after which the tally takes their place.
+COMPACT_AFTER = 20_000
+
+#: The code of what was lost with its task.
+DEAD_LETTER = "DeadLetter"
+
+_SCHEMA = """
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE events (number INTEGER PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE failures (
+    task TEXT, nonce TEXT, place INTEGER, body TEXT NOT NULL, PRIMARY KEY (task, nonce, place)) WITHOUT ROWID;
+CREATE TABLE tasks (id TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+def state_folder() -> Path:
+    """Give the folder for what is to outlive a command on this machine: S3BULKCOPY_STATE_DIR, or the platform's own."""
+    if own := os.environ.get("S3BULKCOPY_STATE_DIR"):
+        return Path(own)
+    home = Path.home()
+    match sys.platform:
+        case "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+        case "darwin":
+            base = home / "Library" / "Application Support"
+        case _:
+            base = Path(os.environ.get("XDG_STATE_HOME") or home / ".local" / "state")
+    return base / "s3bulkcopy"
+
+
+def journal_path(run_id: str) -> Path:
+    """Give where the journal of a run is, if there is one."""
+    return state_folder() / "runs" / f"{run_id}.journal"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a run is: enough to go on with it, or to do again what failed of it."""
+
+    run_id: str
+    engine: str
+    #: The job as a message has it (`encode_task` of the first root), so that every rule of it comes along.
+    roots: tuple[str, ...] = ()
+    #: Whether all roots are known to be queued.
+    submitted: bool = False
+    #: How the run ended, as its exit code says it; None while it goes on.
+    ended: int | None = None
+    version: str = ""
+    #: Options that reach the same account: region, profile, endpoint.
+    aws: tuple[tuple[str, str], ...] = ()
+
+
+class Journal:
+    """The journal of one run; closing it lets another process have it."""
+
+    def __init__(
+        self, database: sqlite3.Connection, facts: Facts, path: Path | None = None, lock: IO[str] | None = None
+    ) -> None:
+        """Take over a database that is open; see `create`, `resume` and `in_memory`. `lock` says that it is ours to write."""
+        self._database, self._path, self._lock = database, path, lock
+        self._since = 0
+        self.facts = facts
+
+    @classmethod
+    def in_memory(cls, facts: Facts) -> Self:
+        """Begin a journal that ends with the process."""
+        return cls(_begun(":memory:"), facts)
+
+    @classmethod
+    def create(cls, path: Path, facts: Facts) -> Self:
+        """Begin the journal of a new run; raises JournalUnusable where that cannot be written."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = _hold(path)
+            journal = cls(_begun(str(path)), facts, path, lock)
+            journal.note(facts)
+        except (OSError, sqlite3.Error) as error:
+            hint = "S3BULKCOPY_STATE_DIR names another folder for it"
+            raise JournalUnusable(f"cannot keep a journal in {path}: {error}", hint) from error
+        return journal
+
+    @classmethod
+    def resume(cls, path: Path, *, to_write: bool = True) -> Self:
+        """Open the journal of an earlier run; raises JournalUnusable where it is not there, foreign, damaged or held.
+
+        One that is only to be read may be held by another process.
+        """
+        if not path.exists():
+            raise JournalUnusable(
+                f"there is no journal of that run on this machine ({path})",
+                hint="it is on the machine where the run was started",
+            )
+        with ExitStack() as opened:
+            lock = opened.enter_context(_hold(path)) if to_write else None
+            try:
+                database = opened.enter_context(closing(_connect(str(path))))
+                _check(database, path)
+                journal = cls(database, _facts(json.loads(_fact(database, "run") or "")), path, lock)
+            except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
+                raise _damaged(path, error) from error
+            opened.pop_all()
+        return journal
+
+    def __enter__(self) -> Self:
+        """Hold it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of it."""
+        self._database.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    # -------------------------------------------------------------------------------------------------------- writing
+
+    def note(self, facts: Facts) -> None:
+        """Take down what the run is now; durable when this returns."""
+        with self._database:
+            self._put("run", to_json(asdict(facts)))
+        self.facts = facts
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Take down events; durable when this returns."""
+        if not events:
+            return
+        with self._database:
+            for event in events:
+                self._database.executemany("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?)", _failure_rows(event))
+            self._database.executemany("INSERT INTO events (body) VALUES (?)", ((_event_text(event),) for event in events))
+        self._since += len(events)
+
+    def compact_into(self, tally: Tally) -> None:
+        """Keep a tally, which counts all events so far, in their place, once they are many."""
+        if self._since >= COMPACT_AFTER:
+            with self._database:
+                self._put("tally", to_json(tally.dump()))
+                self._database.execute("DELETE FROM events")
+            self._since = 0
+
+    def _put(self, name: str, value: str) -> None:
+        self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    # -------------------------------------------------------------------------------------------------------- reading
+
+    def replay(self) -> Tally:
+        """Give the tally of all events so far; raises JournalUnusable where they cannot be read."""
+        try:
+            text = _fact(self._database, "tally")
+            tally = Tally.load(json.loads(text)) if text else Tally()
+            if not text and self.facts.roots:
+                tally.announce(self.facts.run_id, len(self.facts.roots) + 1)
+            with closing(self._database.execute("SELECT body FROM events ORDER BY number")) as rows:
+                for (body,) in rows:
+                    self._since += 1
+                    tally.add([_read_event(body)])
+        except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
+            raise _damaged(self._path, error) from error
+        return tally
+
+    def failures(self, tally: Tally) -> Iterator[Failure]:
+        """Give every object that a tally counts as failed, in the order of their tasks' names."""
+        for task, nonce, row in self._failed(tally):
+            if isinstance(row, list):
+                key, size, code, cause = row
+                if code == DEAD_LETTER and not nonce:
+                    cause = f"its task died ({tally.last_word(task)}); may have been copied"
+                yield Failure(key, size, code, cause)
+
+    def failed_ranges(self, tally: Tally) -> Iterator[RangeFailure]:
+        """Give every range that a tally counts as not listed to its end."""
+        for task, _, row in self._failed(tally):
+            if isinstance(row, dict):
+                dead = decode_task(row["task"])
+                if isinstance(dead, ListTask):
+                    yield RangeFailure(dead.range, tally.last_word(task))
+
+    def _failed(self, tally: Tally) -> Iterator[tuple[str, str, Any]]:
+        with closing(self._database.execute("SELECT task, nonce, body FROM failures ORDER BY task, nonce, place")) as rows:
+            for task, nonce, body in rows:
+                if tally.counts_attempt(task, nonce) if nonce else tally.counts_death(task):
+                    yield task, nonce, json.loads(body)
+
+    def tasks(self) -> list[str]:
+        """Give the tasks that were kept and have not ended, as messages."""
+        with closing(self._database.execute("SELECT body FROM tasks")) as rows:
+            return [body for (body,) in rows]
+
+    def keep_tasks(self, kept: Iterable[tuple[str, str]], ended: Iterable[str] = ()) -> None:
+        """Keep tasks (id and message) whose only other copy is in memory, and forget those that have ended."""
+        with self._database:
+            self._database.executemany("INSERT OR REPLACE INTO tasks VALUES (?, ?)", kept)
+            self._database.executemany("DELETE FROM tasks WHERE id = ?", ((name,) for name in ended))
+
+
+def _hold(path: Path) -> IO[str]:
+    """Take the lock of a journal, which ends with the process; raises JournalUnusable where another process has it."""
+    lock = path.with_suffix(".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        hint = "only one command at a time can count a run; `s3bulkcopy status RUN_ID --watch` looks on"
+        raise JournalUnusable(f"another process has the journal {path}", hint) from error
+    return lock
+
+
+def _begun(name: str) -> sqlite3.Connection:
+    database = _connect(name)
+    database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+    database.execute(f"PRAGMA user_version = {FORMAT}")
+    database.executescript(_SCHEMA)
+    return database
+
+
+def _connect(name: str) -> sqlite3.Connection:
+    database = sqlite3.connect(name, timeout=5.0)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
+
+
+def _check(database: sqlite3.Connection, path: Path) -> None:
+    (application,) = database.execute("PRAGMA application_id").fetchone()
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if application != _APPLICATION_ID:
+        raise JournalUnusable(f"{path} is no journal of s3bulkcopy")
+    if version != FORMAT:
+        raise JournalUnusable(
+            f"{path} has format {version}, and this version of s3bulkcopy reads {FORMAT}",
+            hint="go on with the version that began the run, or tear the run down",
+        )
+    if (found := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+        raise _damaged(path, found)
+
+
+def _damaged(path: Path | None, why: object) -> JournalUnusable:
+    hint = "the run itself is not affected: `attach RUN_ID --take-over` counts what the reports still hold"
+    return JournalUnusable(f"the journal {path} is damaged: {why}", hint)
+
+
+def _fact(database: sqlite3.Connection, name: str) -> str | None:
+    row = database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    return row[0] if row else None
+
+
+def _facts(data: dict[str, Any]) -> Facts:
+    return Facts(**{**data, "roots": tuple(data["roots"]), "aws": tuple((name, value) for name, value in data["aws"])})
+
+
+def _event_text(event: Event) -> str:
+    """Write an event; failures have rows of their own."""
+    match event:
+        case Dead():
+            return to_json({"t": "dead", "task": encode_task(event.task)})
+        case Done():
+            return encode_event(event._replace(failures=()))
+        case Trouble() | Fatal():
+            return encode_event(event)
+
+
+def _read_event(body: str) -> Event:
+    data = json.loads(body)
+    if data["t"] == "dead":
+        task = _read_task(data["task"])
+        return Dead(task.id, task)
+    event = decode_event(body)
+    if isinstance(event, Nothing):
+        raise TypeError("an event of nothing")
+    return event
+
+
+def _read_task(body: str) -> Task:
+    task = decode_task(body)
+    if isinstance(task, Nothing):
+        raise TypeError("a task that asks for nothing")
+    return task
+
+
+def _failure_rows(event: Event) -> Iterator[tuple[str, str, int, str]]:
+    """Give what failed with an attempt, or with a task that died, which has no nonce."""
+    match event:
+        case Done(name, attempt, _, _, failures):
+            yield from ((name, attempt.nonce, n, to_json(failure)) for n, failure in enumerate(failures))
+        case Dead(name, CopyTask(items=items)):
+            yield from ((name, "", n, to_json((item.key, item.size, DEAD_LETTER, ""))) for n, item in enumerate(items))
+        case Dead(name, ListTask() as task):
+            yield name, "", 0, to_json({"task": encode_task(task)})

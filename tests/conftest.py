@@ -1,0 +1,20 @@
+"""What all tests share: a folder for journals that is not the user's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take the caller's variables away, and keep journals, those of commands too, in a folder that goes when the tests end."""
+    for name in [name for name in os.environ if name.startswith("S3BULKCOPY_")]:
+        del os.environ[name]
+    folder = tempfile.mkdtemp(prefix="s3bulkcopy-tests-")
+    os.environ["S3BULKCOPY_STATE_DIR"] = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
