@@ -61,3 +61,9 @@ def test_starts_are_measured_in_ratio_to_python() -> None:
     ratios = [float(row[1]) for row in rows]
     assert ratios[0] == 1
     assert min(ratios[1:]) > 1
+
+
+def test_counting_is_measured_from_the_queue_to_the_journal() -> None:
+    tally, reports = (line.split() for line in run("accounting.py", "--tasks", "5000", "--reports", "500").splitlines())
+
+    assert (tally[:2], reports[:2]) == (["tally", "4,949"], ["reports", "404"])
