@@ -118,7 +118,7 @@ def _run(
         view.step("checking credentials and buckets")
         session = AwsSession(aws)
         found: Found
-        make: Callable[[Interrupts], Engine]
+        make: Callable[[Interrupts, Journal], Engine]
         if isinstance(settings, LocalSettings):
             found = look(session, copy, run_id)
             workers = f"with {settings.processes} worker processes on this machine"
@@ -178,7 +178,7 @@ def _copy(
     found: Found,
     copy: CopySettings,
     settings: StackSettings | LocalSettings,
-    make: Callable[[Interrupts], Engine],
+    make: Callable[[Interrupts, Journal], Engine],
     view: View,
     journal: Journal,
     last_words: Callable[[], str] | None,
@@ -197,7 +197,7 @@ def _copy(
     gc.freeze()
     gc.enable()
     with interrupts:
-        engine = make(interrupts)
+        engine = make(interrupts, journal)
         try:
             course = runs.Course(engine, view, journal, time.monotonic, copy.max_failures, interrupts.check)
             return runs.run(found.job, found.first_page, course)
@@ -215,7 +215,9 @@ def _copy(
                 view.note(f"the run's resources stay in place (--keep); remove them with: {clean_up}")
 
 
-def _local_engine(found: Found, settings: LocalSettings, session: AwsSession, view: View, interrupts: Interrupts) -> Engine:
+def _local_engine(
+    found: Found, settings: LocalSettings, session: AwsSession, view: View, interrupts: Interrupts, journal: Journal
+) -> Engine:
     from s3bulkcopy.engines.local import LocalEngine  # noqa: PLC0415
 
     return LocalEngine(
@@ -225,6 +227,7 @@ def _local_engine(found: Found, settings: LocalSettings, session: AwsSession, vi
         renewed_credentials=session.renewed_credentials,
         ca_file=session.ca_file,
         proxy=session.proxy(found.job.source.url, found.job.destination.url),
+        journal=journal,
         say=view.step,
         check=interrupts.check,
         clock=time.monotonic,
@@ -232,7 +235,7 @@ def _local_engine(found: Found, settings: LocalSettings, session: AwsSession, vi
 
 
 def _lambda_engine(
-    found: Preflight, settings: StackSettings, session: AwsSession, view: View, interrupts: Interrupts
+    found: Preflight, settings: StackSettings, session: AwsSession, view: View, interrupts: Interrupts, _journal: Journal
 ) -> Engine:
     from s3bulkcopy.aws.preflight import check_quota  # noqa: PLC0415
     from s3bulkcopy.engines.awslambda import LambdaEngine  # noqa: PLC0415

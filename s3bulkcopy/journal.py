@@ -55,7 +55,7 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE events (number INTEGER PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE failures (
     task TEXT, nonce TEXT, place INTEGER, body TEXT NOT NULL, PRIMARY KEY (task, nonce, place)) WITHOUT ROWID;
-CREATE TABLE tasks (id TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE tasks (id TEXT PRIMARY KEY, body TEXT NOT NULL);
 """
 
 
@@ -118,7 +118,9 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = _hold(path)
-            journal = cls(_begun(str(path)), facts, path, lock)
+            # What SQS has forgotten must be on the disk. The local engine's events and tasks are all here: should the machine
+            # itself fail, an earlier state of both will do.
+            journal = cls(_begun(str(path), is_durable=facts.engine != "local"), facts, path, lock)
             journal.note(facts)
         except (OSError, sqlite3.Error) as error:
             hint = "S3BULKCOPY_STATE_DIR names another folder for it"
@@ -173,6 +175,8 @@ class Journal:
             for event in events:
                 self._database.executemany("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?)", _failure_rows(event))
             self._database.executemany("INSERT INTO events (body) VALUES (?)", ((_event_text(event),) for event in events))
+            ended = ((event.id,) for event in events if isinstance(event, (Done, Dead)))
+            self._database.executemany("DELETE FROM tasks WHERE id = ?", ended)
         self._since += len(events)
 
     def compact_into(self, tally: Tally) -> None:
@@ -226,16 +230,21 @@ class Journal:
                 if tally.counts_attempt(task, nonce) if nonce else tally.counts_death(task):
                     yield task, nonce, json.loads(body)
 
-    def tasks(self) -> list[str]:
-        """Give the tasks that were kept and have not ended, as messages."""
-        with closing(self._database.execute("SELECT body FROM tasks")) as rows:
-            return [body for (body,) in rows]
+    def kept_tasks(self, tally: Tally) -> list[Task]:
+        """Give the tasks that were kept, that a tally waits for, and forget all others.
 
-    def keep_tasks(self, kept: Iterable[tuple[str, str]], ended: Iterable[str] = ()) -> None:
-        """Keep tasks (id and message) whose only other copy is in memory, and forget those that have ended."""
+        Nobody works on any when this is called, so that what nobody has announced by now is an orphan.
+        """
+        with self._database, closing(self._database.execute("SELECT id, body FROM tasks")) as rows:
+            kept = {name: body for name, body in rows if tally.waits_for(name)}
+            self._database.execute("DELETE FROM tasks")
+            self._database.executemany("INSERT INTO tasks VALUES (?, ?)", kept.items())
+        return [_read_task(body) for body in kept.values()]
+
+    def keep_tasks(self, tasks: Iterable[tuple[str, str]]) -> None:
+        """Keep tasks (id and message) whose only other copy is in memory, until an event that ends them is appended."""
         with self._database:
-            self._database.executemany("INSERT OR REPLACE INTO tasks VALUES (?, ?)", kept)
-            self._database.executemany("DELETE FROM tasks WHERE id = ?", ((name,) for name in ended))
+            self._database.executemany("INSERT OR REPLACE INTO tasks VALUES (?, ?)", tasks)
 
 
 def _hold(path: Path) -> IO[str]:
@@ -250,19 +259,20 @@ def _hold(path: Path) -> IO[str]:
     return lock
 
 
-def _begun(name: str) -> sqlite3.Connection:
-    database = _connect(name)
+def _begun(name: str, *, is_durable: bool = True) -> sqlite3.Connection:
+    database = _connect(name, is_durable=is_durable)
     database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
     database.execute(f"PRAGMA user_version = {FORMAT}")
     database.executescript(_SCHEMA)
     return database
 
 
-def _connect(name: str) -> sqlite3.Connection:
+def _connect(name: str, *, is_durable: bool = True) -> sqlite3.Connection:
     database = sqlite3.connect(name, timeout=5.0)
     try:
+        database.execute("PRAGMA page_size = 32768")  # tasks have some 64 KiB
         database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
+        database.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
     except sqlite3.Error:
         database.close()
         raise

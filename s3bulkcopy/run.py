@@ -112,9 +112,13 @@ def resume(job: Job, course: Course) -> Result:
     """Go on with a run whose journal says that its work was about to be queued; otherwise as `run`."""
     tally = course.journal.replay()
     facts = course.journal.facts
+    kept = course.journal.kept_tasks(tally)
 
     def begin() -> None:
-        if not facts.submitted:
+        if kept:
+            course.watcher.step(f"going on with {_some(len(kept), 'task')}")
+            course.engine.submit(kept)
+        elif not facts.submitted:
             course.watcher.step(f"queueing {_some(len(facts.roots), 'range')} again, some of which may be queued already")
             course.engine.submit([task for task in map(decode_task, facts.roots) if isinstance(task, ListTask)])
             course.journal.note(replace(facts, submitted=True))

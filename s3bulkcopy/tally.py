@@ -158,6 +158,11 @@ class Tally:
             under_way=Counts() if self.complete else self.under_way,
         )
 
+    def waits_for(self, task_id: str) -> bool:
+        """Tell whether a task was announced and has not ended."""
+        found = self._find(task_id)
+        return found is not None and not found[0][found[1]] and task_id not in self._dead
+
     def counts_attempt(self, task_id: str, nonce: str) -> bool:
         """Tell whether what this attempt at a task reported is in the counts."""
         found = self._find(task_id)

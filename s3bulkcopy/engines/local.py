@@ -1,7 +1,9 @@
 """The local engine: tasks wait here, workers are processes on this machine, and everything is said over sockets.
 
-The engine is the queue. Whatever calls it (`submit`, `poll`, `settle`) drives it; in between the workers go on with what they
-have. It holds no more than a bounded number of copy tasks: a worker that lists waits until its children are accepted.
+The engine is the queue, and keeps what waits in it in the run's journal: no task is accepted before it is there, and it stays
+until its end is, so that another command can go on where this one was killed. Whatever calls the engine (`submit`, `poll`,
+`settle`) drives it; in between the workers go on with what they have. It holds no more than a bounded number of copy tasks: a
+worker that lists waits until its children are accepted.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
+    from s3bulkcopy.journal import Journal
     from s3bulkcopy.settings import LocalSettings
     from s3bulkcopy.worker.model import Event, Item, Job
     from s3bulkcopy.worker.sigv4 import Credentials
@@ -174,6 +177,7 @@ class LocalEngine:
         renewed_credentials: Callable[[], Credentials],
         ca_file: str | None,
         proxy: str | None = None,
+        journal: Journal | None = None,
         say: Callable[[str], None],
         check: Callable[[], None],
         clock: Callable[[], float],
@@ -181,13 +185,15 @@ class LocalEngine:
         """Run a job.
 
         `credentials` gives those that are valid now and may raise NotPermitted, `renewed_credentials` looks for others where
-        they have expired all the same. `ca_file` and `proxy` are as a Host has them. `check` may raise to stop what waits here.
+        they have expired all the same. `ca_file` and `proxy` are as a Host has them. Tasks are kept in `journal`, if any.
+        `check` may raise to stop what waits here.
         """
         self.job = job._replace(message_bytes=_MESSAGE_BYTES)
         self.left: tuple[str, ...] = ()
         self._settings = settings
         self._credentials, self._renewed = credentials, renewed_credentials
         self._ca_file, self._proxy = ca_file, proxy
+        self._journal = journal
         self._say, self._check, self._clock = say, check, clock
         self._pauses = full_jitter(random.random)
         self._selector = selectors.DefaultSelector()
@@ -196,7 +202,9 @@ class LocalEngine:
         self._suspects: deque[_Delivery] = deque()
         #: Deliveries that wait for their time: when, a number that makes each differ, and the delivery.
         self._later: list[tuple[float, int, _Delivery]] = []
+        #: Children that are to be accepted once there is room, and that are to be once they are kept.
         self._unaccepted: deque[tuple[_Process, int, _Delivery]] = deque()
+        self._unkept: list[tuple[_Process, int, _Delivery]] = []
         self._numbers = count()
         self._events: list[Event] = []
         self._dead = 0
@@ -291,9 +299,10 @@ class LocalEngine:
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """Queue tasks."""
-        for task in tasks:
-            kind = "list" if isinstance(task, ListTask) else "copy"
-            self._queues[kind].append(_Delivery(kind, encode_task(task)))
+        deliveries = [_Delivery("list" if isinstance(task, ListTask) else "copy", encode_task(task)) for task in tasks]
+        self._keep(deliveries)
+        for delivery in deliveries:
+            self._queues[delivery.kind].append(delivery)
         self._assign()
 
     def poll(self, seconds: float) -> list[Event]:
@@ -372,10 +381,23 @@ class LocalEngine:
             while queue and (free := [worker for worker in workers if worker.has_room(kind)]):
                 self._give(min(free, key=lambda one: one.loads[kind]), queue.popleft())
             while kind == "copy" and self._unaccepted and self._has_room(queue, alone=not workers):
-                worker, sequence, delivery = self._unaccepted.popleft()
-                queue.append(delivery)
-                self._tell(worker, "accepted", sequence)
+                entry = self._unaccepted.popleft()
+                queue.append(entry[2])
+                self._unkept.append(entry)
+        self._accept_kept()
         self._share_rate()
+
+    def _accept_kept(self) -> None:
+        """Keep the children that there is room for, many at a time, and tell those who wait for that."""
+        entries, self._unkept = self._unkept, []
+        self._keep([delivery for _, _, delivery in entries])
+        for worker, sequence, _ in entries:
+            if worker in self._processes:
+                self._tell(worker, "accepted", sequence)
+
+    def _keep(self, deliveries: Sequence[_Delivery]) -> None:
+        if self._journal is not None and deliveries:
+            self._journal.keep_tasks((_name_in(delivery.body), delivery.body) for delivery in deliveries)
 
     def _share_rate(self) -> None:
         """Give the whole of the rate to those that copy, each as much."""
@@ -458,7 +480,7 @@ class LocalEngine:
             self._unaccepted.append((worker, sequence, delivery))
             return
         self._queues["list"].append(delivery)
-        self._tell(worker, "accepted", sequence)
+        self._unkept.append((worker, sequence, delivery))
 
     def _release(self, worker: _Process, token: str) -> _Delivery:
         delivery = worker.tasks.pop(int(token))
@@ -605,6 +627,16 @@ def _spawn() -> _Process:
         theirs.close()
     ours.setblocking(False)
     return _Process(process, ours, log)
+
+
+def _name_in(body: str) -> str:
+    """Give the id of the task in a message of our own making.
+
+    >>> _name_in('{"t":"copy","v":1,"id":"n.1","keys":["a"]}')
+    'n.1'
+    """
+    start = body.index('"id":"') + 6
+    return body[start : body.index('"', start)]
 
 
 def _events(body: str) -> tuple[Event, ...]:

@@ -260,11 +260,19 @@ def test_state_is_kept_where_the_platform_keeps_it(monkeypatch: pytest.MonkeyPat
     assert journal_path("r") == Path("/mine/runs/r.journal")
 
 
-def test_tasks_are_kept_until_they_have_ended(tmp_path: Path) -> None:
+def test_tasks_are_kept_until_they_have_ended_or_nobody_waits_for_them(tmp_path: Path) -> None:
     path = tmp_path / "run.journal"
-    with Journal.create(path, FACTS) as journal:
-        journal.keep_tasks([("a.0", "first"), ("a.1", "second")])
-        journal.keep_tasks([("a.2", "third")], ended=["a.0"])
+    tasks = [ListTask(name, JOB, Range("", None)) for name in (f"{RUN}.1", "one.0", "one.1", "orphan.0")]
+    with Journal.create(path, Facts(RUN, "local", (ROOT,), submitted=True)) as journal:
+        journal.keep_tasks((task.id, encode_task(task)) for task in tasks)
+        journal.append(
+            [
+                Done(f"{RUN}.0", Attempt(1, "zero"), 0, Counts()),
+                Done(f"{RUN}.1", Attempt(1, "one"), 2, Counts()),
+                Done("one.0", Attempt(1, "two"), 0, Counts()),
+            ]
+        )
 
-    with Journal.resume(path) as journal:
-        assert sorted(journal.tasks()) == ["second", "third"]
+    for _ in range(2):
+        with Journal.resume(path) as journal:
+            assert journal.kept_tasks(journal.replay()) == [tasks[2]]

@@ -15,7 +15,9 @@ import pytest
 from s3bulkcopy.engines import local
 from s3bulkcopy.engines.local import SLOTS, LocalEngine
 from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, S3BulkCopyError
+from s3bulkcopy.journal import Facts, Journal
 from s3bulkcopy.settings import LocalSettings
+from s3bulkcopy.tally import Tally
 from s3bulkcopy.worker.local import line
 from s3bulkcopy.worker.model import (
     Attempt,
@@ -556,3 +558,42 @@ def test_what_was_reported_before_an_interruption_is_not_lost(stage: Stage) -> N
     assert [event.id for event in stage.engine.poll(1)] == ["run.1"]
     with pytest.raises(Interrupted):
         stage.engine.poll(1)
+
+
+# -------------------------------------------------------------------------------------------------------------- keeping
+
+
+def test_a_child_is_kept_before_it_is_accepted_and_until_its_report_is_taken_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    journal = stage.engine._journal = Journal.in_memory(Facts("run", "local"))
+    tally = Tally()
+    tally.announce("run", 1)
+    root = listing("run.0")
+    with stage.running():
+        stage.engine.submit([root])
+        assert journal.kept_tasks(tally) == [root]
+        (worker,) = stage.workers
+        (token,) = worker.tasks()
+        worker.say("emit", 0, "copy", encode_task(copying("n.0")))
+        worker.say("emit", 1, "list", encode_task(listing("n.1")))
+        stage.engine.poll(0.1)
+        assert sorted(words for words in worker.heard() if words[0] == "accepted") == [["accepted", "0"], ["accepted", "1"]]
+        worker.say("done", token, encode_event(Done("run.0", Attempt(1, "n"), 2, Counts())))
+        events = stage.engine.poll(0.1)
+        journal.append(events)
+        tally.add(events)
+
+    assert sorted(task.id for task in journal.kept_tasks(tally)) == ["n.0", "n.1"]
+
+
+def test_what_a_dead_worker_handed_on_is_not_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    journal = stage.engine._journal = Journal.in_memory(Facts("run", "local"))
+    tally = Tally()
+    tally.announce("run", 1)
+    with stage.running():
+        stage.engine.submit([listing("run.0")])
+        stage.workers[0].say("emit", 0, "copy", encode_task(copying("n.0")))
+        stage.engine.poll(0.1)
+
+    assert [task.id for task in journal.kept_tasks(tally)] == ["run.0"]
