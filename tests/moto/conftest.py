@@ -116,9 +116,9 @@ def refusal(code: str, message: str = "no", operation: str = "CreateQueue") -> C
     return ClientError({"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPHeaders": {}}}, operation)
 
 
-def leftovers() -> list[str]:
-    """Name everything in the account that a run could have made."""
-    clients = {name: boto3.client(name, region_name=REGION) for name in ("sqs", "lambda", "logs", "iam")}
+def leftovers(client: Callable[[str, str], Any] = boto3.client) -> list[str]:
+    """Name everything in the account that a run could have made; `client` gives the client of a service in a region."""
+    clients = {name: client(name, REGION) for name in ("sqs", "lambda", "logs", "iam")}
     found = [url.rsplit("/", 1)[-1] for url in clients["sqs"].list_queues().get("QueueUrls", ())]
     found += [entry["FunctionName"] for entry in clients["lambda"].list_functions()["Functions"]]
     found += [entry["UUID"] for entry in clients["lambda"].list_event_source_mappings()["EventSourceMappings"]]
