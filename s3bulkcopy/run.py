@@ -5,21 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from s3bulkcopy.engines import Proof
 from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, ObjectsFailed, S3BulkCopyError
 from s3bulkcopy.tally import Tally
 from s3bulkcopy.worker.keyspace import fan_out
-from s3bulkcopy.worker.model import Counts, Done, ListTask, Range
+from s3bulkcopy.worker.model import Attempt, Counts, Done, ListTask, Range, WalkTask
+from s3bulkcopy.worker.planner import first_cuts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from s3bulkcopy.engines import Depths, Engine
     from s3bulkcopy.tally import RangeFailure, Snapshot
-    from s3bulkcopy.worker.model import Event, Failure, Fatal, Job
+    from s3bulkcopy.worker.model import Event, Failure, Fatal, Job, Listing
     from s3bulkcopy.worker.s3 import Page
 
 #: How many of the first listed objects a probe may try, one of which must be copied.
 PROBE_ITEMS = 10
+
+#: Most places at which the first page is asked where keys may lie behind it.
+FIRST_CUTS = 32
 
 #: How long one poll waits for events, in seconds; the screen is refreshed as often.
 POLL_SECONDS = 1.0
@@ -52,6 +57,8 @@ class Result:
     phases: Phases
     seconds: float
     resources_left: tuple[str, ...] = ()
+    #: Whether everything was only listed.
+    dry: bool = False
 
 
 class Watcher(Protocol):
@@ -70,28 +77,30 @@ def run(
     engine: Engine,
     watcher: Watcher,
     *,
+    is_cut: bool = True,
     max_failures: int | None = None,
     check: Callable[[], None] = lambda: None,
     clock: Callable[[], float],
 ) -> Result:
     """Copy everything that the job names; `first_page` is the source's first page, and is not empty.
 
-    `check` may raise to stop the run and is called once a second; `clock` gives seconds of any steady clock. Raises what
-    stops the run, after the engine has unmade everything.
+    Of a job that is `dry` everything is listed and counted, and nothing is copied. `is_cut` tells whether the source can be
+    listed in ranges of keys. `check` may raise to stop the run and is called once a second; `clock` gives seconds of any
+    steady clock. Raises what stops the run, after the engine has unmade everything.
     """
     began = clock()
     tally = Tally()
     try:
         with engine:
             deployed = clock()
-            watcher.step("checking that the workers may list, read, write and report")
-            roots, first_events = _prepare(engine, job, first_page)
+            proof = _prove(engine, job, first_page, watcher)
+            roots = _roots(engine.job, first_page, proof.taken, is_cut=is_cut)
             tally.announce(job.run_id, len(roots) + 1)
-            tally.add(first_events)
+            tally.add(proof.events)
             proven = clock()
             watcher.step(f"queueing {_some(len(roots), 'range')} that cover the key space")
             engine.submit(roots)
-            watcher.step("listing and copying")
+            watcher.step("listing" if job.dry else "listing and copying")
             _watch(engine, tally, watcher, max_failures, check)
             if tally.snapshot().unquiet:
                 watcher.step("waiting until no worker is at work any more")
@@ -114,6 +123,7 @@ def run(
         phases=Phases(deployed - began, proven - deployed, worked - proven, ended - worked),
         seconds=ended - began,
         resources_left=engine.left,
+        dry=job.dry,
     )
 
 
@@ -127,17 +137,30 @@ def _interrupted(snapshot: Snapshot) -> str:
     return f"interrupted; of {_some(seen.listed, 'object')} listed so far {about} {seen.copied:,} were copied"
 
 
-def _prepare(engine: Engine, job: Job, first_page: Page) -> tuple[list[ListTask], list[Event]]:
-    """Prove the workers' rights on the first objects, and give the roots that cover all the others."""
+def _prove(engine: Engine, job: Job, first_page: Page, watcher: Watcher) -> Proof:
+    """Prove the workers' rights on the first objects, of which those taken count as listed; a dry run needs no proof."""
+    name = f"{job.run_id}.0"
+    if job.dry:
+        return Proof((Done(name, Attempt(1, "dry"), 0, Counts()),), 0)
+    watcher.step("checking that the workers may list, read, write and report")
     first = first_page.items[:PROBE_ITEMS]
-    proof = engine.prove(f"{job.run_id}.0", first)
+    proof = engine.prove(name, first)
     taken = first[: proof.taken]
     listed = Counts(listed=len(taken), listed_bytes=sum(item.size for item in taken))
-    events = [e._replace(counts=e.counts + listed) if isinstance(e, Done) else e for e in proof.events]
-    after = taken[-1].key if taken else ""
+    events = tuple(e._replace(counts=e.counts + listed) if isinstance(e, Done) else e for e in proof.events)
+    return Proof(events, proof.taken)
+
+
+def _roots(job: Job, first_page: Page, taken: int, *, is_cut: bool) -> list[Listing]:
+    """Give the tasks that list all objects but the first ones, which are taken."""
     keys = [item.key for item in first_page.items]
-    ranges = fan_out(job.source.prefix, keys, after) if first_page.truncated else [Range(after, None)]
-    return [ListTask(f"{job.run_id}.{n}", engine.job, piece) for n, piece in enumerate(ranges, 1)], events
+    if not is_cut:
+        return [WalkTask(f"{job.run_id}.1", job, tuple(keys[:taken]))]
+    after = keys[taken - 1] if taken else ""
+    ranges = [Range(after, None)]
+    if first_page.truncated:
+        ranges = fan_out(job.source.prefix, keys, after, first_cuts(keys, job.source.prefix, FIRST_CUTS))
+    return [ListTask(f"{job.run_id}.{n}", job, (piece,)) for n, piece in enumerate(ranges, 1)]
 
 
 def _watch(engine: Engine, tally: Tally, watcher: Watcher, max_failures: int | None, check: Callable[[], None]) -> None:
@@ -185,4 +208,7 @@ def _as_error(fatal: Fatal) -> S3BulkCopyError:
         case "not_permitted":
             return NotPermitted(f"the workers are not permitted to go on: {fatal.cause}")
         case "unsupported":
-            return S3BulkCopyError(f"this store cannot be listed in ranges: {fatal.cause}")
+            return S3BulkCopyError(
+                f"this store cannot be listed in ranges: {fatal.cause}",
+                hint="--one-lister lists it page after page, with the local engine",
+            )

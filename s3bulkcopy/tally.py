@@ -130,7 +130,7 @@ class Tally:
         return Snapshot(
             counts=self.counts + Counts(failed=lost),
             provisional=self._provisional,
-            ranges_failed=len(self._dead) - len(dead_copies),
+            ranges_failed=sum(len(dead.task.ranges) for dead in self._dead.values() if not isinstance(dead.task, CopyTask)),
             duplicates=orphans + sum(self._losers.values()),
             tasks=sum(self._closed.values()) + sum(f.size for f in self._families.values()),
             tasks_open=sum(f.open for f in self._families.values()),
@@ -160,9 +160,10 @@ class Tally:
     def failed_ranges(self) -> list[RangeFailure]:
         """Give every range that was not listed to its end."""
         return [
-            RangeFailure(dead.task.range, self._last_word(dead.id))
+            RangeFailure(piece, self._last_word(dead.id))
             for dead in self._dead.values()
             if not isinstance(dead.task, CopyTask)
+            for piece in dead.task.ranges
         ]
 
     # --------------------------------------------------------------------------------------------------------- inside
