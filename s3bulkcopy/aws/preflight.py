@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from s3bulkcopy.aws.session import bucket_region, bucket_url, free_concurrency, identity, translate
+from s3bulkcopy.aws.session import (
+    bucket_region,
+    bucket_url,
+    free_concurrency,
+    heeds_if_none_match,
+    identity,
+    translate,
+)
 from s3bulkcopy.errors import QuotaTooSmall, UsageError
 from s3bulkcopy.worker.model import Item, Job, Location
 from s3bulkcopy.worker.s3 import PAGE_KEYS, Page, unquoted
@@ -63,8 +70,20 @@ def look(session: AwsSession, copy: CopySettings, run_id: str) -> Found:
     with ThreadPoolExecutor(2) as pool:
         source, destination = pool.map(partial(_locate, session), (copy.source, copy.destination))
     job = Job(run_id, source, destination, overwrite=copy.overwrite, batch_keys=copy.batch_keys, dry=copy.dry)
+    if session.has_other_store and not copy.overwrite:
+        check_no_overwrite(session, destination)
     page = first_page(session, source)
     return Found(job, page, "as --one-lister says" if copy.one_lister else why_uncut(session, source, page))
+
+
+def check_no_overwrite(session: AwsSession, destination: Location) -> None:
+    """Refuse a store that would overwrite all the same, where there is something to overwrite; raises UsageError."""
+    there = first_page(session, destination, most=1)
+    if there.items and not heeds_if_none_match(session, destination.bucket, there.items[0].key, destination.region):
+        raise UsageError(
+            f"this store overwrites objects although it is asked not to (If-None-Match), so {destination} would not be safe",
+            hint="without --no-overwrite every object is copied, and existing ones are overwritten",
+        )
 
 
 def preflight(session: AwsSession, aws: AwsSettings, copy: CopySettings, run_id: str) -> Preflight:
@@ -98,13 +117,13 @@ def check_quota(found: Preflight, stack: StackSettings) -> None:
         )
 
 
-def first_page(session: AwsSession, source: Location) -> Page:
-    """List the first page of the source; raises NotPermitted or BucketUnavailable."""
-    client = session.client("s3", source.region)
+def first_page(session: AwsSession, place: Location, most: int = PAGE_KEYS) -> Page:
+    """List the first page of a bucket, of so many keys at most; raises NotPermitted or BucketUnavailable."""
+    client = session.client("s3", place.region)
     try:
-        answer = client.list_objects_v2(Bucket=source.bucket, Prefix=source.prefix, MaxKeys=PAGE_KEYS)
+        answer = client.list_objects_v2(Bucket=place.bucket, Prefix=place.prefix, MaxKeys=most)
     except (ClientError, BotoCoreError) as error:
-        raise translate(error, f"listing {source}") from error
+        raise translate(error, f"listing {place}") from error
     found = (Item(entry["Key"], entry["Size"], unquoted(entry.get("ETag", ""))) for entry in answer.get("Contents", ()))
     return Page(tuple(found), bool(answer["IsTruncated"]))
 

@@ -115,6 +115,12 @@ class AwsSession:
         region: str | None = self._session.region_name or os.environ.get("AWS_REGION")
         return region
 
+    @property
+    def has_other_store(self) -> bool:
+        """Tell whether an endpoint is named, so that the store need not be AWS's."""
+        names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+        return self._endpoint_url is not None or any(os.environ.get(name) for name in names)
+
     def credentials(self) -> Credentials:
         """Give the credentials that are valid now, renewed where they can be; raises NotPermitted where there are none."""
         return _frozen(self._chain)
@@ -157,8 +163,7 @@ class AwsSession:
             return self._clients[service, region]
 
     def _open(self, service: str, region: str | None) -> Any:  # noqa: ANN401
-        own = any(os.environ.get(name) for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"))
-        path_style = service == "s3" and (self._endpoint_url or own)
+        path_style = service == "s3" and self.has_other_store
         # The first calls of all: an endpoint where nobody answers is to be told soon.
         is_first = service == "sts" or (service == "s3" and not region)
         config = Config(
@@ -322,6 +327,29 @@ def bucket_url(session: AwsSession, bucket: str, region: str) -> str:
     client = session.client("s3", region)
     parts = urlsplit(client.generate_presigned_url("list_objects_v2", Params={"Bucket": bucket}))
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+
+
+def heeds_if_none_match(session: AwsSession, bucket: str, key: str, region: str) -> bool:
+    """Tell whether a store refuses to copy onto an object that exists, where it is asked to.
+
+    The object is copied onto itself, so that a store which does it all the same changes nothing.
+    """
+    client = session.client("s3", region)
+    client.meta.events.register("before-sign.s3.CopyObject", _ask_for_none_match)
+    try:
+        client.copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": bucket, "Key": key})
+    except ClientError as error:
+        return error_code(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict")
+    except BotoCoreError as error:
+        raise translate(error, f"asking how bucket '{bucket}' treats what exists") from error
+    finally:
+        client.meta.events.unregister("before-sign.s3.CopyObject", _ask_for_none_match)
+    return False
+
+
+def _ask_for_none_match(request: Any, **_: Any) -> None:  # noqa: ANN401 - botocore's
+    """Add what older versions of boto3 know no parameter for."""
+    request.headers["If-None-Match"] = "*"
 
 
 def free_concurrency(session: AwsSession, region: str) -> int | None:

@@ -12,19 +12,20 @@ from collections import deque
 from contextlib import suppress
 from itertools import count
 from math import inf
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import ConnectionLost
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop, lost
+from s3bulkcopy.worker.http import Response
 from s3bulkcopy.worker.model import MAX_COPY_OBJECT_BYTES, Counts, Failure, Item, Job, clip
-from s3bulkcopy.worker.s3 import PATIENCE_SECONDS, PATIENCE_SECONDS_PER_BYTE, Page, read_copy
+from s3bulkcopy.worker.s3 import PATIENCE_SECONDS, PATIENCE_SECONDS_PER_BYTE, Page, is_copied, read_copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from s3bulkcopy.worker.connections import Connection
-    from s3bulkcopy.worker.http import Response
     from s3bulkcopy.worker.pacing import Pace
     from s3bulkcopy.worker.s3 import S3, JobCopies
 
@@ -60,6 +61,9 @@ INQUIRIES = 8
 #: How often to look whether all requests have landed, in seconds.
 _LOOK_SECONDS = 0.02
 
+#: Of an item, as its attributes say it; half the price.
+_KEY, _SIZE = itemgetter(0), itemgetter(1)
+
 #: The shortest sleep for the pace's sake, in seconds; many requests go at once after it.
 _TICK_SECONDS = 0.002
 
@@ -94,8 +98,8 @@ class _Batch:
         self.failures: list[Failure] = []
         self.copied = self.copied_bytes = self.skipped = self.vanished = 0
         self.pages = self.requests = self.retries = self.throttles = 0
-        keys, sizes, _ = zip(*self.items, strict=True) if self.items else ((), (0,), ())
-        if max(sizes) > MAX_COPY_OBJECT_BYTES or job.source.prefix in keys:  # seldom: looking at each costs more
+        largest = max(map(_SIZE, self.items), default=0)
+        if largest > MAX_COPY_OBJECT_BYTES or job.source.prefix in map(_KEY, self.items):  # seldom: looking at each costs more
             for item in [*self.items]:
                 if (refusal := _refusal(job, item)) is not None:
                     self.items.remove(item)
@@ -128,7 +132,7 @@ class _Batch:
     def count_copied(self, turn: _Turn) -> None:
         """Take note that a turn's item is at the destination."""
         self.copied += 1
-        self.copied_bytes += turn.item.size
+        self.copied_bytes += turn.item[1]
         if turn.tries:
             self.troubled -= 1
         self.open -= 1
@@ -409,7 +413,7 @@ class Copier:
             batch.conclude_turn(turn)
             return
         turn.connection, turn.is_kept, turn.sent_at, turn.request = connection, is_kept, now, None
-        connection.send(request, now + PATIENCE_SECONDS + item.size * PATIENCE_SECONDS_PER_BYTE, turn)
+        connection.send(request, now + PATIENCE_SECONDS + item[1] * PATIENCE_SECONDS_PER_BYTE, turn)
 
     async def _send_anew(self, turn: _Turn) -> None:
         turn.connection, turn.is_kept, turn.request = None, False, None  # the bucket may turn out to be elsewhere meanwhile
@@ -447,11 +451,11 @@ class Copier:
             free.close()
             free = None
         ended = None
-        fault = self._fault(turn, answer, now)
+        fault = None if type(answer) is Response and is_copied(answer) else self._fault(turn, answer, now)
         is_ours = turn in batch.in_flight
         batch.in_flight.discard(turn)
         if fault is None:
-            self._pace.answered(turn.sent_at, now, is_telling=turn.item.size < LARGE_BYTES)
+            self._pace.answered(turn.sent_at, now, is_telling=turn.item[1] < LARGE_BYTES)
             self._copied_at, self._proven = now, True
             if is_ours:
                 batch.count_copied(turn)

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: What tells where an answer ends, in a head in lower case.
-_FRAMING = re.compile(rb"\r\n(?:content-length:[ \t]*(\d+)|transfer-encoding:[ \t]*(chunked)|connection:[ \t]*(close))")
+#: What tells where an answer ends, in its head.
+_FRAMING = re.compile(rb"(?i)\n(?:content-length:[ \t]*(\d+)|transfer-encoding:[ \t]*(chunked)|connection:[ \t]*(close))")
+_LENGTH_LABEL = b"\r\nContent-Length: "
+_OK_LINE = b"HTTP/1.1 200 "
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;|$)")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) (\d{3})[ \r]")
 _BODILESS = frozenset({204, 304})
@@ -40,6 +42,16 @@ class Response(NamedTuple):
 _make_response: Callable[[tuple[int, bytes, bytes]], Response] = partial(tuple.__new__, Response)
 
 
+class _Layout(NamedTuple):
+    """Where in an answer its length is written, and where its head ends: most answers of a server look alike."""
+
+    label: int
+    digits: int
+    #: Behind the digits and the carriage return.
+    rest: int
+    end: int
+
+
 class AnswerReader:
     """Reads answers, one after another.
 
@@ -49,6 +61,7 @@ class AnswerReader:
     def __init__(self) -> None:
         """Begin before the first answer."""
         self.keep = True
+        self._layout: _Layout | None = None
         self.begin()
 
     def begin(self) -> None:
@@ -58,6 +71,17 @@ class AnswerReader:
 
     def feed(self, data: bytes) -> Response | None:
         """Take what arrived; return the answer if that was the end of it. Raises MalformedAnswer."""
+        if self._layout is not None and data.startswith(_OK_LINE) and not self._buffer and not self._head:
+            label, digits, rest, end = self._layout
+            if (
+                data[label:digits] == _LENGTH_LABEL
+                and data[end : end + 4] == b"\r\n\r\n"
+                and data[digits:rest] == b"%d\r" % (len(data) - end - 4)
+            ):
+                return _make_response((200, data[: end + 2], data[end + 4 :]))
+        return self._go_on(data)
+
+    def _go_on(self, data: bytes) -> Response | None:
         buffer = self._buffer + data if self._buffer else data
         while not self._head:
             end = buffer.find(b"\r\n\r\n")
@@ -81,7 +105,7 @@ class AnswerReader:
         return None
 
     def _read_head(self, head: bytes) -> None:
-        if head.startswith(b"HTTP/1.1 200 "):
+        if head.startswith(_OK_LINE):
             self._status, self.keep = 200, True
         else:
             found = _STATUS_LINE.match(head)
@@ -96,7 +120,7 @@ class AnswerReader:
     def _read_framing(self, head: bytes) -> None:
         self._length: int | None = None
         self._chunked = False
-        for length, chunked, close in _FRAMING.findall(head.lower()):
+        for length, chunked, close in _FRAMING.findall(head):
             if length:
                 self._length = int(length)
             elif chunked:
@@ -111,6 +135,14 @@ class AnswerReader:
             self._length = None
         elif self._length is None:
             self.keep = False
+        self._layout = self._layout_of(head)
+
+    def _layout_of(self, head: bytes) -> _Layout | None:
+        """Give the layout of a head that says no more of its body than a length, and nothing of an end."""
+        label = head.find(_LENGTH_LABEL)
+        if self._length is None or label < 0 or not self.keep or not head.startswith(_OK_LINE):
+            return None
+        return _Layout(label, label + len(_LENGTH_LABEL), head.index(b"\r", label + 1) + 1, len(head) - 2)
 
     def _body(self) -> Response | None:
         length, buffer = self._length, self._buffer

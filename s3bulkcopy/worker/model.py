@@ -284,8 +284,12 @@ def encode_task(task: Task | Nothing) -> str:
         return to_json({"t": "list", **head, "ranges": task.ranges})
     if isinstance(task, WalkTask):
         return to_json({"t": "walk", **head, "but": task.but})
-    return to_json({"t": "copy", **head, "items": task.items})
+    # By columns: a list for each of a thousand items costs more than all else about them.
+    return to_json({"t": "copy", **head, **{name: [item[n] for item in task.items] for n, name in enumerate(_COLUMNS)}})
 
+
+#: What a message calls the values of its items.
+_COLUMNS = ("keys", "sizes", "etags")
 
 #: What a message of another shape makes the decoders below raise.
 _MISFITS = (KeyError, TypeError, ValueError, AttributeError)
@@ -304,7 +308,7 @@ def decode_task(body: str) -> Task | Nothing:
             case "walk":
                 return WalkTask(name, job, tuple(map(_text, _list(data["but"]))), idle)
             case "copy":
-                return CopyTask(name, job, _items(data["items"]), idle)
+                return CopyTask(name, job, _items(*(data[column] for column in _COLUMNS)), idle)
             case kind:
                 raise MalformedMessage(f"a message of kind {kind!r} is no task")
     except MalformedMessage:
@@ -393,15 +397,14 @@ def _list(values: object) -> list[Any]:
     return values
 
 
-def _items(rows: list[list[Any]]) -> tuple[Item, ...]:
-    if type(rows) is not list or {*map(type, rows)} - {list}:
-        raise TypeError("items that are not rows of three")
-    if not rows:
+def _items(keys: list[str], sizes: list[int], etags: list[str]) -> tuple[Item, ...]:
+    if {type(keys), type(sizes), type(etags)} != {list}:
+        raise TypeError("items that are not lists of keys, sizes and ETags")
+    if not keys and not sizes and not etags:
         return ()
-    keys, sizes, etags = zip(*rows, strict=True)
     if {*map(type, keys), *map(type, etags)} != {str} or {*map(type, sizes)} != {int} or min(sizes) < 0:
         raise TypeError("an item that is not a text, a count and a text")
-    return tuple(map(make_item, rows))
+    return tuple(map(make_item, zip(keys, sizes, etags, strict=True)))
 
 
 def _text(value: object) -> str:

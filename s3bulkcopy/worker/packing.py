@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from s3bulkcopy.worker.model import FAILURE_WIRE_BYTES, CopyTask, ListTask, encode_task, text_to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from s3bulkcopy.worker.model import Item, Job, Range
 
@@ -18,6 +18,12 @@ COPY_BYTES_PER_SECOND = 80_000_000
 
 #: Most copy work in one message, in seconds as if copied one by one.
 BATCH_WORK_SECONDS = 240.0
+
+#: The same for sums that are rounded in another order.
+_MOST_WORK_SECONDS = BATCH_WORK_SECONDS * (1 - 1e-9)
+
+#: Quotes around an item's two texts, in bytes.
+_QUOTES_BYTES = 4
 
 #: Room for a task's or an event's own fields beside the job, in bytes.
 _HEAD_BYTES = 512
@@ -60,24 +66,36 @@ class Packer:
     def _reset(self) -> None:
         self._items: list[Item] = []
         self._wire_bytes = 0
-        self._work_seconds = 0.0
+        self._copy_bytes = 0
 
-    def add(self, items: Iterable[Item]) -> Iterator[tuple[Item, ...]]:
+    def add(self, items: Sequence[Item]) -> Iterator[tuple[Item, ...]]:
         """Take items, in order, and yield each batch that is full."""
-        for item in items:
-            key, size, etag = item
-            wire_bytes = len(text_to_json(key)) + len(text_to_json(etag)) + FAILURE_WIRE_BYTES
-            seconds = work_seconds(size)
-            if self._items and (
-                len(self._items) >= self._keys
-                or self._wire_bytes + wire_bytes > self._bytes
-                or self._work_seconds + seconds > BATCH_WORK_SECONDS
-            ):
-                yield tuple(self._items)
-                self._reset()
-            self._items.append(item)
-            self._wire_bytes += wire_bytes
-            self._work_seconds += seconds
+        first = 0
+        while first < len(items):
+            if len(self._items) >= self._keys:
+                yield from self.rest()
+            # As many at a time as fit: half as many where they do not, and one at the least.
+            several = items[first : first + self._keys - len(self._items)]
+            while not self._take(several):
+                if len(several) > 1:
+                    several = several[: len(several) // 2]
+                else:
+                    yield from self.rest()
+            first += len(several)
+
+    def _take(self, items: Sequence[Item]) -> bool:
+        """Add items to the batch if all of them fit, or if there is but one and it is alone; tell whether they were added."""
+        # What a text adds to JSON is the same within another; the quotes are counted for each.
+        keys, etags = "".join([item[0] for item in items]), "".join([item[2] for item in items])
+        texts = len(text_to_json(keys)) + len(text_to_json(etags))
+        wire_bytes = self._wire_bytes + texts + len(items) * (FAILURE_WIRE_BYTES + _QUOTES_BYTES)
+        copy_bytes = self._copy_bytes + sum([item[1] for item in items])
+        number = len(self._items) + len(items)
+        fits = wire_bytes <= self._bytes and number * COPY_SECONDS + copy_bytes / COPY_BYTES_PER_SECOND < _MOST_WORK_SECONDS
+        if fits or number == 1:
+            self._items += items
+            self._wire_bytes, self._copy_bytes = wire_bytes, copy_bytes
+        return fits or number == 1
 
     def rest(self) -> Iterator[tuple[Item, ...]]:
         """Yield what is left, if anything."""

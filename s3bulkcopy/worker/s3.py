@@ -68,7 +68,7 @@ class Page(NamedTuple):
 #: An object as S3 writes it, its elements in S3's order, with those on checksums in between; other stores may have others.
 _OBJECT = (
     r"<Contents><Key>([^<]*)</Key><LastModified>[^<]*</LastModified><ETag>&quot;([^<&\"]*)&quot;</ETag>"
-    r"(?:<C[^<]*</C[^<]*)*<Size>(\d+)<"
+    r"(?:<C[^/]*/C[^<]*)*<Size>(\d+)<"
 )
 _CONTENTS = r"(?s)<Contents>(.*?)</Contents>"
 _KEY = r"(?s)<Key>(.*?)</Key>"
@@ -193,9 +193,12 @@ class CopyRequests:
         if self.credentials.token:
             headers["x-amz-security-token"] = self.credentials.token
         names = sorted(headers)
-        self._signed = ";".join(names)
-        canonical = "".join(f"{name}:{headers[name]}\n" for name in names) + f"\n{self._signed}\n{EMPTY_SHA256}"
-        wire = "".join(f"{name}: {headers[name]}\r\n" for name in names) + "Content-Length: 0\r\nAuthorization: "
+        signed = ";".join(names)
+        canonical = "".join(f"{name}:{headers[name]}\n" for name in names) + f"\n{signed}\n{EMPTY_SHA256}"
+        authorization = self._bucket.signer.authorization_head(signed, date)
+        wire = (
+            "".join(f"{name}: {headers[name]}\r\n" for name in names) + f"Content-Length: 0\r\nAuthorization: {authorization}"
+        )
         self._canonical = _around_blanks(canonical)
         self._wire = _around_blanks(wire)
 
@@ -205,17 +208,17 @@ class CopyRequests:
             self._turn_second(date)
         before, between, behind = self._canonical
         wire_before, wire_between, wire_behind = self._wire
-        sign, signed = self._bucket.signer.authorization, self._signed
+        source_head, target_head, cut = self._source_head, self._target_head, self._cut
+        signature = self._bucket.signer.dated(date)
         requests = []
-        for tail, (_, _, etag) in zip(encode_paths([key[self._cut :] for key, _, _ in items]), items, strict=True):
-            source, target = self._source_head + tail, self._target_head + tail
+        for tail, (_, _, etag) in zip(encode_paths([item[0][cut:] for item in items]), items, strict=True):
+            source, target = source_head + tail, target_head + tail
             if not etag:
                 headers = {"x-amz-copy-source": source} | self._conditions
                 requests.append(self._bucket.request("PUT", target, "", headers, date))
                 continue
-            canonical = f"PUT\n{target}\n\n{before}{source}{between}{etag}{behind}"
-            authorization = sign(canonical.encode(), signed, date)
-            words = f"{wire_before}{source}{wire_between}{etag}{wire_behind}{authorization}"
+            signed = signature(f"PUT\n{target}\n\n{before}{source}{between}{etag}{behind}".encode())
+            words = f"{wire_before}{source}{wire_between}{etag}{wire_behind}{signed}"
             requests.append(f"PUT {target} HTTP/1.1\r\n{words}\r\n\r\n".encode("latin-1"))
         return requests
 
@@ -226,15 +229,21 @@ def _around_blanks(text: str) -> tuple[str, str, str]:
     return before, between, behind
 
 
+def is_copied(response: Response) -> bool:
+    """Tell whether an answer to a copy says, as S3 writes it, that the object is at the destination."""
+    status, _, body = response
+    return status == _OK and b"<CopyObjectResult" in body  # in a text, "<" would be escaped
+
+
 def read_copy(response: Response) -> Fault | None:
     """Read the answer to a copy: None where the object is at the destination.
 
     S3 may send the head of a 200 and white space before it knows how the copy ends, so the document decides.
     """
+    if is_copied(response):
+        return None
     if response.status != _OK:
         return read_error(response.status, response.body)
-    if b"<CopyObjectResult" in response.body:  # in a text, "<" would be escaped
-        return None
     document = response.body.lstrip()[:400]
     if b"CopyObjectResult" in document:
         return None

@@ -8,8 +8,11 @@ from __future__ import annotations
 import re
 import time
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: SHA-256 of nothing: the payload hash of a request without a body.
 EMPTY_SHA256 = sha256(b"").hexdigest()
@@ -91,7 +94,7 @@ class Signer:
         self._region = region
         self._date = self._day = ""
         self._inner = self._begun = self._outer = sha256()
-        self._scope = self._answer_head = ""
+        self._scope = ""
 
     def _turn(self, date: str) -> None:
         """Put together what is the same for a second, and the key, which is for a day."""
@@ -109,16 +112,27 @@ class Signer:
         self._date = date
         self._begun = self._inner.copy()
         self._begun.update(f"{_ALGORITHM}\n{date}\n{self._scope}\n".encode())
-        self._answer_head = f"{_ALGORITHM} Credential={self.credentials.access_key}/{self._scope}, SignedHeaders="
 
-    def authorization(self, canonical_request: bytes, signed_headers: str, date: str) -> str:
-        """Give the Authorization header for a canonical request dated `date` (as amz_date has it)."""
+    def dated(self, date: str) -> Callable[[bytes], str]:
+        """Give what signs canonical requests dated `date` (as amz_date has it): each gets its signature, in hexadecimal."""
         if date != self._date:
             self._turn(date)
-        inner, outer = self._begun.copy(), self._outer.copy()
-        inner.update(sha256(canonical_request).hexdigest().encode())
-        outer.update(inner.digest())
-        return f"{self._answer_head}{signed_headers}, Signature={outer.hexdigest()}"
+        begin, begin_outer = self._begun.copy, self._outer.copy
+
+        def signature(canonical_request: bytes) -> str:
+            inner, outer = begin(), begin_outer()
+            inner.update(sha256(canonical_request).hexdigest().encode())
+            outer.update(inner.digest())
+            return outer.hexdigest()
+
+        return signature
+
+    def authorization_head(self, signed_headers: str, date: str) -> str:
+        """Give the Authorization header of requests dated `date` that sign these headers, up to the signature itself."""
+        if date != self._date:
+            self._turn(date)
+        credential = f"{self.credentials.access_key}/{self._scope}"
+        return f"{_ALGORITHM} Credential={credential}, SignedHeaders={signed_headers}, Signature="
 
     def sign(self, method: str, path: str, query: str, headers: dict[str, str], body_sha256: str, date: str) -> str:
         """Give the Authorization header of any request.
@@ -130,4 +144,4 @@ class Signer:
         lines = "".join(f"{name}:{headers[name].strip()}\n" for name in names)
         signed = ";".join(names)
         canonical = f"{method}\n{path}\n{query}\n{lines}\n{signed}\n{body_sha256}"
-        return self.authorization(canonical.encode(), signed, date)
+        return self.authorization_head(signed, date) + self.dated(date)(canonical.encode())

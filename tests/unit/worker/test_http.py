@@ -58,6 +58,30 @@ def test_an_answer_is_the_same_wherever_it_is_cut(name: str) -> None:
     assert read(wire, cut_at=tuple(range(len(wire)))) == expected
 
 
+@pytest.mark.parametrize("first", ANSWERS)
+@pytest.mark.parametrize("second", ANSWERS)
+def test_an_answer_is_the_same_whatever_came_before_it(first: str, second: str) -> None:
+    reader = AnswerReader()
+    reader.feed(ANSWERS[first][0])
+    reader.begin()
+    answer = reader.feed(ANSWERS[second][0])
+
+    assert answer is not None
+    assert (answer.status, answer.body, reader.keep) == ANSWERS[second][1]
+
+
+@pytest.mark.parametrize("body", [b"", b"x" * 5, b"x" * 9, b"x" * 10, b"x" * 12_345])
+def test_answers_that_look_alike_have_bodies_of_their_own(body: bytes) -> None:
+    reader = AnswerReader()
+    for length in (5, 10, 99):
+        reader.begin()
+        reader.feed(HEAD + b"Content-Length: %d\r\nETag: x\r\n\r\n" % length + b"y" * length)
+        reader.begin()
+        wire = HEAD + b"Content-Length: %d\r\nETag: x\r\n\r\n" % len(body) + body
+
+        assert reader.feed(wire) == Response(200, wire[: len(wire) - len(body) - 2], body)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=30), max_size=5), st.data())
 def test_chunks_are_joined_wherever_they_are_cut(chunks: list[bytes], data: st.DataObject) -> None:
