@@ -82,8 +82,9 @@ _DEATHS = 5
 #: Connections of all workers together; the pace decides how many of them are used.
 _CONNECTIONS = 2400
 
-#: LIST requests of all workers together, and of one at least.
-_LIST_SLOTS = 128
+#: LIST requests of all workers together, and of one at least. Pages that arrive while copies are waited for take memory; in a
+#: dry run none waits.
+_LIST_SLOTS, _DRY_LIST_SLOTS = 64, 128
 _LEAST_LIST_SLOTS = 4
 
 #: Largest message, in bytes: what a worker takes apart at a time. A thousand keys of usual length fit, as they must twice: as
@@ -246,7 +247,8 @@ class LocalEngine:
         if self._said is None:
             raise RuntimeError("the engine was not entered")
         worker.rate = limit / share if limit is not None else None
-        slots = max(_LEAST_LIST_SLOTS, min(LIST_SLOTS, _LIST_SLOTS // share))
+        all_slots = _DRY_LIST_SLOTS if self.job.dry else _LIST_SLOTS
+        slots = max(_LEAST_LIST_SLOTS, min(LIST_SLOTS, all_slots // share))
         config = Config(self._said, self._ca_file, self._proxy, _CONNECTIONS // share, slots, worker.rate)
         self._tell(worker, "config", encode_config(config))
         return worker
