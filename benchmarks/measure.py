@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import psutil
 
@@ -98,8 +98,13 @@ def _held_bytes(process: Process) -> int:
     return 0
 
 
-def measure(command: Sequence[str], environment: Mapping[str, str], give_up_seconds: float) -> Usage:
-    """Run a command to its end, or kill it when its time is over; raises OSError where there is no such command."""
+def measure(
+    command: Sequence[str], environment: Mapping[str, str], give_up_seconds: float, out: IO[bytes] | None = None
+) -> Usage:
+    """Run a command to its end, or kill it when its time is over; raises OSError where there is no such command.
+
+    What it writes to stdout goes to `out`, or nowhere.
+    """
     own_bytes = psutil.Process().memory_info().rss
     # A SIGTERM ends this process as Ctrl-C does, through every `finally`: nothing that was started outlives it.
     ended_by = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -109,7 +114,7 @@ def measure(command: Sequence[str], environment: Mapping[str, str], give_up_seco
             command,
             env=dict(environment),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL if out is None else out,
             stderr=words,
             start_new_session=True,
         )

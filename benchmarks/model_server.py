@@ -82,6 +82,10 @@ class Behaviour:
     seed: int = 1
     #: Requests after which a connection is closed; 0 for never.
     close_after: int = 0
+    #: Whether a listing begins at its first key whatever `start-after` says.
+    ignore_start_after: bool = False
+    #: Whether each page has its keys in the opposite order.
+    unordered: bool = False
     #: Requests after which an access key is answered 400 ExpiredToken; 0 for never.
     expire_after: int = 0
 
@@ -480,6 +484,8 @@ class Model:
         v2 = query.get("list-type") == "2"
         prefix, delimiter = query.get("prefix", "").encode(), query.get("delimiter", "").encode()
         most = min(PAGE_KEYS, int(query.get("max-keys", PAGE_KEYS)))
+        if self.behaviour.ignore_start_after:
+            query = {**query, "start-after": ""}
         after = _after(query) if v2 else _behind(query.get("marker", "").encode(), prefix, delimiter)
         page = bucket.page(prefix, delimiter, after, most)
         url = query.get("encoding-type") == "url"
@@ -495,7 +501,7 @@ class Model:
                 if v2
                 else b"<NextMarker>%b</NextMarker>" % encode(page.rest.removesuffix(_TOP))
             )
-        for key in page.keys:
+        for key in reversed(page.keys) if self.behaviour.unordered else page.keys:
             size, etag = bucket.objects[key]
             parts.append(_CONTENT % (encode(key), etag, size))
         parts += [b"<CommonPrefixes><Prefix>%b</Prefix></CommonPrefixes>" % encode(one) for one in page.common]
@@ -746,12 +752,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1, help="of what fails by chance")
     parser.add_argument("--close-after", type=int, default=0, help="requests that a connection serves; 0 for any number")
     parser.add_argument("--expire-after", type=int, default=0, help="requests after which an access key expires; 0 for never")
+    parser.add_argument("--ignore-start-after", action="store_true", help="begin a listing at its first key all the same")
+    parser.add_argument("--unordered", action="store_true", help="turn the keys of each page around")
     parser.add_argument("--tls", nargs=2, metavar=("CERTIFICATE", "KEY"), help="serve https with these PEM files")
     parser.add_argument("--until-eof", action="store_true", help="end when stdin ends")
     chosen = parser.parse_args(arguments)
     model = Model(
         Behaviour(
             list_seconds=chosen.list_ms / 1000,
+            ignore_start_after=chosen.ignore_start_after,
+            unordered=chosen.unordered,
             copy_seconds=chosen.copy_ms / 1000,
             refusal_seconds=chosen.refusal_ms / 1000,
             rate_per_partition=chosen.rate_per_partition,

@@ -28,7 +28,7 @@ from s3bulkcopy.errors import (
     S3BulkCopyError,
     UsageError,
 )
-from s3bulkcopy.settings import LocalSettings, StackSettings
+from s3bulkcopy.settings import REQUEST_DOLLARS, LocalSettings, StackSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     from s3bulkcopy.settings import AwsSettings, CopySettings, OutputSettings
     from s3bulkcopy.view import View
     from s3bulkcopy.worker.model import Job
-
-#: Price of a million COPY requests to S3 Standard in US dollars (S3 pricing, us-east-1, 2026).
-COPY_DOLLARS_A_MILLION = 5.00
 
 #: How often `status --watch` looks again, in seconds.
 WATCH_SECONDS = 2.0
@@ -86,7 +83,7 @@ def run(**values: Any) -> None:  # noqa: ANN401 - click's own
 
     SRC and DST are a bucket, s3://bucket or s3://bucket/prefix. A key under SRC keeps what follows SRC's prefix, byte for
     byte, behind DST's. Queues and Lambda functions are made for this run and removed when it ends. With --engine local nothing
-    is made: the workers are processes on this machine.
+    is made: the workers are processes on this machine. With --dry-run they only list, and tell how much there is to copy.
     """
     output = options.output_settings(values)
     copy, engine, aws = options.copy_settings(values), options.engine_settings(values), options.aws_settings(values)
@@ -114,6 +111,8 @@ def _run(
     run_id = new_run_id(time.time(), os.urandom(3).hex())
     view = make_view(output, stdout=sys.stdout, stderr=sys.stderr, is_terminal=sys.stderr.isatty(), clock=time.monotonic)
     check_overlap(copy.source, copy.destination)
+    if copy.dry and isinstance(settings, StackSettings):
+        settings = LocalSettings(options.processors())
     with view:
         view.step("checking credentials and buckets")
         session = AwsSession(aws)
@@ -127,10 +126,12 @@ def _run(
             found = checked = preflight(session, aws, copy, run_id)
             workers = _lambda_workers(checked, settings)
             make = partial(_lambda_engine, checked, settings, session, view)
-        plan = [_plan_line(found.job, copy), workers]
+        plan = [_dry_line(found.job) if copy.dry else _plan_line(found.job, copy), workers]
         view.plan(run_id, plan, source=str(found.job.source), destination=str(found.job.destination))
+        if found.uncut:
+            view.warning(f"{found.job.source} is listed page after page, not in ranges of keys: {found.uncut}")
         if found.first_page.items:
-            with _journal(run_id, settings, aws, found.region, view, is_passing=last_words is not None) as journal:
+            with _journal(run_id, settings, aws, found.region, view, is_passing=copy.dry or last_words is not None) as journal:
                 result = _copy(found, copy, settings, make, view, journal, last_words)
                 code = _exit_code(result, is_kept=_is_kept(settings))
                 journal.note(replace(journal.facts, ended=code))
@@ -162,7 +163,11 @@ def _plan_line(job: Job, copy: CopySettings) -> str:
     here, there = job.source.region, job.destination.region
     where = here if here == there else f"{here} to {there}"
     what = f"run {job.run_id}: copying {job.source} to {job.destination} ({where}), current versions only; {existing}"
-    return f"{what}; a million COPY requests cost ${COPY_DOLLARS_A_MILLION:.2f}"
+    return f"{what}; a million COPY requests cost ${REQUEST_DOLLARS * 1_000_000:.2f}"
+
+
+def _dry_line(job: Job) -> str:
+    return f"dry run {job.run_id}: listing {job.source}; nothing is made, and nothing is copied to {job.destination}"
 
 
 def _lambda_workers(found: Preflight, stack: StackSettings) -> str:
@@ -200,7 +205,7 @@ def _copy(
         engine = make(interrupts, journal)
         try:
             course = runs.Course(engine, view, journal, time.monotonic, copy.max_failures, interrupts.check)
-            return runs.run(found.job, found.first_page, course)
+            return runs.run(found.job, found.first_page, course, is_cut=not found.uncut)
         except S3BulkCopyError as error:
             if not isinstance(error, Detached):
                 journal.note(replace(journal.facts, ended=error.exit_code))
@@ -261,7 +266,7 @@ def _nothing_to_copy(job: Job, settings: StackSettings | LocalSettings) -> Resul
 
     engine = "local" if isinstance(settings, LocalSettings) else "lambda"
     return runs.Result(
-        job.run_id, engine, str(job.source), str(job.destination), Tally().snapshot(), (), (), runs.Phases(), 0.0
+        job.run_id, engine, str(job.source), str(job.destination), Tally().snapshot(), (), (), runs.Phases(), 0.0, dry=job.dry
     )
 
 
@@ -270,7 +275,7 @@ def _exit_code(result: Result, *, is_kept: bool) -> int:
     counts, snapshot = result.snapshot.counts, result.snapshot
     if counts.failed or snapshot.ranges_failed:
         return ObjectsFailed.exit_code
-    if counts.listed != counts.copied + counts.skipped + counts.vanished:
+    if not result.dry and counts.listed != counts.copied + counts.skipped + counts.vanished:
         return CountsIncomplete.exit_code
     if result.resources_left and not is_kept:
         return LeftBehind.exit_code

@@ -25,7 +25,6 @@ from s3bulkcopy.worker.model import (
     Done,
     Failure,
     Fatal,
-    ListTask,
     Nothing,
     Trouble,
     decode_event,
@@ -220,9 +219,9 @@ class Journal:
         """Give every range that a tally counts as not listed to its end."""
         for task, _, row in self._failed(tally):
             if isinstance(row, dict):
-                dead = decode_task(row["task"])
-                if isinstance(dead, ListTask):
-                    yield RangeFailure(dead.range, tally.last_word(task))
+                dead = _read_task(row["task"])
+                if not isinstance(dead, CopyTask):
+                    yield from (RangeFailure(piece, tally.last_word(task)) for piece in dead.ranges)
 
     def _failed(self, tally: Tally) -> Iterator[tuple[str, str, Any]]:
         with closing(self._database.execute("SELECT task, nonce, body FROM failures ORDER BY task, nonce, place")) as rows:
@@ -343,5 +342,5 @@ def _failure_rows(event: Event) -> Iterator[tuple[str, str, int, str]]:
             yield from ((name, attempt.nonce, n, to_json(failure)) for n, failure in enumerate(failures))
         case Dead(name, CopyTask(items=items)):
             yield from ((name, "", n, to_json((item.key, item.size, DEAD_LETTER, ""))) for n, item in enumerate(items))
-        case Dead(name, ListTask() as task):
+        case Dead(name, task):
             yield name, "", 0, to_json({"task": encode_task(task)})

@@ -45,7 +45,8 @@ class BucketPrefixType(click.ParamType[BucketPrefix]):
         if prefix and not colon:
             self.fail(f"{text!r}: a prefix needs the scheme: write s3://{text}", param, ctx)
         if _DIRECTORY_BUCKET.fullmatch(bucket):
-            self.fail(f"{bucket!r} is a directory bucket, which cannot be listed in ranges of keys", param, ctx)
+            cause = "is a directory bucket, which lists its keys in no order and from no key on"
+            self.fail(f"{bucket!r} {cause}: `aws s3 sync` copies it, one page after another", param, ctx)
         if not _BUCKET.fullmatch(bucket):
             rule = "3 to 63 lower-case letters, digits, dots and hyphens, with a letter or digit at both ends"
             self.fail(f"{bucket!r} is not a valid bucket name ({rule})", param, ctx)
@@ -128,6 +129,10 @@ copy_options = _together(
             help="Skip objects that already exist at the destination (If-None-Match), and count them as skipped."),
     _option("--max-rate", type=click.IntRange(1), metavar="N", help="Most COPY requests a second, of all workers together."),
     _option("--max-failures", type=click.IntRange(0), metavar="N", help="Stop once more than N objects have failed."),
+    _option("--dry-run", is_flag=True,
+            help="List and count what would be copied, from this machine, and copy nothing."),
+    _option("--one-lister", is_flag=True,
+            help="List page after page, for a store that cannot be listed in ranges of keys; needs --engine local."),
 )  # fmt: skip
 
 engine_options = _together(
@@ -173,6 +178,8 @@ def copy_settings(values: dict[str, Any]) -> CopySettings:
         overwrite=not values.pop("no_overwrite"),
         batch_keys=values.pop("batch_size"),
         max_failures=values.pop("max_failures"),
+        dry=values.pop("dry_run"),
+        one_lister=values.pop("one_lister"),
     )
 
 
@@ -185,10 +192,10 @@ def engine_settings(values: dict[str, Any]) -> StackSettings | LocalSettings:
     _refuse_other(_STACK_NAMES if is_local else ("processes",), "lambda" if is_local else "local")
     processes, max_rate = values.pop("processes"), values.pop("max_rate")
     stack = _stack_settings(values, max_rate)
-    return LocalSettings(processes or _processors(), max_rate) if is_local else stack
+    return LocalSettings(processes or processors(), max_rate) if is_local else stack
 
 
-def _processors() -> int:
+def processors() -> int:
     """Give how many processors this process may use, or, where that is not told (macOS), how many there are."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

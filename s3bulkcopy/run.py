@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
+from s3bulkcopy.engines import Proof
 from s3bulkcopy.errors import BucketUnavailable, Detached, Interrupted, NotPermitted, ObjectsFailed, S3BulkCopyError
 from s3bulkcopy.tally import Tally
 from s3bulkcopy.worker.keyspace import fan_out
-from s3bulkcopy.worker.model import Counts, Done, ListTask, Range, decode_task, encode_task
+from s3bulkcopy.worker.model import Attempt, Counts, Done, ListTask, Nothing, Range, WalkTask, decode_task, encode_task
+from s3bulkcopy.worker.planner import first_cuts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,11 +19,14 @@ if TYPE_CHECKING:
     from s3bulkcopy.engines import Depths, Engine
     from s3bulkcopy.journal import Journal
     from s3bulkcopy.tally import RangeFailure, Snapshot
-    from s3bulkcopy.worker.model import Event, Failure, Fatal, Job
+    from s3bulkcopy.worker.model import Event, Failure, Fatal, Job, Listing
     from s3bulkcopy.worker.s3 import Page
 
 #: How many of the first listed objects a probe may try, one of which must be copied.
 PROBE_ITEMS = 10
+
+#: Most places at which the first page is asked where keys may lie behind it.
+FIRST_CUTS = 32
 
 #: How long one poll waits for events, in seconds; the screen is refreshed as often.
 POLL_SECONDS = 1.0
@@ -57,6 +62,8 @@ class Result:
     phases: Phases
     seconds: float
     resources_left: tuple[str, ...] = ()
+    #: Whether everything was only listed.
+    dry: bool = False
 
 
 class Watcher(Protocol):
@@ -84,21 +91,23 @@ class Course:
     check: Callable[[], None] = lambda: None
 
 
-def run(job: Job, first_page: Page, course: Course, *, detached: bool = False) -> Result:
+def run(job: Job, first_page: Page, course: Course, *, is_cut: bool = True, detached: bool = False) -> Result:
     """Copy everything that the job names; `first_page` is the source's first page, and is not empty.
 
-    Raises what stops the run, after the engine has unmade everything; `detached` raises Detached once the work is queued.
+    Of a job that is `dry` everything is listed and counted, and nothing is copied. `is_cut` tells whether the source can be
+    listed in ranges of keys. Raises what stops the run, after the engine has unmade everything; `detached` raises Detached once
+    the work is queued.
     """
     tally = Tally()
 
     def begin() -> None:
-        course.watcher.step("checking that the workers may list, read, write and report")
-        roots, first_events = _prepare(course.engine, job, first_page)
+        proof = _prove(course.engine, job, first_page, course.watcher)
+        roots = _roots(course.engine.job, first_page, proof.taken, is_cut=is_cut)
         # What is about to be queued is on disk before it is: should this command die meanwhile, another queues it again.
         journal = course.journal
         journal.note(replace(journal.facts, roots=tuple(map(encode_task, roots))))
         tally.announce(job.run_id, len(roots) + 1)
-        _count(first_events, tally, journal)
+        _count(proof.events, tally, journal)
         course.watcher.step(f"queueing {_some(len(roots), 'range')} that cover the key space")
         course.engine.submit(roots)
         journal.note(replace(journal.facts, submitted=True))
@@ -120,7 +129,7 @@ def resume(job: Job, course: Course) -> Result:
             course.engine.submit(kept)
         elif not facts.submitted:
             course.watcher.step(f"queueing {_some(len(facts.roots), 'range')} again, some of which may be queued already")
-            course.engine.submit([task for task in map(decode_task, facts.roots) if isinstance(task, ListTask)])
+            course.engine.submit([task for task in map(decode_task, facts.roots) if not isinstance(task, Nothing)])
             course.journal.note(replace(facts, submitted=True))
 
     return _carry_through(job, tally, course, begin)
@@ -134,7 +143,7 @@ def _carry_through(job: Job, tally: Tally, course: Course, begin: Callable[[], N
             deployed = clock()
             begin()
             proven = clock()
-            watcher.step("listing and copying")
+            watcher.step("listing" if job.dry else "listing and copying")
             _watch(tally, course)
             if tally.snapshot().unquiet:
                 watcher.step("waiting until no worker is at work any more")
@@ -157,6 +166,7 @@ def _carry_through(job: Job, tally: Tally, course: Course, begin: Callable[[], N
         phases=Phases(deployed - began, proven - deployed, worked - proven, ended - worked),
         seconds=ended - began,
         resources_left=engine.left,
+        dry=job.dry,
     )
 
 
@@ -176,17 +186,30 @@ def _interrupted(snapshot: Snapshot) -> str:
     return f"interrupted; of {_some(seen.listed, 'object')} listed so far {about} {seen.copied:,} were copied"
 
 
-def _prepare(engine: Engine, job: Job, first_page: Page) -> tuple[list[ListTask], list[Event]]:
-    """Prove the workers' rights on the first objects, and give the roots that cover all the others."""
+def _prove(engine: Engine, job: Job, first_page: Page, watcher: Watcher) -> Proof:
+    """Prove the workers' rights on the first objects, of which those taken count as listed; a dry run needs no proof."""
+    name = f"{job.run_id}.0"
+    if job.dry:
+        return Proof((Done(name, Attempt(1, "dry"), 0, Counts()),), 0)
+    watcher.step("checking that the workers may list, read, write and report")
     first = first_page.items[:PROBE_ITEMS]
-    proof = engine.prove(f"{job.run_id}.0", first)
+    proof = engine.prove(name, first)
     taken = first[: proof.taken]
     listed = Counts(listed=len(taken), listed_bytes=sum(item.size for item in taken))
-    events = [e._replace(counts=e.counts + listed) if isinstance(e, Done) else e for e in proof.events]
-    after = taken[-1].key if taken else ""
+    events = tuple(e._replace(counts=e.counts + listed) if isinstance(e, Done) else e for e in proof.events)
+    return Proof(events, proof.taken)
+
+
+def _roots(job: Job, first_page: Page, taken: int, *, is_cut: bool) -> list[Listing]:
+    """Give the tasks that list all objects but the first ones, which are taken."""
     keys = [item.key for item in first_page.items]
-    ranges = fan_out(job.source.prefix, keys, after) if first_page.truncated else [Range(after, None)]
-    return [ListTask(f"{job.run_id}.{n}", engine.job, piece) for n, piece in enumerate(ranges, 1)], events
+    if not is_cut:
+        return [WalkTask(f"{job.run_id}.1", job, tuple(keys[:taken]))]
+    after = keys[taken - 1] if taken else ""
+    ranges = [Range(after, None)]
+    if first_page.truncated:
+        ranges = fan_out(job.source.prefix, keys, after, first_cuts(keys, job.source.prefix, FIRST_CUTS))
+    return [ListTask(f"{job.run_id}.{n}", job, (piece,)) for n, piece in enumerate(ranges, 1)]
 
 
 def _watch(tally: Tally, course: Course) -> None:
@@ -239,4 +262,7 @@ def _as_error(fatal: Fatal) -> S3BulkCopyError:
         case "not_permitted":
             return NotPermitted(f"the workers are not permitted to go on: {fatal.cause}")
         case "unsupported":
-            return S3BulkCopyError(f"this store cannot be listed in ranges: {fatal.cause}")
+            return S3BulkCopyError(
+                f"this store cannot be listed in ranges: {fatal.cause}",
+                hint="--one-lister lists it page after page, with the local engine",
+            )

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+#: Price of a COPY or a LIST request to S3 Standard in US dollars (S3 pricing, us-east-1, 2026).
+REQUEST_DOLLARS = 0.005 / 1000
+
 
 @dataclass(frozen=True, slots=True)
 class BucketPrefix:
@@ -37,6 +40,10 @@ class CopySettings:
     batch_keys: int = 1000
     #: Failed objects after which the run stops; None for no limit.
     max_failures: int | None = None
+    #: List and count, and copy nothing.
+    dry: bool = False
+    #: List one page after another, as a store needs it that knows no ranges of keys.
+    one_lister: bool = False
 
 
 @dataclass(frozen=True, slots=True)

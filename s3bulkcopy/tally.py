@@ -259,7 +259,7 @@ class Tally:
 
     def _add_dead(self, event: Dead) -> None:
         name, task = event
-        grave = _Grave(len(task.items), 0) if isinstance(task, CopyTask) else _Grave(0, 1)
+        grave = _Grave(len(task.items), 0) if isinstance(task, CopyTask) else _Grave(0, len(task.ranges))
         found = self._find(name)
         if found is None:
             self._waiting.setdefault(name, grave)

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
+from s3bulkcopy.settings import REQUEST_DOLLARS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -599,12 +601,26 @@ def summary_object(result: Result) -> dict[str, Any]:
         "duplicates": snapshot.duplicates,
         "seconds": round(result.seconds, 3),
         "resources_left": list(result.resources_left),
+        **(_dry_object(counts) if result.dry else {}),
+    }
+
+
+def _dry_object(counts: Counts) -> dict[str, Any]:
+    """Give what --dry-run adds: the requests that the listing took and those that copying would take, and their price."""
+    return {
+        "dry_run": True,
+        "list_requests": counts.pages,
+        "list_dollars": round(counts.pages * REQUEST_DOLLARS, 6),
+        "copy_requests": counts.listed,
+        "copy_dollars": round(counts.listed * REQUEST_DOLLARS, 6),
     }
 
 
 def one_line(result: Result) -> str:
     """Write the summary as one line."""
     counts = result.snapshot.counts
+    if result.dry:
+        return f"{safe(result.run_id)}: {_to_copy(result)}"
     line = (
         f"{safe(result.run_id)}: copied {_copied(counts)} in {seconds_text(result.seconds)}, {count_text(counts.failed)} failed"
     )
@@ -617,6 +633,8 @@ def one_line(result: Result) -> str:
 
 def summary_lines(result: Result) -> list[str]:
     """Write the summary as text."""
+    if result.dry:
+        return _dry_lines(result)
     counts, snapshot, phases = result.snapshot.counts, result.snapshot, result.phases
     where = f"from {safe(result.source)} to {safe(result.destination)}"
     notable = (
@@ -627,7 +645,7 @@ def summary_lines(result: Result) -> list[str]:
     )
     return [
         f"copied {_copied(counts)} {where} in {seconds_text(result.seconds)}",
-        f"  rate        {_rate(counts, phases)} while at work",
+        f"  rate        {_rate_text(counts.copied, phases)} while at work",
         f"  time        {_times(phases)}",
         f"  requests    {_requests(counts)}",
         *(f"  {word:10}  {count_text(number)} ({meaning})" for word, number, meaning in notable if number),
@@ -635,6 +653,24 @@ def summary_lines(result: Result) -> list[str]:
         *_ranges(result.failed_ranges, snapshot.ranges_failed),
         *_left(result.resources_left),
     ]
+
+
+def _dry_lines(result: Result) -> list[str]:
+    counts = result.snapshot.counts
+    copying, listing = (f"${number * REQUEST_DOLLARS:,.2f}" for number in (counts.listed, counts.pages))
+    return [
+        f"{_to_copy(result)} from {safe(result.source)} to {safe(result.destination)}",
+        f"  cost        {copying} for {count_text(counts.listed)} COPY requests (S3 Standard, us-east-1), {listing} for LIST",
+        f"  listed in   {seconds_text(result.seconds)}, {_rate_text(counts.listed, result.phases)}",
+        f"  requests    {_requests(counts)}",
+        *_ranges(result.failed_ranges, result.snapshot.ranges_failed),
+    ]
+
+
+def _to_copy(result: Result) -> str:
+    counts = result.snapshot.counts
+    at_least = "at least " if result.snapshot.ranges_failed else ""
+    return f"would copy {at_least}{_many(counts.listed, 'object')} ({bytes_text(counts.listed_bytes)})"
 
 
 def _copied(counts: Counts) -> str:
@@ -645,8 +681,8 @@ def _many(number: int, noun: str) -> str:
     return f"{count_text(number)} {noun}{'' if number == 1 else 's'}"
 
 
-def _rate(counts: Counts, phases: Phases) -> str:
-    return f"{counts.copied / phases.work if phases.work else 0:,.0f} objects/s"
+def _rate_text(objects: int, phases: Phases) -> str:
+    return f"{objects / phases.work if phases.work else 0:,.0f} objects/s"
 
 
 def _times(phases: Phases) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -32,6 +33,8 @@ class Found:
 
     job: Job
     first_page: Page
+    #: Why the source cannot be listed in ranges of keys; empty where it can.
+    uncut: str = ""
 
     @property
     def region(self) -> str:
@@ -43,9 +46,9 @@ class Found:
 class Preflight(Found):
     """What the lambda engine needs to know besides."""
 
-    identity: Identity
+    identity: Identity = field(kw_only=True)
     #: Concurrent executions that the account has left for us; None where it does not say.
-    free_concurrency: int | None
+    free_concurrency: int | None = field(kw_only=True)
 
 
 def check_overlap(source: BucketPrefix, destination: BucketPrefix) -> None:
@@ -66,10 +69,11 @@ def look(session: AwsSession, copy: CopySettings, run_id: str) -> Found:
     check_overlap(copy.source, copy.destination)
     with ThreadPoolExecutor(2) as pool:
         source, destination = pool.map(partial(_locate, session), (copy.source, copy.destination))
-    job = Job(run_id, source, destination, overwrite=copy.overwrite, batch_keys=copy.batch_keys)
+    job = Job(run_id, source, destination, overwrite=copy.overwrite, batch_keys=copy.batch_keys, dry=copy.dry)
     if session.has_other_store and not copy.overwrite:
         check_no_overwrite(session, destination)
-    return Found(job, first_page(session, source))
+    page = first_page(session, source)
+    return Found(job, page, "as --one-lister says" if copy.one_lister else why_uncut(session, source, page))
 
 
 def check_no_overwrite(session: AwsSession, destination: Location) -> None:
@@ -93,7 +97,13 @@ def preflight(session: AwsSession, aws: AwsSettings, copy: CopySettings, run_id:
             f"--region is {aws.region}, but bucket '{destination.bucket}' is in {destination.region}, where the workers run",
             hint=f"leave --region out, or give {destination.region}",
         )
-    return Preflight(found.job, found.first_page, who, free_concurrency(session, destination.region))
+    if found.uncut:
+        raise UsageError(
+            f"{found.job.source} cannot be listed in ranges of keys ({found.uncut}), and no function lives long enough",
+            hint="--engine local lists it page after page",
+        )
+    free = free_concurrency(session, destination.region)
+    return Preflight(found.job, found.first_page, identity=who, free_concurrency=free)
 
 
 def check_quota(found: Preflight, stack: StackSettings) -> None:
@@ -116,6 +126,24 @@ def first_page(session: AwsSession, place: Location, most: int = PAGE_KEYS) -> P
         raise translate(error, f"listing {place}") from error
     found = (Item(entry["Key"], entry["Size"], unquoted(entry.get("ETag", ""))) for entry in answer.get("Contents", ()))
     return Page(tuple(found), bool(answer["IsTruncated"]))
+
+
+def why_uncut(session: AwsSession, source: Location, page: Page) -> str:
+    """Tell why a source cannot be listed in ranges of keys, going by its first page and a request for what lies behind it."""
+    keys = [item.key for item in page.items]
+    if not all(one < other for one, other in pairwise(keys)):
+        return "it does not list keys in the order of their UTF-8 bytes"
+    if not page.truncated:
+        return ""
+    behind = keys[-1]
+    client = session.client("s3", source.region)
+    try:
+        answer = client.list_objects_v2(Bucket=source.bucket, Prefix=source.prefix, StartAfter=behind, MaxKeys=1)
+    except (ClientError, BotoCoreError) as error:
+        raise translate(error, f"listing {source}") from error
+    if any(entry["Key"] <= behind for entry in answer.get("Contents", ())):
+        return "it ignores start-after"
+    return ""
 
 
 def _locate(session: AwsSession, place: BucketPrefix) -> Location:

@@ -18,6 +18,7 @@ from s3bulkcopy.worker.model import (
     CopyTask,
     Counts,
     Dead,
+    Listing,
     ListTask,
     MalformedMessage,
     Nothing,
@@ -150,7 +151,7 @@ class LambdaEngine:
 
     def prove(self, task_id: str, first_items: Sequence[Item]) -> Proof:
         """Invoke both functions until each has done what the run needs of it."""
-        listing = ListTask(task_id, self.job, Range("", None))
+        listing = ListTask(task_id, self.job, (Range("", None),))
         copying = CopyTask(task_id, self.job, tuple(first_items))
         with ThreadPoolExecutor(2) as pool:
             proofs = [
@@ -190,7 +191,7 @@ class LambdaEngine:
     def submit(self, tasks: Sequence[Task]) -> None:
         """Send tasks; what a batch refuses is sent again."""
         urls = self._made.queue_urls
-        for kind, role in ((ListTask, "list"), (CopyTask, "copy")):
+        for kind, role in ((Listing, "list"), (CopyTask, "copy")):
             bodies = [encode_task(task) for task in tasks if isinstance(task, kind)]
             for batch in _in_batches(bodies, self._made.message_bytes):
                 self._send(urls[role], batch)

@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Self
 import s3bulkcopy
 from s3bulkcopy.engines import Depth, Depths, Proof
 from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, S3BulkCopyError
+from s3bulkcopy.worker.listing import LIST_SLOTS
 from s3bulkcopy.worker.local import Config, encode_config, line
 from s3bulkcopy.worker.model import (
     Attempt,
@@ -35,7 +36,7 @@ from s3bulkcopy.worker.model import (
     Dead,
     Done,
     Fatal,
-    ListTask,
+    Listing,
     MalformedMessage,
     Nothing,
     Task,
@@ -63,7 +64,7 @@ _MAIN = "from s3bulkcopy.worker.local import main; main()"
 _PROGRAM = f"import sys; sys.path.append({str(Path(s3bulkcopy.__file__).parent.parent)!r}); {_MAIN}"
 
 #: Tasks that one worker has in hand at a time.
-SLOTS = {"list": 16, "copy": 16}
+SLOTS = {"list": 64, "copy": 16}
 
 #: Bytes of copy tasks from which on a worker is given no other; where keys are of usual length the slots end before.
 _HAND_BYTES = 2_500_000
@@ -83,6 +84,11 @@ _DEATHS = 5
 
 #: Connections of all workers together; the pace decides how many of them are used.
 _CONNECTIONS = 2400
+
+#: LIST requests of all workers together, and of one at least. Pages that arrive while copies are waited for take memory; in a
+#: dry run none waits.
+_LIST_SLOTS, _DRY_LIST_SLOTS = 64, 128
+_LEAST_LIST_SLOTS = 4
 
 #: Largest message, in bytes: what a worker takes apart at a time. A thousand keys of usual length fit, as they must twice: as
 #: a task, and as its report where every object has failed.
@@ -249,7 +255,9 @@ class LocalEngine:
         if self._said is None:
             raise RuntimeError("the engine was not entered")
         worker.rate = limit / share if limit is not None else None
-        config = Config(self._said, self._ca_file, self._proxy, _CONNECTIONS // share, worker.rate)
+        all_slots = _DRY_LIST_SLOTS if self.job.dry else _LIST_SLOTS
+        slots = max(_LEAST_LIST_SLOTS, min(LIST_SLOTS, all_slots // share))
+        config = Config(self._said, self._ca_file, self._proxy, _CONNECTIONS // share, slots, worker.rate)
         self._tell(worker, "config", encode_config(config))
         return worker
 
@@ -299,7 +307,7 @@ class LocalEngine:
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """Queue tasks."""
-        deliveries = [_Delivery("list" if isinstance(task, ListTask) else "copy", encode_task(task)) for task in tasks]
+        deliveries = [_Delivery("list" if isinstance(task, Listing) else "copy", encode_task(task)) for task in tasks]
         self._keep(deliveries)
         for delivery in deliveries:
             self._queues[delivery.kind].append(delivery)

@@ -12,14 +12,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3bulkcopy.worker import aio
+from s3bulkcopy.worker.attempts import Budget
 from s3bulkcopy.worker.copying import Copier
 from s3bulkcopy.worker.failures import Failed, Next, Stop
+from s3bulkcopy.worker.listing import LIST_SECONDS
 from s3bulkcopy.worker.model import (
     Attempt,
     CopyTask,
     Done,
     Fatal,
-    ListTask,
+    Listing,
     Location,
     MalformedMessage,
     Nothing,
@@ -34,7 +36,7 @@ from s3bulkcopy.worker.pacing import Pace, chance, full_jitter
 from s3bulkcopy.worker.s3 import S3, Page
 from s3bulkcopy.worker.sigv4 import Credentials
 from s3bulkcopy.worker.sqs import Outbox, Sqs
-from s3bulkcopy.worker.work import LIST_SECONDS, Budget, Worker
+from s3bulkcopy.worker.work import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -88,6 +90,8 @@ class Environment:
         self._copier = Copier(self._s3, pace, self._pauses)
         self._worker = Worker(self._s3, self._copier, self._pauses)
         self._outboxes: dict[str, Outbox] = {}
+        #: What the nonces of its attempts begin with, so that reports tell which of them were one environment's.
+        self._name = os.urandom(4).hex()
         #: Set when this environment's credentials have expired: nothing done here can succeed any more.
         self.expired = False
 
@@ -117,7 +121,7 @@ class Environment:
             return False
         if isinstance(task, Nothing):
             return True
-        attempt = Attempt(number, os.urandom(8).hex())
+        attempt = Attempt(number, self._name + os.urandom(8).hex())
         try:
             async with aio.timeout(max(1.0, seconds_left - REPORT_MARGIN_SECONDS)):
                 done = await self._work(self._relocated(task), attempt, seconds_left)
@@ -136,12 +140,12 @@ class Environment:
     async def _work(self, task: Task, attempt: Attempt, seconds_left: float) -> Done:
         now = aio.get_running_loop().time()
         seconds = seconds_left - COPY_MARGIN_SECONDS if seconds_left > 2 * COPY_MARGIN_SECONDS else seconds_left / 2
-        if isinstance(task, ListTask):
+        if isinstance(task, Listing):
             seconds = min(seconds, LIST_SECONDS)
         return await self._worker.work(task, attempt, Budget(now + seconds), self._emit)
 
     async def _emit(self, task: Task) -> None:
-        queue = self._queues.list if isinstance(task, ListTask) else self._queues.copy
+        queue = self._queues.list if isinstance(task, Listing) else self._queues.copy
         await self._outbox(queue, task.job.message_bytes).put(encode_task(task))
 
     async def _report(self, message_bytes: int, event: Done | Trouble | Fatal) -> None:
@@ -182,8 +186,8 @@ class Environment:
     async def _probe(self, event: dict[str, Any], seconds_left: float) -> dict[str, Any]:
         """Prove this function's rights: sends always, and what the task it is given needs.
 
-        A ListTask has its first page listed. Of a CopyTask's items one after another is copied until one arrives or tells
-        something else than a denial; what became of them is in the `done` of the answer.
+        For a ListTask a key of its source is listed. Of a CopyTask's items one after another is copied until one arrives or
+        tells something else than a denial; what became of them is in the `done` of the answer.
         """
         task = decode_task(event["probe"])
         if isinstance(task, Nothing):
@@ -197,7 +201,7 @@ class Environment:
                         return _refused("sqs:SendMessage", queue.rsplit("/", 1)[-1], fault.next, str(fault))
                 if isinstance(task, CopyTask):
                     return await self._probe_copy(task)
-                answer = await self._s3.page(task.job.source, task.job.source.prefix, task.range.after, max_keys=1)
+                answer = await self._s3.page(task.job.source, task.job.source.prefix, "", max_keys=1)
                 if not isinstance(answer, Page):
                     return _refused("s3:ListBucket", str(task.job.source), answer.next, str(answer))
         except TimeoutError:

@@ -32,15 +32,15 @@ def cut(whole: Range, boundaries: Iterable[str]) -> list[Range]:
     return [Range(after, until) for after, until in zip([whole.after, *inside], [*inside, whole.until], strict=True)]
 
 
-def fan_out(prefix: str, first_page: Sequence[str], after: str) -> list[Range]:
+def fan_out(prefix: str, first_page: Sequence[str], after: str, learned: Iterable[str] = ()) -> list[Range]:
     """Give the first ranges for a bucket of more than one page: at least MIN_ROOTS, covering every key above `after`.
 
     Cuts are made where keys begin (right behind the prefix) and where the keys of the first page begin to differ, so that
-    a bucket whose keys share a long head is cut behind that head too. The range that goes on where the first page ends comes
-    first, for it is known to hold keys, and those behind it.
+    a bucket whose keys share a long head is cut behind that head too; and where it was `learned` that keys may be. The range
+    that goes on where the first page ends comes first, for it is known to hold keys, and those behind it.
     """
     shared = shared_head(first_page[0], first_page[-1]) if first_page else prefix
-    boundaries = {stem + c for stem in {prefix, shared} for c in ALPHABET if is_key(stem + c)}
+    boundaries = {stem + c for stem in {prefix, shared} for c in ALPHABET if is_key(stem + c)} | {*learned}
     whole = Range(after, None)
     ranges = cut(whole, boundaries)
     steps = MIN_ROOTS

@@ -37,16 +37,18 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from s3bulkcopy.worker import aio
+from s3bulkcopy.worker.attempts import Budget
 from s3bulkcopy.worker.connections import Host
 from s3bulkcopy.worker.copying import RETRY_SECONDS, Copier
 from s3bulkcopy.worker.failures import Failed, Next, Stop, lost
+from s3bulkcopy.worker.listing import LIST_SECONDS
 from s3bulkcopy.worker.model import (
     Attempt,
     CopyTask,
     Counts,
     Done,
     Fatal,
-    ListTask,
+    Listing,
     MalformedMessage,
     Nothing,
     Task,
@@ -60,7 +62,7 @@ from s3bulkcopy.worker.model import (
 from s3bulkcopy.worker.pacing import Pace, chance, full_jitter
 from s3bulkcopy.worker.s3 import S3
 from s3bulkcopy.worker.sigv4 import Credentials
-from s3bulkcopy.worker.work import LIST_SECONDS, Budget, Worker
+from s3bulkcopy.worker.work import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -93,6 +95,8 @@ class Config(NamedTuple):
     proxy: str | None
     #: Most connections to S3.
     connections: int
+    #: Most LIST requests at a time.
+    list_slots: int
     #: Most COPY requests a second, until another rate is said; None for no limit of ours.
     most_a_second: float | None
 
@@ -205,7 +209,9 @@ class LocalWorker:
         idle_seconds = aio.get_running_loop().idle_seconds
         self._pace = Pace(most=most, most_a_second=config.most_a_second or inf, idle_seconds=idle_seconds)
         self._copier = Copier(self._s3, self._pace, self._pauses)
-        self._worker = Worker(self._s3, self._copier, self._pauses, most_sends=_MOST_SENDS)
+        self._worker = Worker(self._s3, self._copier, self._pauses, most_sends=_MOST_SENDS, list_slots=config.list_slots)
+        #: What the nonces of its attempts begin with, so that reports tell which of them were one process's.
+        self._name = os.urandom(4).hex()
         self._sequence = count()
         self._unaccepted: dict[int, aio.Future] = {}
         self._work: set[aio.Task] = set()
@@ -252,13 +258,13 @@ class LocalWorker:
     async def _emit(self, task: Task) -> None:
         sequence = next(self._sequence)
         self._unaccepted[sequence] = accepted = aio.get_running_loop().create_future()
-        self._say("emit", sequence, "list" if isinstance(task, ListTask) else "copy", encode_task(task))
+        self._say("emit", sequence, "list" if isinstance(task, Listing) else "copy", encode_task(task))
         del task  # its items may be many, and to be accepted may take long
         await accepted
 
     async def _serve_task(self, token: str, number: int, task: Task) -> None:
-        attempt = Attempt(number, os.urandom(8).hex())
-        deadline = aio.get_running_loop().time() + LIST_SECONDS if isinstance(task, ListTask) else inf
+        attempt = Attempt(number, self._name + os.urandom(8).hex())
+        deadline = aio.get_running_loop().time() + LIST_SECONDS if isinstance(task, Listing) else inf
         try:
             done = await self._worker.work(task, attempt, Budget(deadline), self._emit)
         except Stop as stop:

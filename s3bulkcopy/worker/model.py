@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 #: Version of the messages. A worker and the CLI that made it come from one bundle, so any other version is a stranger.
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 
 #: Longest key in bytes of UTF-8 (S3 user guide, "Naming Amazon S3 objects").
 MAX_KEY_BYTES = 1024
@@ -67,6 +67,8 @@ class Job(NamedTuple):
     batch_keys: int = 1000
     #: Largest message the queues take, in bytes.
     message_bytes: int = 262_144
+    #: Whether objects are listed and counted, and none is copied.
+    dry: bool = False
 
     def destination_key(self, key: str) -> str:
         """Re-root a key: the destination's prefix in place of the source's, nothing else changed.
@@ -106,13 +108,31 @@ class Range(NamedTuple):
 
 
 class ListTask(NamedTuple):
-    """List a range of the source and hand its objects on as CopyTasks."""
+    """List ranges of the source, none of which overlaps another, and hand their objects on as CopyTasks."""
 
     id: str
     job: Job
-    range: Range
+    ranges: tuple[Range, ...]
     #: Attempts in a row that handed the task on without listing a page.
     idle_hops: int = 0
+
+
+class WalkTask(NamedTuple):
+    """List the whole source one page after another, for a store that cannot be asked for ranges of keys.
+
+    Only an attempt that stays alive to the end can do it: it has nothing but its place in the walk, and cannot hand that on.
+    """
+
+    id: str
+    job: Job
+    #: Keys that somebody else has listed.
+    but: tuple[str, ...] = ()
+    idle_hops: int = 0
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """Everything."""
+        return (Range("", None),)
 
 
 class CopyTask(NamedTuple):
@@ -125,7 +145,9 @@ class CopyTask(NamedTuple):
     idle_hops: int = 0
 
 
-Task = ListTask | CopyTask
+#: What lists; all else copies.
+Listing = ListTask | WalkTask
+Task = Listing | CopyTask
 
 
 class Nothing(NamedTuple):
@@ -259,7 +281,9 @@ def encode_task(task: Task | Nothing) -> str:
         return to_json({"t": "nothing", "v": WIRE_VERSION})
     head = {"v": WIRE_VERSION, "id": task.id, "job": _job_words(task.job), "idle": task.idle_hops}
     if isinstance(task, ListTask):
-        return to_json({"t": "list", **head, "after": task.range.after, "until": task.range.until})
+        return to_json({"t": "list", **head, "ranges": task.ranges})
+    if isinstance(task, WalkTask):
+        return to_json({"t": "walk", **head, "but": task.but})
     # By columns: a list for each of a thousand items costs more than all else about them.
     return to_json({"t": "copy", **head, **{name: [item[n] for item in task.items] for n, name in enumerate(_COLUMNS)}})
 
@@ -280,8 +304,9 @@ def decode_task(body: str) -> Task | Nothing:
         name, job, idle = _text(data["id"]), _job(data["job"]), _number(data["idle"])
         match data["t"]:
             case "list":
-                until = data["until"]
-                return ListTask(name, job, Range(_text(data["after"]), until if until is None else _text(until)), idle)
+                return ListTask(name, job, tuple(_range(*pair) for pair in data["ranges"]), idle)
+            case "walk":
+                return WalkTask(name, job, tuple(map(_text, _list(data["but"]))), idle)
             case "copy":
                 return CopyTask(name, job, _items(*(data[column] for column in _COLUMNS)), idle)
             case kind:
@@ -353,13 +378,23 @@ def _job(data: dict[str, Any]) -> Job:
     _text(job.run_id)
     _number(job.batch_keys)
     _number(job.message_bytes)
-    if type(job.overwrite) is not bool:
-        raise TypeError("overwrite, which is true or false")
+    if type(job.overwrite) is not bool or type(job.dry) is not bool:
+        raise TypeError("overwrite or dry, which are true or false")
     return job
 
 
 def _location(data: dict[str, Any]) -> Location:
     return Location(**{name: _text(value) for name, value in data.items()})
+
+
+def _range(after: object, until: object) -> Range:
+    return Range(_text(after), until if until is None else _text(until))
+
+
+def _list(values: object) -> list[Any]:
+    if type(values) is not list:
+        raise TypeError(f"a {type(values).__name__} in place of a list")
+    return values
 
 
 def _items(keys: list[str], sizes: list[int], etags: list[str]) -> tuple[Item, ...]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from s3bulkcopy.worker.model import FAILURE_WIRE_BYTES, CopyTask, encode_task, text_to_json
+from s3bulkcopy.worker.model import FAILURE_WIRE_BYTES, CopyTask, ListTask, encode_task, text_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from s3bulkcopy.worker.model import Item, Job
+    from s3bulkcopy.worker.model import Item, Job, Range
 
 #: What a CopyObject costs before the first byte moves, and how fast its bytes move inside S3: a rule of thumb that keeps
 #: a thousand small objects or a few huge ones in one message, not a measurement.
@@ -32,6 +32,22 @@ _HEAD_BYTES = 512
 def work_seconds(size: int) -> float:
     """Estimate how long S3 takes to copy an object of this size in bytes."""
     return COPY_SECONDS + size / COPY_BYTES_PER_SECOND
+
+
+def pack_ranges(job: Job, ranges: Sequence[Range]) -> Iterator[tuple[Range, ...]]:
+    """Give ranges in groups of which each fits a message, as the ranges of a ListTask."""
+    most_bytes = job.message_bytes - len(encode_task(ListTask("", job, ()))) - _HEAD_BYTES
+    group: list[Range] = []
+    size = 0
+    for piece in ranges:
+        wire_bytes = len(text_to_json(piece.after)) + len(text_to_json(piece.until or "null")) + len("[,],")
+        if group and size + wire_bytes > most_bytes:
+            yield tuple(group)
+            group, size = [], 0
+        group.append(piece)
+        size += wire_bytes
+    if group:
+        yield tuple(group)
 
 
 class Packer:

@@ -7,8 +7,9 @@ docs/listing.md explains it on one page.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from itertools import pairwise
+from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from s3bulkcopy.worker.keyspace import agreed, is_key
@@ -17,9 +18,11 @@ from s3bulkcopy.worker.model import Range
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-#: Samples taken of a page, and kept of all pages: every n-th key stands for n keys.
+#: Samples taken of a page, and kept of all pages, of long keys as many as have so many characters: every n-th key stands for n
+#: keys.
 _SAMPLES_PER_PAGE = 24
 _MOST_SAMPLES = 20_000
+_MOST_CHARACTERS = 2_000_000
 
 #: Smallest piece that a cut may leave, in pages, beside the page under way.
 _LEAST_PAGES = 1.0
@@ -50,6 +53,9 @@ _SURE = 0.5
 
 #: Most segments for one place at which all known keys agree.
 _AGREED_CUTS = 12
+
+#: Gaps of which nothing is known, behind one that is being listed: its answer may show them too, so they wait for it.
+_SPACING = 1
 
 _TOP = "\U0010ffff"
 
@@ -100,6 +106,9 @@ class _Gap:
         self.cuts = [0]  # how often it was cut without an answer from it; shared with the pieces
 
 
+_AFTER = attrgetter("after")
+
+
 class Planner:
     """The open ranges of a worker, and what it has learned about keys."""
 
@@ -116,6 +125,41 @@ class Planner:
         self._alphabets: dict[tuple[int, int], set[str]] = {}
         self._requests = 0
         self._answers = 0
+
+    # ------------------------------------------------------------------------------------------------------ what is ours
+
+    def add(self, ranges: Iterable[Range]) -> None:
+        """Take over more ranges; none may overlap what is open, and what holds no text is none."""
+        for after, until in ranges:
+            if until is None or after < until:
+                insort(self._gaps, gap := _Gap(after, until), key=_AFTER)
+                if self._samples:
+                    self._expect(gap)
+
+    def withdraw(self, whole: Range, *, but_busy: bool = False) -> list[Range]:
+        """Forget what remains of a range, and give it; `but_busy` leaves what a request is under way for, or an offer.
+
+        Of the answer to a request that is under way for what was withdrawn, only the keys in other ranges are new.
+        """
+        first, end = self._inside(whole)
+        kept = [gap for gap in self._gaps[first:end] if but_busy and (gap.request >= 0 or gap.offered)]
+        given = [Range(gap.after, gap.until) for gap in self._gaps[first:end] if gap not in kept]
+        self._gaps[first:end] = kept
+        return given
+
+    def is_open(self, whole: Range) -> bool:
+        """Tell whether any of a range remains, which is all in one of the ranges given or holds whole ones."""
+        first, end = self._inside(whole)
+        return first < end
+
+    def expected(self) -> float:
+        """Give how many pages what remains is expected to hold."""
+        return sum(gap.keys for gap in self._gaps) / self._page
+
+    def _inside(self, whole: Range) -> tuple[int, int]:
+        """Give the first gap in a range and the first one behind it."""
+        first = bisect_left(self._gaps, whole.after, key=_AFTER)
+        return first, len(self._gaps) if whole.until is None else bisect_left(self._gaps, whole.until, first, key=_AFTER)
 
     # ------------------------------------------------------------------------------------------------ what is to be done
 
@@ -135,13 +179,16 @@ class Planner:
         least = _LEAST_PAGES * self._page * (2 if is_costly else 1)
         while True:
             idle = busy = None
+            since = _SPACING
             for gap in self._gaps:
                 if gap.offered:
                     continue
+                since += 1
                 if gap.request >= 0:
+                    since = 0
                     if (busy is None or gap.keys > busy.keys) and gap.cuts[0] < most_cuts:
                         busy = gap
-                elif idle is None or gap.keys > idle.keys:
+                elif (gap.keys or since > _SPACING) and (idle is None or gap.keys > idle.keys):
                     idle = gap
             room = (busy.keys - self._page) / 2 if busy else 0.0
             if idle and (room < least or idle.keys >= room):
@@ -155,6 +202,12 @@ class Planner:
             if upper:
                 return self._ask(upper)
             busy.keys = 0.0
+
+    def first_request(self, whole: Range) -> Request | None:
+        """Give what to ask for in a range that has waited for long, whatever it promises; None where that is under way."""
+        first, end = self._inside(whole)
+        waiting = (gap for gap in self._gaps[first:end] if gap.request < 0 and not gap.offered)
+        return next(map(self._ask, waiting), None)
 
     def _ask(self, gap: _Gap) -> Request:
         self._requests += 1
@@ -242,7 +295,7 @@ class Planner:
             return
         place = bisect_left(self._samples, taken[0])
         self._samples[place:place] = taken
-        if len(self._samples) > _MOST_SAMPLES:
+        if len(self._samples) > min(_MOST_SAMPLES, _MOST_CHARACTERS // (len(taken[0]) or 1)):
             self._samples = self._samples[::2]
             self._stride *= 2
         for low, high in pairwise(taken):
@@ -457,6 +510,17 @@ class Planner:
         gap.until = text
         self._gaps.insert(self._gaps.index(gap) + 1, upper)
         return upper
+
+
+def first_cuts(first_page: Sequence[str], prefix: str, most: int) -> list[str]:
+    """Give where to cut what lies behind the first page of a bucket, going by nothing but its keys."""
+    planner = Planner([Range("", None)], prefix, max(1, len(first_page)))
+    request = planner.request(most)
+    if request is None or not first_page:
+        return []
+    planner.answered(request, first_page, is_truncated=True)
+    requests = [planner.request(free) for free in range(most, 0, -1)]
+    return [one.after for one in requests if one is not None and one.after > first_page[-1]]
 
 
 def _sure(mass: tuple[float, float]) -> float:

@@ -57,10 +57,11 @@ PATIENCE_SECONDS_PER_BYTE = COPY_PATIENCE / COPY_BYTES_PER_SECOND
 
 
 class Page(NamedTuple):
-    """One ListObjectsV2 answer: its items in key order, and whether more follow."""
+    """One ListObjectsV2 answer: its items in key order, whether more follow, and the token to ask for them with."""
 
     items: tuple[Item, ...]
     truncated: bool
+    token: str = ""
 
 
 # Patterns of listings: `re` compiles each when it is first used, so a worker that lists nothing starts without them.
@@ -74,6 +75,7 @@ _KEY = r"(?s)<Key>(.*?)</Key>"
 _SIZE = r"<Size>\s*(\d+)\s*</Size>"
 _ETAG = r"(?s)<ETag>(.*?)</ETag>"
 _TRUNCATED = r"(?i)<IsTruncated>\s*true\s*</IsTruncated>"
+_CONTINUATION = r"(?s)<NextContinuationToken>(.*?)</NextContinuationToken>"
 _URL_ENCODED = r"<EncodingType>\s*url\s*</EncodingType>"
 _LISTING = r"<ListBucketResult[\s>]"
 #: Escapes of characters that many keys hold, decoded for a whole page at once. The percent sign is not among them, so that none
@@ -86,7 +88,11 @@ def read_page(body: bytes) -> Page:
     text = body.decode("utf-8", "surrogateescape")
     if not re.search(_LISTING, text[:400]) or not text.rstrip().endswith("</ListBucketResult>"):
         raise ValueError(f"not a whole listing: {body[:80]!r}")
-    is_encoded = re.search(_URL_ENCODED, text) is not None
+    edges = f"{text[: text.find('<Contents>')]}{text[text.rfind('</Contents>') :]}"  # all there is beside the objects
+    is_encoded = re.search(_URL_ENCODED, edges) is not None
+    is_truncated = re.search(_TRUNCATED, edges) is not None
+    token = re.search(_CONTINUATION, edges) if is_truncated else None
+    more = is_truncated, unescaped(token[1]) if token else ""
     if is_encoded and "%" in text:
         for escape, character in _COMMON_ESCAPES:
             text = text.replace(escape, character)
@@ -94,13 +100,13 @@ def read_page(body: bytes) -> Page:
     if len(found) != text.count("<Contents>"):
         found = list(_elements(text))
     if not found:
-        return Page((), re.search(_TRUNCATED, text) is not None)
+        return Page((), *more)
     keys, etags, sizes = zip(*found, strict=True)
     all_keys = "".join(keys)
     if any(mark in all_keys for mark in ("&", "%", "+")):
         keys = tuple(map(_url_decoded if is_encoded else unescaped, keys))
     items = map(make_item, zip(keys, map(int, sizes), etags, strict=True))
-    return Page(tuple(items), re.search(_TRUNCATED, text) is not None)
+    return Page(tuple(items), *more)
 
 
 def _elements(text: str) -> Iterator[tuple[str, str, str]]:
@@ -152,10 +158,12 @@ class Bucket:
         return head.encode("latin-1") + body
 
 
-def page_request(bucket: Bucket, prefix: str, after: str, max_keys: int, date: str) -> bytes:
-    """Write a ListObjectsV2 request for the keys with this prefix behind `after`."""
+def page_request(bucket: Bucket, prefix: str, after: str, max_keys: int, date: str, token: str = "") -> bytes:
+    """Write a ListObjectsV2 request for the keys with this prefix behind `after`, or where the page with a token ended."""
     parameters = {"list-type": "2", "encoding-type": "url", "max-keys": str(max_keys), "prefix": prefix}
-    if after:
+    if token:
+        parameters["continuation-token"] = token
+    elif after:
         parameters["start-after"] = after
     return bucket.request("GET", bucket.path or "/", encode_query(parameters), {}, date)
 
@@ -288,11 +296,13 @@ class S3:
             self._hosts[root] = self._open_host(root)
         return self._hosts[root]
 
-    async def page(self, location: Location, prefix: str, after: str, max_keys: int = PAGE_KEYS) -> Page | Fault:
-        """List one page of the keys that start with `prefix` and lie behind `after`."""
+    async def page(
+        self, location: Location, prefix: str, after: str, max_keys: int = PAGE_KEYS, token: str = ""
+    ) -> Page | Fault:
+        """List one page of the keys that start with `prefix` and lie behind `after`, or follow the page with a token."""
         for _ in range(_LESSONS):
             at = self.where(location)
-            request = page_request(Bucket(at, self.credentials()), prefix, after, max_keys, self.date())
+            request = page_request(Bucket(at, self.credentials()), prefix, after, max_keys, self.date(), token)
             answer = await self.ask(self.host(at), request, REQUEST_SECONDS)
             if isinstance(answer, Fault):
                 return answer

@@ -17,6 +17,7 @@ from s3bulkcopy.emulator import REGION, Emulator
 from s3bulkcopy.engines.awslambda import LambdaEngine
 from s3bulkcopy.engines.local import LocalEngine
 from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, LocalSettings, StackSettings
+from s3bulkcopy.worker.keyspace import fan_out
 from s3bulkcopy.worker.model import CopyTask, Done, Event, Fatal, Item, ListTask, Range
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def events_until(engine: Engine, enough: Callable[[list[Event]], bool], *, ack: 
 def test_a_task_is_worked_on_with_all_its_children_and_each_reports(made: tuple[Engine, Store, str, str]) -> None:
     engine, store, source, destination = made
 
-    engine.submit([ListTask("run.1", engine.job, Range("", None))])
+    engine.submit([ListTask("run.1", engine.job, (Range("", None),))])
     events = events_until(engine, lambda seen: sum(e.counts.copied for e in seen if isinstance(e, Done)) == len(AWKWARD_KEYS))
 
     (root,) = (e for e in events if isinstance(e, Done) and e.id == "run.1")
@@ -123,6 +124,23 @@ def test_a_task_is_worked_on_with_all_its_children_and_each_reports(made: tuple[
     children = {e.id for e in events if isinstance(e, Done)} - {"run.1"}
     assert children == {f"{root.attempt.nonce}.{n}" for n in range(root.children)}
     assert store.items(destination) == store.items(source)
+
+
+def test_keys_that_share_one_deep_prefix_are_listed_by_several_workers(made: tuple[Engine, Store, str, str]) -> None:
+    engine, store, source, _ = made
+    prefix = "all/in/one/place/"
+    store.fill(source, (f"{prefix}{n % 16:x}/{n:05}" for n in range(6000)))
+    names = sorted(key for key in store.items(source) if key.startswith(prefix))
+    job = engine.job._replace(dry=True, source=engine.job.source._replace(prefix=prefix))
+    roots = [ListTask(f"run.{n}", job, (piece,)) for n, piece in enumerate(fan_out(prefix, names[:1000], ""))]
+
+    # Neighbours are in different messages of the queue's batches, so that no worker is given all that hold keys.
+    engine.submit([root for start in range(13) for root in roots[start::13]])
+    events = events_until(engine, lambda seen: {root.id for root in roots} <= {e.id for e in seen if isinstance(e, Done)})
+
+    listed = [event for event in events if isinstance(event, Done) and event.counts.listed]
+    assert sum(event.counts.listed for event in listed) == len(names)
+    assert len({event.attempt.nonce[:8] for event in listed}) >= 2  # what an environment's nonces begin with
 
 
 def test_proving_copies_a_first_object_and_says_so(made: tuple[Engine, Store, str, str]) -> None:

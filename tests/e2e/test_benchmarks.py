@@ -55,6 +55,13 @@ def test_a_tool_that_leaves_objects_behind_fails(tmp_path: Path) -> None:
     assert "failed: 0 of 10 objects arrived" in ended.stdout
 
 
+def test_the_rate_of_listing_is_measured() -> None:
+    (told,) = run("list_rate.py", "--objects", "3000", "--list-ms", "10", "--rounds", "1", "--json").splitlines()
+
+    figures = json.loads(told)
+    assert (figures["keys"], figures["requests"] >= 3, figures["cpu_us"] > 0) == (3000, True, True)
+
+
 def test_starts_are_measured_in_ratio_to_python() -> None:
     rows = [line[22:].split() for line in run("startup.py", "--rounds", "2").splitlines()[1:]]
 

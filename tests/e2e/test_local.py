@@ -195,6 +195,40 @@ def test_a_store_full_of_faults_loses_nothing() -> None:
         assert keys_at(server, "target") == sorted(shaped_keys("odd", 4000))
 
 
+@pytest.mark.parametrize("mind", ["--ignore-start-after", "--unordered"])
+def test_a_store_that_cannot_be_listed_in_ranges_is_walked_with_a_warning(mind: str) -> None:
+    with store(3500, mind) as server:
+        ended = run(server.url, "s3://source", "s3://target", "--processes", "2")
+
+        assert ended.code == 0, ended.err
+        assert counts(ended, "listed", "copied", *CLEAN) == copied_all(3500)
+        assert "warning: s3://source is listed page after page" in ended.err
+        assert server.stats()["requests"]["copy"] == 3500
+
+
+def test_no_lambda_function_is_made_for_a_store_that_cannot_be_listed_in_ranges() -> None:
+    with store(1500) as server:
+        ended = run(server.url, "s3://source", "s3://target", "--one-lister", "--processes", "2")
+
+        assert ended.code == 0, ended.err
+        assert "as --one-lister says" in ended.err
+        assert server.stats()["requests"]["list"] == 1 + 2
+
+
+def test_a_dry_run_counts_and_changes_nothing_whatever_the_engine() -> None:
+    with store(2500) as server:
+        ended = run(server.url, "s3://source", "s3://target", "--dry-run")
+        requests = server.stats()["requests"]
+
+    assert ended.code == 0, ended.err
+    expected = {"dry_run": True, "listed": 2500, "listed_bytes": 2500 * 1024, "copied": 0, "copy_requests": 2500, **CLEAN}
+    assert counts(ended, *expected) == expected
+    assert ended.summary["copy_dollars"] == 0.0125
+    assert set(requests) == {"list", "head_bucket"}
+    # The checks ask twice: for the first page, and whether there is more behind it.
+    assert requests["list"] == ended.summary["list_requests"] + 2
+
+
 def test_copies_whose_answer_was_lost_count_as_copied_and_none_is_made_twice() -> None:
     with store(2000, "--fail-reset-after", "0.05") as server:
         ended = run(server.url, "s3://source", "s3://target", "--processes", "2", "--no-overwrite")

@@ -139,7 +139,7 @@ def test_the_list_handler_lists_queues_and_reports_in_the_real_runtime(
 ) -> None:
     source, destination = (cloud.store.location(bucket) for bucket in buckets)
     cloud.store.fill(source.bucket, iter(["a", "日", "z"]))
-    task = ListTask("run.1", Job("run", source, destination), Range("a", None))
+    task = ListTask("run.1", Job("run", source, destination), (Range("a", None),))
 
     answer = invoke(cloud, tmp_path, queues, "s3bulkcopy.worker.handler.list_handler", encode_task(task))
 

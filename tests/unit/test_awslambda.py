@@ -101,7 +101,9 @@ class Made:
     def __init__(self, **clients: Any) -> None:
         self.said: list[str] = []
         self.slept: list[float] = []
-        found = Preflight(JOB, Page((), truncated=False), Identity("1", "arn:aws:iam::1:user/x"), None)
+        found = Preflight(
+            JOB, Page((), truncated=False), identity=Identity("1", "arn:aws:iam::1:user/x"), free_concurrency=None
+        )
         self.engine = LambdaEngine(
             Session(**clients),
             found,
@@ -120,7 +122,7 @@ class Made:
 def test_what_a_batch_refuses_is_sent_again_until_it_is_accepted() -> None:
     sqs = Sqs()
     sqs.refused = [{"0", "2"}, {"2"}, set()]
-    tasks = [ListTask(f"run.{n}", JOB, Range("", None)) for n in range(3)]
+    tasks = [ListTask(f"run.{n}", JOB, (Range("", None),)) for n in range(3)]
 
     Made(sqs=sqs).engine.submit(tasks)
 
@@ -132,13 +134,13 @@ def test_a_queue_that_takes_nothing_is_an_error_that_says_why() -> None:
     sqs.refused = [{"0"}] * 10
 
     with pytest.raises(S3BulkCopyError, match="does not take messages: busy"):
-        Made(sqs=sqs).engine.submit([ListTask("run.1", JOB, Range("", None))])
+        Made(sqs=sqs).engine.submit([ListTask("run.1", JOB, (Range("", None),))])
 
 
 def test_lists_and_copies_go_to_their_own_queues() -> None:
     sqs = Sqs()
 
-    Made(sqs=sqs).engine.submit([ListTask("run.1", JOB, Range("", None)), DEAD])
+    Made(sqs=sqs).engine.submit([ListTask("run.1", JOB, (Range("", None),)), DEAD])
 
     assert [len(sqs.queues[kind]) for kind in ("list", "copy")] == [1, 1]
 

@@ -43,7 +43,7 @@ several = settings(max_examples=40, deadline=None)
 
 def facts_of(story: Story) -> Facts:
     """Give the facts of a run whose roots are queued; the probe's task is none of them."""
-    roots = tuple(encode_task(ListTask(f"{RUN}.{n}", JOB, Range("", None))) for n in range(1, story.roots))
+    roots = tuple(encode_task(ListTask(f"{RUN}.{n}", JOB, (Range("", None),))) for n in range(1, story.roots))
     return Facts(RUN, "lambda", roots, submitted=True)
 
 
@@ -97,10 +97,10 @@ EVENTS: list[Event] = [
     Done("one.0", Attempt(2, "two"), 0, Counts(failed=1), (FAILURE,)),
     Trouble("one.1", Attempt(5, "three"), "out of memory"),
     Dead("one.1", CopyTask("one.1", JOB, (ITEM,))),
-    Dead(f"{RUN}.1", ListTask(f"{RUN}.1", JOB, Range("k", None))),
+    Dead(f"{RUN}.1", ListTask(f"{RUN}.1", JOB, (Range("k", None),))),
     Fatal(f"{RUN}.1", Attempt(1, "four"), "not_found", "gone"),
 ]
-ROOT = encode_task(ListTask(f"{RUN}.1", JOB, Range("", None)))
+ROOT = encode_task(ListTask(f"{RUN}.1", JOB, (Range("", None),)))
 
 
 def test_what_was_noted_and_appended_comes_back(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_state_is_kept_where_the_platform_keeps_it(monkeypatch: pytest.MonkeyPat
 
 def test_tasks_are_kept_until_they_have_ended_or_nobody_waits_for_them(tmp_path: Path) -> None:
     path = tmp_path / "run.journal"
-    tasks = [ListTask(name, JOB, Range("", None)) for name in (f"{RUN}.1", "one.0", "one.1", "orphan.0")]
+    tasks = [ListTask(name, JOB, (Range("", None),)) for name in (f"{RUN}.1", "one.0", "one.1", "orphan.0")]
     with Journal.create(path, Facts(RUN, "local", (ROOT,), submitted=True)) as journal:
         journal.keep_tasks((task.id, encode_task(task)) for task in tasks)
         journal.append(

@@ -155,7 +155,7 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
 
 def listing(name: str = "run.1") -> ListTask:
-    return ListTask(name, JOB, Range("", None))
+    return ListTask(name, JOB, (Range("", None),))
 
 
 def copying(name: str = "run.1") -> CopyTask:
@@ -479,7 +479,7 @@ def test_all_that_was_to_be_said_is_said_before_the_end(monkeypatch: pytest.Monk
 
     with stage.engine:
         stage.workers[0].engines_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        stage.engine.submit([ListTask(f"run.{n}", JOB, Range("a" * 1000, None)) for n in range(SLOTS["list"])])
+        stage.engine.submit([ListTask(f"run.{n}", JOB, (Range("a" * 1000, None),)) for n in range(SLOTS["list"])])
         assert stage.engine._processes[0].unsent
         listener = threading.Thread(target=listen, daemon=True)
         listener.start()

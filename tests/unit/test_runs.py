@@ -24,8 +24,10 @@ from s3bulkcopy.worker.model import (
     Job,
     ListTask,
     Location,
+    Range,
     Task,
     Trouble,
+    WalkTask,
 )
 from s3bulkcopy.worker.s3 import Page
 
@@ -119,7 +121,7 @@ def test_one_range_follows_the_probed_object_where_the_first_page_is_the_last() 
 
     (root,) = engine.submitted
     assert isinstance(root, ListTask)
-    assert (root.id, root.range.after, root.range.until) == ("run.1", "key-0", None)
+    assert (root.id, root.ranges) == ("run.1", (Range("key-0", None),))
     assert (result.snapshot.counts.listed, result.snapshot.counts.copied) == (3, 3)
     assert engine.did == ["enter", "ack", "exit"]
 
@@ -129,12 +131,29 @@ def test_at_least_a_hundred_ranges_cover_everything_behind_the_probed_object_of_
 
     go(engine, Page(ITEMS, truncated=True))
 
-    ranges = [task.range for task in engine.submitted if isinstance(task, ListTask)]
+    ranges = [piece for task in engine.submitted if isinstance(task, ListTask) for piece in task.ranges]
     assert len(ranges) >= 100
     for key in ("key-1", "®", "ø", "日", "\U0001f600", "\U0010ffff", "~", "key-0\x01"):
         assert sum(key in piece for piece in ranges) == 1
     assert not any("key-0" in piece for piece in ranges)
     assert [task.id for task in engine.submitted] == [f"run.{n}" for n in range(1, len(ranges) + 1)]
+
+
+def test_a_source_that_cannot_be_cut_is_walked_but_for_what_was_probed() -> None:
+    engine = MemoryEngine(lambda task: [done(task, Counts(listed=2, copied=2))])
+
+    run(JOB, Page(ITEMS, truncated=True), course(engine), is_cut=False)
+
+    assert engine.submitted == [WalkTask("run.1", JOB, ("key-0",))]
+
+
+def test_a_dry_run_proves_nothing_and_lists_everything() -> None:
+    engine = MemoryEngine(lambda task: [done(task, Counts(listed=3))])
+
+    result = run(JOB._replace(dry=True), Page(ITEMS, truncated=False), course(engine))
+
+    assert [task.ranges for task in engine.submitted if isinstance(task, ListTask)] == [(Range("", None),)]
+    assert (result.dry, result.snapshot.counts, result.snapshot.unquiet) == (True, Counts(listed=3), False)
 
 
 def test_a_run_whose_attempts_all_succeeded_at_once_does_not_wait_for_anybody() -> None:

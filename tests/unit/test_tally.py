@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,7 @@ from s3bulkcopy.worker.model import (
     Location,
     Range,
     Trouble,
+    WalkTask,
 )
 
 RUN = "run"
@@ -57,7 +59,7 @@ class Story:
         for n in range(self.roots):
             size = self.random.randint(0, 6)
             self.objects += size
-            self._task(ListTask(f"{RUN}.{n}", JOB, Range("", None)), size, depth=0)
+            self._task(ListTask(f"{RUN}.{n}", JOB, (Range("", None),)), size, depth=0)
         return self
 
     def _task(self, task: ListTask | CopyTask, size: int, depth: int) -> None:
@@ -100,7 +102,7 @@ class Story:
                 items = tuple(Item(f"{attempt.nonce}/{left + n}", 10, '"e"') for n in range(some))
                 children.append((CopyTask(name(), JOB, items), some))
             if here < size:
-                children.append((ListTask(name(), JOB, Range(attempt.nonce, None)), size - here))
+                children.append((ListTask(name(), JOB, (Range(attempt.nonce, None),)), size - here))
         for child, its_size in children:
             self._task(child, its_size, depth + 1)
         return Done(task.id, attempt, len(children), counts, failures)
@@ -284,7 +286,7 @@ def test_what_is_provisional_in_any_order_counts_or_belongs_to_orphans_at_the_en
 ONE = Attempt(1, "one")
 TWO = Attempt(2, "two")
 COPY = CopyTask(f"{RUN}.0", JOB, (Item("a", 3, '"e"'), Item("b", 4, '"e"')))
-LIST = ListTask(f"{RUN}.0", JOB, Range("k", "m"))
+LIST = ListTask(f"{RUN}.0", JOB, (Range("k", "m"),))
 COPIED = Done(f"{RUN}.0", ONE, 0, Counts(copied=2, copied_bytes=7))
 
 
@@ -323,11 +325,19 @@ def test_the_items_of_a_dead_copy_task_are_failed_with_the_word_of_its_highest_a
     assert tally.snapshot().counts == Counts(failed=2)
 
 
-def test_a_dead_list_task_is_a_range_that_failed() -> None:
-    tally = tallied(1, [Dead(LIST.id, LIST)])
+@pytest.mark.parametrize(
+    ("task", "ranges"),
+    [
+        (LIST, [Range("k", "m")]),
+        (LIST._replace(ranges=(Range("k", "m"), Range("x", None))), [Range("k", "m"), Range("x", None)]),
+        (WalkTask(LIST.id, JOB), [Range("", None)]),
+    ],
+)
+def test_each_range_of_a_dead_list_task_has_failed(task: ListTask | WalkTask, ranges: list[Range]) -> None:
+    tally = tallied(1, [Dead(task.id, task)])
 
-    assert failed_ranges(tally, [Dead(LIST.id, LIST)]) == [RangeFailure(Range("k", "m"), NO_WORD)]
-    assert (tally.snapshot().ranges_failed, tally.snapshot().counts, tally.complete) == (1, Counts(), True)
+    assert failed_ranges(tally, [Dead(task.id, task)]) == [RangeFailure(piece, NO_WORD) for piece in ranges]
+    assert (tally.snapshot().ranges_failed, tally.snapshot().counts, tally.complete) == (len(ranges), Counts(), True)
 
 
 def test_the_second_attempt_s_copies_are_duplicates() -> None:

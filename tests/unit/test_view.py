@@ -631,3 +631,48 @@ def test_an_error_is_told_with_its_hint() -> None:
 
     assert with_hint.getvalue() == f"error: no bucket {EVIL_SHOWN}\nhint: name one [like this]\n"
     assert without.getvalue() == "error: no bucket\n"
+
+
+# --------------------------------------------------------------------------------------------------------------- dry runs
+
+
+DRY = replace(
+    RESULT,
+    engine="local",
+    dry=True,
+    snapshot=replace(RESULT.snapshot, counts=Counts(listed=1_234_567, listed_bytes=5_230_000_000, pages=1_400)),
+)
+
+
+def test_a_dry_run_tells_what_there_is_to_copy_and_what_it_costs() -> None:
+    assert view.summary_lines(DRY)[:2] == [
+        "would copy 1,234,567 objects (5.2 GB) from s3://a/x to s3://b",
+        "  cost        $6.17 for 1,234,567 COPY requests (S3 Standard, us-east-1), $0.01 for LIST",
+    ]
+    assert view.one_line(DRY) == f"{RUN_ID}: would copy 1,234,567 objects (5.2 GB)"
+
+
+def test_a_dry_run_tells_its_prices_to_scripts() -> None:
+    told = view.summary_object(DRY)
+
+    assert {name: told[name] for name in ("dry_run", "list_requests", "list_dollars", "copy_requests", "copy_dollars")} == {
+        "dry_run": True,
+        "list_requests": 1_400,
+        "list_dollars": 0.007,
+        "copy_requests": 1_234_567,
+        "copy_dollars": 6.172835,
+    }
+    assert view.summary_object(RESULT).keys() == told.keys() - {
+        "dry_run", "list_requests", "list_dollars", "copy_requests", "copy_dollars"
+    }  # fmt: skip
+
+
+def test_a_dry_run_that_could_not_list_everything_says_so() -> None:
+    result = replace(
+        DRY,
+        snapshot=replace(DRY.snapshot, ranges_failed=1),
+        failed_ranges=(RangeFailure(Range("x/m", None), "killed"),),
+    )
+
+    assert view.one_line(result) == f"{RUN_ID}: would copy at least 1,234,567 objects (5.2 GB)"
+    assert "    after 'x/m' to the end: killed" in view.summary_lines(result)

@@ -119,7 +119,7 @@ def test_a_good_batch_is_forgotten_by_the_queue_and_each_task_reported() -> None
 def test_a_list_task_sends_its_children_to_their_queues() -> None:
     found = [item(f"k{n}") for n in range(5)]
     world = World(FakeS3.of(found, page_keys=1))
-    task = ListTask("run.0", JOB, ALL)
+    task = ListTask("run.0", JOB, (ALL,))
 
     assert world.invoke(batch(task, queue="list")) == [failed()]
     [done] = world.reports
@@ -147,7 +147,7 @@ def test_a_message_of_nothing_is_accepted_silently() -> None:
 
 def test_a_task_that_fails_is_reported_as_trouble_and_the_others_are_done() -> None:
     world = World(FakeS3.of([item("a")], list_faults=[SLOW_DOWN] * 1000))
-    bad = ListTask("x.9", JOB, ALL)
+    bad = ListTask("x.9", JOB, (ALL,))
 
     assert world.invoke(batch(bad, COPY_A, queue="list", number=4)) == [failed("m0")]
     [done] = [event for event in world.reports if isinstance(event, Done)]
@@ -160,7 +160,7 @@ def test_a_task_that_fails_is_reported_as_trouble_and_the_others_are_done() -> N
 def test_a_stop_is_reported_as_fatal_and_the_message_kept() -> None:
     world = World(FakeS3(list_faults=[error(404, "NoSuchBucket", "It is not there")]))
 
-    assert world.invoke(batch(ListTask("x.9", JOB, ALL), queue="list")) == [failed("m0")]
+    assert world.invoke(batch(ListTask("x.9", JOB, (ALL,)), queue="list")) == [failed("m0")]
     [fatal] = world.reports
     assert isinstance(fatal, Fatal)
     assert (fatal.id, fatal.kind, fatal.cause) == ("x.9", "not_found", "NoSuchBucket: It is not there")
@@ -169,7 +169,7 @@ def test_a_stop_is_reported_as_fatal_and_the_message_kept() -> None:
 def test_a_child_that_the_queue_does_not_take_fails_the_task() -> None:
     world = World(FakeS3.of([item("a")]), FakeSqs(refuse=lambda queue, _body: "AccessDenied" if queue == "copy" else None))
 
-    assert world.invoke(batch(ListTask("x.9", JOB, ALL), queue="list")) == [failed("m0")]
+    assert world.invoke(batch(ListTask("x.9", JOB, (ALL,)), queue="list")) == [failed("m0")]
     assert [type(event) for event in world.reports] == [Trouble]
 
 
@@ -209,7 +209,7 @@ def test_expired_credentials_end_the_environment() -> None:
 
 def test_other_trouble_does_not_end_the_environment() -> None:
     world = World(FakeS3(list_faults=[DENIED]))
-    world.invoke(batch(ListTask("x.9", JOB, ALL), queue="list"))
+    world.invoke(batch(ListTask("x.9", JOB, (ALL,)), queue="list"))
 
     assert not world.expired
 
@@ -241,7 +241,7 @@ def test_an_emulator_s_address_replaces_that_of_the_buckets() -> None:
 def test_a_probe_of_a_list_task_proves_sends_and_the_right_to_list() -> None:
     world = World(FakeS3())
 
-    assert world.invoke({"probe": encode_task(ListTask("x.0", JOB, ALL))}) == [{"ok": True}]
+    assert world.invoke({"probe": encode_task(ListTask("x.0", JOB, (ALL,)))}) == [{"ok": True}]
     assert {queue: [decode_task(body) for body in bodies] for queue, bodies in world.sqs.sent.items()} == {
         "list": [Nothing()],
         "copy": [Nothing()],
@@ -252,7 +252,7 @@ def test_a_probe_of_a_list_task_proves_sends_and_the_right_to_list() -> None:
 def test_a_probe_that_may_not_list_says_so() -> None:
     world = World(FakeS3(list_faults=[DENIED]))
 
-    assert world.invoke({"probe": encode_task(ListTask("x.0", JOB, ALL))}) == [
+    assert world.invoke({"probe": encode_task(ListTask("x.0", JOB, (ALL,)))}) == [
         {
             "ok": False,
             "action": "s3:ListBucket",
@@ -266,7 +266,7 @@ def test_a_probe_that_may_not_list_says_so() -> None:
 
 def test_a_probe_that_may_not_send_says_so() -> None:
     world = World(FakeS3(), FakeSqs(refuse=lambda queue, _body: "AccessDenied" if queue == "reports" else None))
-    [said] = world.invoke({"probe": encode_task(ListTask("x.0", JOB, ALL))})
+    [said] = world.invoke({"probe": encode_task(ListTask("x.0", JOB, (ALL,)))})
 
     assert (said["ok"], said["action"], said["what"], said["passing"]) == (False, "sqs:SendMessage", "run-reports", True)
 

@@ -138,13 +138,37 @@ def test_an_empty_bucket_and_one_of_a_single_page_take_one_request() -> None:
 
 
 def test_a_page_that_reaches_into_the_next_range_answers_for_it_too() -> None:
-    planner = Planner([Range("", "b"), Range("b", "d")])
+    planner = Planner([Range("", "b"), Range("b", "d"), Range("d", None)])
     first, second = planner.request(2), planner.request(1)
     assert first
     assert second
-    assert planner.answered(first, ["a", "c"], is_truncated=False) == [slice(0, 1), slice(1, 2)]
+    assert second.after == "d"  # what lies right behind the first waits for its answer
+    assert planner.answered(first, ["a", "c", "e"], is_truncated=False) == [slice(0, 1), slice(1, 2), slice(2, 3)]
     assert planner.is_done()
-    assert planner.answered(second, ["c"], is_truncated=False) == []
+    assert planner.answered(second, ["e"], is_truncated=False) == []
+
+
+def test_ranges_may_come_later_and_go_again() -> None:
+    planner = Planner([])
+    planner.add([Range("m", "p"), Range("", "c"), Range("x", "x")])
+    assert planner.rest() == [Range("", "c"), Range("m", "p")]
+    request = planner.request()
+    assert request
+
+    assert planner.withdraw(Range("", "p"), but_busy=True) == [Range("m", "p")]
+    assert (planner.is_open(Range("", "c")), planner.is_open(Range("m", "p"))) == (True, False)
+    assert planner.withdraw(Range("", "c")) == [Range("", "c")]
+    assert planner.answered(request, ["a", "b"], is_truncated=True) == []
+    assert planner.is_done()
+
+
+def test_a_range_may_be_asked_for_out_of_turn() -> None:
+    planner = Planner([Range("", "c"), Range("m", None)])
+    request = planner.first_request(Range("m", None))
+
+    assert request
+    assert request.after == "m"
+    assert planner.first_request(Range("m", None)) is None
 
 
 def test_an_offered_range_is_left_alone_until_it_is_refused() -> None:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3bulkcopy.worker import aio
+from s3bulkcopy.worker.attempts import Budget
 from s3bulkcopy.worker.copying import Copier, Outcome
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop
 from s3bulkcopy.worker.http import Response
@@ -23,7 +24,7 @@ from s3bulkcopy.worker.model import Attempt, Item, Job, ListTask, Location, Rang
 from s3bulkcopy.worker.pacing import Pace, full_jitter
 from s3bulkcopy.worker.regions import is_elsewhere, moved, told_region
 from s3bulkcopy.worker.s3 import S3, Page
-from s3bulkcopy.worker.work import Budget, Worker
+from s3bulkcopy.worker.work import Worker
 from tests.unit.worker.worker_fakes import (
     COPIED,
     CREDENTIALS,
@@ -268,7 +269,7 @@ def test_a_whole_task_is_listed_and_copied_across_redirects() -> None:
         async def emit(task: Task) -> None:
             children.append(task)
 
-        listed = await worker.work(ListTask("t", AWS, Range("", None)), Attempt(1, "n"), Budget(float("inf")), emit)
+        listed = await worker.work(ListTask("t", AWS, (Range("", None),)), Attempt(1, "n"), Budget(float("inf")), emit)
         copied = [await worker.work(task, Attempt(1, "m"), Budget(float("inf")), emit) for task in list(children)]
         return [listed.counts.listed, sum(done.counts.copied for done in copied)]
 
@@ -289,7 +290,7 @@ def test_a_redirect_to_where_the_bucket_was_asked_for_ends_the_run_and_says_why(
 
         async def emit(_: Task) -> None: ...
 
-        await worker.work(ListTask("t", CUSTOM, Range("", None)), Attempt(1, "n"), Budget(float("inf")), emit)
+        await worker.work(ListTask("t", CUSTOM, (Range("", None),)), Attempt(1, "n"), Budget(float("inf")), emit)
 
     for work, bucket in ((copying, "dst"), (listing_, "src")):
         where = "another region without naming it" if not response.body else "us-east-1"

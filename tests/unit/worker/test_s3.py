@@ -52,6 +52,7 @@ def test_a_page_of_s3_is_read() -> None:
             Item("b&", 0, "d41d8cd98f00b204e9800998ecf8427e-3"),
         ),
         truncated=True,
+        token="1ueGcxLPRx1Tr/XYExHnhbYLgveDs2J/wm36Hy4vbOwM=",
     )
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import ConnectionLost, Host
 from s3bulkcopy.worker.http import Response
-from s3bulkcopy.worker.model import MAX_KEY_BYTES, Item, Job, Location
+from s3bulkcopy.worker.model import MAX_KEY_BYTES, CopyTask, Item, Job, ListTask, Location, Range, Task
 from s3bulkcopy.worker.s3 import S3
 from s3bulkcopy.worker.sigv4 import Credentials
 from s3bulkcopy.worker.sqs import Sqs
@@ -222,7 +222,7 @@ def _etag(it: Item) -> str:
     return f"<ETag>&quot;{it.etag}&quot;</ETag>" if it.etag else ""
 
 
-def listing(items: Iterable[Item], *, truncated: bool, encode: Callable[[str], str] | None = None) -> bytes:
+def listing(items: Iterable[Item], *, truncated: bool, encode: Callable[[str], str] | None = None, token: str = "") -> bytes:
     """Write a ListObjectsV2 answer as S3 does; `encode` replaces its URL encoding."""
     write = encode or (lambda key: quote_plus(key, safe="/*"))
     entries = "".join(
@@ -230,10 +230,11 @@ def listing(items: Iterable[Item], *, truncated: bool, encode: Callable[[str], s
         f"{_etag(it)}<Size>{it.size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
         for it in items
     )
+    going_on = f"<NextContinuationToken>{token}</NextContinuationToken>" if token and truncated else ""
     encoding = "" if encode else "<EncodingType>url</EncodingType>"
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        f"<Name>source</Name><Prefix></Prefix><MaxKeys>1000</MaxKeys>{encoding}"
+        f"<Name>source</Name><Prefix></Prefix><MaxKeys>1000</MaxKeys>{encoding}{going_on}"
         f"<IsTruncated>{'true' if truncated else 'false'}</IsTruncated>{entries}</ListBucketResult>"
     ).encode()
 
@@ -257,6 +258,12 @@ class FakeS3:
     copied: dict[str, Item] = field(default_factory=dict)
     copy_requests: Counter[str] = field(default_factory=Counter)
     list_requests: list[dict[str, str]] = field(default_factory=list)
+    #: Whether the next page is empty though more follow.
+    is_empty: Callable[[], bool] = lambda: False
+    #: Whether a page that is not the last has a token.
+    has_tokens: bool = True
+    lists_under_way: int = 0
+    most_lists_under_way: int = 0
     #: How long the copy of a key takes, in seconds, where it is not as long as all others.
     copy_seconds: dict[str, float] = field(default_factory=dict)
 
@@ -269,6 +276,9 @@ class FakeS3:
         """Give the worker's client of this store."""
 
         def patience(request: bytes) -> float:
+            if request.startswith(b"GET"):
+                self.lists_under_way += 1
+                self.most_lists_under_way = max(self.most_lists_under_way, self.lists_under_way)
             return self.copy_seconds.get(parse_request(request).path[13:], seconds)
 
         return S3(lambda: CREDENTIALS, now=lambda: NOW, host=lambda _: fake_host(self.serve, patience))
@@ -287,18 +297,22 @@ class FakeS3:
 
     def _list(self, query: dict[str, str]) -> Response:
         self.list_requests.append(query)
+        self.lists_under_way -= 1
         if self.list_faults:
             return _raised(self.list_faults.pop(0))
-        after, prefix = query.get("start-after", ""), query["prefix"]
+        # A token says behind which key the listing began, and how many items of it were shown.
+        after, shown, _ = json.loads(query.get("continuation-token", "null")) or (query.get("start-after", ""), 0, 0)
+        prefix = query["prefix"]
         found = self.list_rule(
             sorted(
                 (it for key, it in self.objects.items() if key > after and key.startswith(prefix)),
                 key=lambda it: it.key.encode(),
             ),
             query,
-        )
-        page = found[: min(self.page_keys, int(query["max-keys"]))]
-        return answer(200, listing(page, truncated=len(page) < len(found)))
+        )[shown:]
+        page = [] if self.is_empty() else found[: min(self.page_keys, int(query["max-keys"]))]
+        token = json.dumps((after, shown + len(page), len(self.list_requests))).replace('"', "&quot;").replace("<", "&lt;")
+        return answer(200, listing(page, truncated=len(page) < len(found), token=token if self.has_tokens else ""))
 
     def _copy(self, key: str, target: str, headers: dict[str, str]) -> Response:
         self.copy_requests[key] += 1
@@ -373,3 +387,49 @@ class FakeSqs:
                 }
             ),
         )
+
+
+# ----------------------------------------------------------------------------------------------------------------- queue
+
+
+@dataclass
+class Queue:
+    """Accepts tasks, each after a while; `refuse` may raise."""
+
+    seconds: float = 0.02
+    refuse: Callable[[Task], None] = lambda _task: None
+    accepted: list[Task] = field(default_factory=list)
+    under_way: int = 0
+    most_under_way: int = 0
+
+    async def __call__(self, task: Task, /) -> None:
+        """Accept a task, after a while."""
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await aio.sleep(self.seconds)
+            self.refuse(task)
+            self.accepted.append(task)
+        finally:
+            self.under_way -= 1
+
+    @property
+    def items(self) -> list[Item]:
+        """Give the items of all CopyTasks, by the numbers of these."""
+        ordered = sorted((t for t in self.accepted if isinstance(t, CopyTask)), key=lambda t: number(t.id))
+        return [it for task in ordered for it in task.items]
+
+    def items_of(self, nonce: str) -> list[Item]:
+        """Give the items that one attempt handed on."""
+        found = (task for task in self.accepted if isinstance(task, CopyTask) and task.id.startswith(f"{nonce}."))
+        return [it for task in found for it in task.items]
+
+    @property
+    def ranges(self) -> list[Range]:
+        """Give the ranges that were handed on or given away."""
+        return [piece for task in self.accepted if isinstance(task, ListTask) for piece in task.ranges]
+
+
+def number(name: str) -> int:
+    """Give the number of a child, out of its id."""
+    return int(name.rpartition(".")[2])
