@@ -75,17 +75,11 @@ class Alphabets:
                     continue
                 seen = self._seen[context] = {}
                 self._times[context] = 0
-            seen[letter] = seen.get(letter, 0) + 1
+            seen[letter] = seen.get(letter, 0) + times
             self._times[context] += times
 
-    def surprise(self, stem: str) -> float:
-        """Tell how likely something unseen is behind this beginning of keys."""
-        context = _contexts(stem)[0]
-        seen = self._seen.get(context)
-        return (len(seen) + 1) / (self._times[context] + len(seen) + 1) if seen else 1.0
-
-    def after(self, stem: str) -> dict[str, float]:
-        """Give the characters that may follow, with how likely each is."""
+    def after(self, stem: str, belief: float = 1.0) -> dict[str, float]:
+        """Give the characters that may follow, with how likely each is; those not seen after the same text, only so far believed."""
         found: dict[str, float] = {}
         rest = 1.0
         for context, likely in zip(_contexts(stem), _LIKELY, strict=True):
@@ -94,7 +88,10 @@ class Alphabets:
                 for letter in seen:
                     if letter not in found:
                         found[letter] = rest * likely
-                rest *= (len(seen) + 1) / (self._times[context] + len(seen) + 1)
+                once = sum(times <= 1 for times in seen.values())
+                rest *= (once + 1) / (max(once, self._times[context]) + 1)
+            rest *= belief
+            belief = 1.0
         return found
 
     def is_wide(self, stem: str, letter: str) -> bool:
@@ -105,15 +102,15 @@ class Alphabets:
         seen = self._seen.get(context, ())
         return len(seen) >= _WIDE and self._times[context] < 2 * len(seen)
 
-    def between(self, stem: str, above: str, below: str) -> list[tuple[str, float]]:
+    def between(self, stem: str, above: str, below: str, belief: float = 1.0) -> list[tuple[str, float]]:
         """Give the characters between two that may follow, in order, with how many are expected from each on."""
-        found = {c: p for c, p in self.after(stem).items() if (not above or c > above) and (not below or c < below)}
+        found = {c: p for c, p in self.after(stem, belief).items() if (not above or c > above) and (not below or c < below)}
         if self.is_wide(stem, above or below):
             found |= dict(_wide(max(found, default=above), above, below))
         elif not below:
             top = max(found, default=above)
             if top:
-                found.setdefault(legal(ord(top) + 1), _NEXT)
+                found.setdefault(legal(ord(top) + 1), _NEXT * belief)
         return sorted((c, p) for c, p in found.items() if c > above)
 
 

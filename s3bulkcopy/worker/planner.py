@@ -38,7 +38,7 @@ _STALE_AFTER = 16
 _AGREED_IN_ALL = 6.0
 
 #: What is expected at one such place, if its character is known to vary elsewhere, and if not.
-_AGREED_ALIKE, _AGREED = 3.0, 0.2
+_AGREED = 0.1
 
 #: How deep a cut may go below what is known.
 _DEEPEST = 40
@@ -97,6 +97,7 @@ class Planner:
         self._alphabets = Alphabets()
         self._requests = 0
         self._answers = 0
+        self._revised = 0
 
     # ------------------------------------------------------------------------------------------------ what is to be done
 
@@ -111,6 +112,10 @@ class Planner:
     def request(self, free: int = 1) -> Request | None:  # noqa: C901 - one choice, of two kinds of gap
         """Give what to ask for with one of `free` slots, or None where nothing is worth a request until an answer comes."""
         self._slots = max(self._slots, free)
+        if self._answers >= self._revised + _STALE_AFTER:
+            self._revised = self._answers
+            for gap in self._gaps:
+                self._expect(gap)
         waste = self._wasted / (_WASTE_PER_SLOT * self._slots + _WASTE * self._answers)
         most_cuts = 2 if waste > 1 else max(6, 2 * self._slots // max(1, len(self._gaps)))
         least = self._page * max(0.1, min(2.0, 1.2 * waste))
@@ -129,9 +134,6 @@ class Planner:
                 return self._ask(idle)
             if not busy or room < least:
                 return None
-            if busy.made + _STALE_AFTER <= self._answers:
-                self._expect(busy)
-                continue
             upper = self._cut(busy, self._page + room)
             if upper:
                 return self._ask(upper)
@@ -302,8 +304,9 @@ class Planner:
         for level in sorted({*branchings, *agreeing}, reverse=True):
             stem, own = text[:level], text[: level + 1]
             size = max(size, self._outside(gap, own, own + _TOP))
+            belief = agreeing.get(level, 1.0)
             if is_low:
-                letters = self._alphabets.between(stem, text[level], "")
+                letters = self._alphabets.between(stem, text[level], "", belief)
                 size_known = size + self._outside(gap, stem, own)
                 weight = 1 + self._weight(stem, "", text[level])
             else:
@@ -311,10 +314,8 @@ class Planner:
                 size_known = size + self._outside(gap, own + _TOP, stem + _TOP)
                 weight = 1 + self._weight(stem, text[level], "")
             each = size_known / weight
-            total = each * sum(p for _, p in letters) or 1.0
-            scale = min(1.0, agreeing[level] * size_known / total) if level in agreeing else 1.0
-            pieces += [_Piece(each * p * scale, stem + c) for c, p in letters]
-            size = size_known + total * scale
+            pieces += [_Piece(each * p, stem + c) for c, p in letters]
+            size = size_known + each * sum(p for _, p in letters)
         return pieces, size
 
     def _agreeing(self, text: str, fork: int, branchings: set[int]) -> dict[int, float]:
@@ -322,7 +323,7 @@ class Planner:
         lowest = max(branchings, default=len(text) - 1)
         levels = [level for level in range(fork + 1, min(lowest, len(text))) if level not in branchings]
         chances = {
-            level: (_AGREED_ALIKE if text[level] in self._alphabets.varying else _AGREED) * self._alphabets.surprise(text[:level]) / (1 + self._answers / 8)
+            level: 1.0 if text[level] in self._alphabets.varying else _AGREED / (1 + self._answers / 8)
             for level in levels[:: 1 + len(levels) // _MOST_LEVELS]
         }
         scale = min(1.0, _AGREED_IN_ALL / (sum(chances.values()) or 1.0))
