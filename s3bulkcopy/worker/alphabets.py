@@ -19,6 +19,9 @@ _LIKELY = (0.95, 0.8, 0.4)
 #: Places behind the one at which two keys differ that are learned from.
 _CLOSED = 6
 
+#: Times that a place must have been seen to tell more than the places like it.
+_ENOUGH = 3
+
 #: Most contexts that are kept.
 _MOST_CONTEXTS = 100_000
 
@@ -43,40 +46,59 @@ _HIGHEST = 0x10FFFD
 _Context = tuple[object, ...]
 
 
+class _Seen:
+    """What was seen at places that are alike."""
+
+    __slots__ = ("ended", "letters", "went_on")
+
+    def __init__(self) -> None:
+        self.letters: dict[str, int] = {}  # how often each was come to from another
+        self.went_on = 0  # how often another character followed, in order
+        self.ended = 0  # how often none did
+
+
 class Alphabets:
     """The characters seen, by where in a key they were."""
 
     def __init__(self) -> None:
-        self._seen: dict[_Context, dict[str, int]] = {}
-        self._times: dict[_Context, int] = {}
+        self._seen: dict[_Context, _Seen] = {}
         self.varying: set[str] = set()
 
     def read(self, key: str, level: int = 0, most: int = 200) -> None:
         """Learn which characters there are from all of a key from here on."""
         for n in range(level, min(len(key), level + most)):
-            self._note(key, n, 0)
+            for seen in self._contexts(key, n):
+                seen.letters.setdefault(key[n], 0)
 
-    def differ(self, low: str, high: str, level: int) -> None:
+    def differ(self, low: str, high: str, level: int, most: int = _CLOSED) -> None:
         """Learn from two keys that follow each other, and differ here first: what begins like the lower one further on is complete."""
         if level < len(low):
             self.varying.add(low[level])
-            self._note(low, level, 0)
+            for seen in self._contexts(low, level):
+                seen.letters.setdefault(low[level], 0)
         self.varying.add(high[level])
-        self._note(high, level, 1)
-        for n in range(level + 1, min(len(low), level + _CLOSED)):
-            self._note(low, n, 1)
+        for seen in self._contexts(high, level):
+            seen.letters[high[level]] = seen.letters.get(high[level], 0) + 1
+            seen.went_on += 1
+        for n in range(level + 1, min(len(low), level + most)):
+            for seen in self._contexts(low, n):
+                seen.letters[low[n]] = seen.letters.get(low[n], 0) + 1
+                seen.ended += 1
 
-    def _note(self, key: str, level: int, times: int) -> None:
-        letter = key[level]
+    def _contexts(self, key: str, level: int) -> Iterator[_Seen]:
         for context in _contexts(key[:level]):
             seen = self._seen.get(context)
             if seen is None:
                 if len(self._seen) >= _MOST_CONTEXTS:
                     continue
-                seen = self._seen[context] = {}
-                self._times[context] = 0
-            seen[letter] = seen.get(letter, 0) + times
-            self._times[context] += times
+                seen = self._seen[context] = _Seen()
+            yield seen
+
+    def more(self, stem: str) -> float:
+        """Tell how many more characters follow one behind this beginning of keys, on average."""
+        close, place, _ = map(self._seen.get, _contexts(stem))
+        seen = close if close and close.went_on + close.ended >= _ENOUGH else place
+        return (seen.went_on + 1) / (seen.ended + 1) if seen else 1.0
 
     def after(self, stem: str, belief: float = 1.0) -> dict[str, float]:
         """Give the characters that may follow, with how likely each is; those not seen after the same text, only so far believed."""
@@ -85,11 +107,11 @@ class Alphabets:
         for context, likely in zip(_contexts(stem), _LIKELY, strict=True):
             seen = self._seen.get(context)
             if seen:
-                for letter in seen:
+                for letter in seen.letters:
                     if letter not in found:
                         found[letter] = rest * likely
-                once = sum(times <= 1 for times in seen.values())
-                rest *= (once + 1) / (max(once, self._times[context]) + 1)
+                once = sum(times <= 1 for times in seen.letters.values())
+                rest *= (once + 1) / (max(once, seen.went_on + seen.ended) + 1)
             rest *= belief
             belief = 1.0
         return found
@@ -99,8 +121,8 @@ class Alphabets:
         if letter >= _WIDE_FROM:
             return True
         context = _contexts(stem)[1]
-        seen = self._seen.get(context, ())
-        return len(seen) >= _WIDE and self._times[context] < 2 * len(seen)
+        seen = self._seen.get(context)
+        return seen is not None and len(seen.letters) >= _WIDE and seen.went_on < 2 * len(seen.letters)
 
     def between(self, stem: str, above: str, below: str, belief: float = 1.0) -> list[tuple[str, float]]:
         """Give the characters between two that may follow, in order, with how many are expected from each on."""
@@ -111,7 +133,12 @@ class Alphabets:
             top = max(found, default=above)
             if top:
                 found.setdefault(legal(ord(top) + 1), _NEXT * belief)
-        return sorted((c, p) for c, p in found.items() if c > above)
+        letters = sorted((c, p) for c, p in found.items() if c > above)
+        expected = sum(p for _, p in letters)
+        most = 1.5 * self.more(stem)
+        if expected > most and above and not below:
+            letters = [(c, p * most / expected) for c, p in letters]
+        return letters
 
 
 def _wide(top: str, above: str, below: str) -> Iterator[tuple[str, float]]:

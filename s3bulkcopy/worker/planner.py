@@ -40,6 +40,9 @@ _AGREED_IN_ALL = 6.0
 #: What is expected at one such place, if its character is known to vary elsewhere, and if not.
 _AGREED = 0.1
 
+#: How many of a page's samples, those that differ soonest from the next, are learned from in full.
+_LEARNED_IN_FULL = 2
+
 #: How deep a cut may go below what is known.
 _DEEPEST = 40
 
@@ -90,7 +93,7 @@ class Planner:
         self._page = page_size  # until a larger or smaller one is seen
         self._largest = 0
         self._slots = 1
-        self._wasted = 0  # answers that showed next to nothing new
+        self._shown = 0  # keys
         self._gaps = [_Gap(after, until) for after, until in sorted(ranges, key=lambda r: r.after)]
         self._samples: list[str] = []
         self._stride = max(1, page_size // _SAMPLES_PER_PAGE)
@@ -116,7 +119,8 @@ class Planner:
             self._revised = self._answers
             for gap in self._gaps:
                 self._expect(gap)
-        waste = self._wasted / (_WASTE_PER_SLOT * self._slots + _WASTE * self._answers)
+        pages = self._shown / self._page
+        waste = (self._answers + len(self._gaps) / 2 - pages) / (_WASTE_PER_SLOT * self._slots + _WASTE * pages)
         most_cuts = 2 if waste > 1 else max(6, 2 * self._slots // max(1, len(self._gaps)))
         least = self._page * max(0.1, min(2.0, 1.2 * waste))
         while True:
@@ -176,7 +180,7 @@ class Planner:
                 new += [part] if part.start < part.stop else []
                 left += remains
         self._gaps[first:end] = left
-        self._wasted += sum(part.stop - part.start for part in new) < self._page / 10
+        self._shown += sum(part.stop - part.start for part in new)
         for part in new:
             self._learn(keys[part])
         for gap in left:
@@ -229,8 +233,14 @@ class Planner:
             self._samples = self._samples[::2]
             self._stride *= 2
         self._alphabets.read(taken[0])
-        for low, high in pairwise(taken):
-            self._alphabets.differ(low, high, agreed(low, high))
+        levels = [agreed(low, high) for low, high in pairwise(taken)]
+        deep = sorted(levels)[:_LEARNED_IN_FULL][-1:]
+        for (low, high), level in zip(pairwise(taken), levels, strict=True):
+            if deep and level <= deep[0]:
+                self._alphabets.differ(low, high, level, most=200)
+                deep = []
+            else:
+                self._alphabets.differ(low, high, level)
 
     def _mass(self, low: str, high: str, but: _Gap) -> tuple[float, float]:
         """Give the keys known between two, and those expected there beside."""
@@ -299,7 +309,7 @@ class Planner:
         """Predict what lies in a gap beside the path to one of its ends, from the deepest place up to where the paths to both part."""
         pieces: list[_Piece] = []
         branchings = {level for level in self._branchings(text) if level > fork}
-        agreeing = self._agreeing(text, fork, branchings) if is_low else {}
+        agreeing = self._agreeing(text, fork, branchings)
         size = self._stride / 2
         for level in sorted({*branchings, *agreeing}, reverse=True):
             stem, own = text[:level], text[: level + 1]
