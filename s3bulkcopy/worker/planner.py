@@ -40,9 +40,6 @@ _AGREED_IN_ALL = 6.0
 #: What is expected at one such place, if its character is known to vary elsewhere, and if not.
 _AGREED = 0.1
 
-#: How many of a page's samples, those that differ soonest from the next, are learned from in full.
-_LEARNED_IN_FULL = 2
-
 #: How deep a cut may go below what is known.
 _DEEPEST = 40
 
@@ -183,6 +180,11 @@ class Planner:
         self._shown += sum(part.stop - part.start for part in new)
         for part in new:
             self._learn(keys[part])
+            if part.stop < len(keys):
+                self._closed(keys[part.start], keys[part.stop - 1], keys[part.stop])
+        if not new and request.after:
+            self._alphabets.nothing(request.after[:-1], large=False)
+            self._alphabets.nothing(request.after[:-1], large=True)
         for gap in left:
             if not gap.offered:
                 gap.cuts = [0]
@@ -233,14 +235,12 @@ class Planner:
             self._samples = self._samples[::2]
             self._stride *= 2
         self._alphabets.read(taken[0])
-        levels = [agreed(low, high) for low, high in pairwise(taken)]
-        deep = sorted(levels)[:_LEARNED_IN_FULL][-1:]
-        for (low, high), level in zip(pairwise(taken), levels, strict=True):
-            if deep and level <= deep[0]:
-                self._alphabets.differ(low, high, level, most=200)
-                deep = []
-            else:
-                self._alphabets.differ(low, high, level)
+        for low, high in pairwise(taken):
+            self._alphabets.differ(low, high, agreed(low, high), agreed(keys[0], low))
+
+    def _closed(self, first: str, low: str, high: str) -> None:
+        """Learn from the last key of a gap and the first one behind it."""
+        self._alphabets.differ(low, high, agreed(low, high), agreed(first, low), most=200)
 
     def _mass(self, low: str, high: str, but: _Gap) -> tuple[float, float]:
         """Give the keys known between two, and those expected there beside."""
@@ -315,12 +315,13 @@ class Planner:
             stem, own = text[:level], text[: level + 1]
             size = max(size, self._outside(gap, own, own + _TOP))
             belief = agreeing.get(level, 1.0)
+            large = size > self._page
             if is_low:
-                letters = self._alphabets.between(stem, text[level], "", belief)
+                letters = self._alphabets.between(stem, text[level], "", belief, large=large)
                 size_known = size + self._outside(gap, stem, own)
                 weight = 1 + self._weight(stem, "", text[level])
             else:
-                letters = self._alphabets.between(stem, "", text[level])[::-1]
+                letters = self._alphabets.between(stem, "", text[level], belief, large=large)[::-1]
                 size_known = size + self._outside(gap, own + _TOP, stem + _TOP)
                 weight = 1 + self._weight(stem, text[level], "")
             each = size_known / weight
