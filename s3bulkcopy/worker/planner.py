@@ -182,7 +182,7 @@ class Planner:
             self._learn(keys[part])
             if part.stop < len(keys):
                 self._closed(keys[part.start], keys[part.stop - 1], keys[part.stop])
-        if not new and request.after:
+        if request.after and not (keys and keys[0].startswith(request.after[:-1])):
             self._alphabets.nothing(request.after[:-1], large=False)
             self._alphabets.nothing(request.after[:-1], large=True)
         for gap in left:
