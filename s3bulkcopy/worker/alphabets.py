@@ -8,8 +8,7 @@ The more often a place was seen without showing anything else, the less likely i
 from __future__ import annotations
 
 import re
-import os
-T=os.environ.get('T','')
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +28,9 @@ _ENOUGH = 3
 
 #: Most contexts that are kept.
 _MOST_CONTEXTS = 100_000
+
+#: Most characters kept of one place.
+_MOST_LETTERS = 400
 
 #: Characters at one place from which on an alphabet may be wide: if hardly one comes twice.
 _WIDE = 20
@@ -52,14 +54,30 @@ _Context = tuple[object, ...]
 
 
 class _Seen:
-    """What was seen at places that are alike."""
+    """What was seen at places that are alike, apart for those behind which few keys were and those behind which many."""
 
-    __slots__ = ("ended", "letters", "went_on")
+    __slots__ = ("came", "ended", "letters", "times")
 
     def __init__(self) -> None:
-        self.letters: dict[str, int] = {}  # how often each was come to from another
-        self.went_on = [0, 0]  # how often another character followed, in order, where all from there on was small, and was large
-        self.ended = [0, 0]  # how often none did
+        self.letters: set[str] = set()
+        self.came: tuple[dict[str, int], dict[str, int]] = ({}, {})  # how often a character was come to from a lower one
+        self.ended: tuple[dict[str, int], dict[str, int]] = ({}, {})  # how often one was the last
+        self.times = [0, 0]
+
+    def add(self, letter: str) -> None:
+        if len(self.letters) < _MOST_LETTERS:
+            self.letters.add(letter)
+
+    def rest(self, *, large: bool) -> float:
+        """Tell how likely an unseen character is (Good and Turing: as likely as those are together that were seen once)."""
+        came, ended = self.came[large], self.ended[large]
+        once = sum(came.get(c, 0) + ended.get(c, 0) <= 1 for c in self.letters)
+        return (once + 1) / (max(once, self.times[large]) + 1)
+
+    def beyond(self, letter: str, *, large: bool) -> tuple[int, int]:
+        """Give how often higher characters than this were come to, and how often it or a higher one was the last."""
+        came = sum(n for c, n in self.came[large].items() if c > letter)
+        return came, sum(n for c, n in self.ended[large].items() if c >= letter)
 
 
 class Alphabets:
@@ -73,7 +91,7 @@ class Alphabets:
         """Learn which characters there are from all of a key from here on."""
         for n in range(level, min(len(key), level + most)):
             for seen in self._contexts(key[:n]):
-                seen.letters.setdefault(key[n], 0)
+                seen.add(key[n])
 
     def differ(self, low: str, high: str, level: int, large: int, most: int = _CLOSED) -> None:
         """Learn from two keys that follow each other, and differ here first: what begins like the lower one further on is complete.
@@ -81,23 +99,34 @@ class Alphabets:
         What begins like it up to a level not above `large` holds many keys.
         """
         if level < len(low):
-            self.varying.add(low[level])
+            self._vary(low[level])
             for seen in self._contexts(low[:level]):
-                seen.letters.setdefault(low[level], 0)
-        self.varying.add(high[level])
+                seen.add(low[level])
+        letter = high[level]
+        self._vary(letter)
         for seen in self._contexts(high[:level]):
-            seen.letters[high[level]] = seen.letters.get(high[level], 0) + 1
-            seen.went_on[level <= large] += 1
+            seen.add(letter)
+            came = seen.came[level <= large]
+            came[letter] = came.get(letter, 0) + 1
+            seen.times[level <= large] += 1
         for n in range(level + 1, min(len(low), level + most)):
             for seen in self._contexts(low[:n]):
-                seen.letters[low[n]] = seen.letters.get(low[n], 0) + 1
-                seen.ended[n <= large] += 1
+                seen.add(low[n])
+                ended = seen.ended[n <= large]
+                ended[low[n]] = ended.get(low[n], 0) + 1
+                seen.times[n <= large] += 1
 
-    def nothing(self, stem: str, *, large: bool) -> None:
-        if 'n' in T: return
-        """Learn that no other character follows behind this beginning of keys."""
+    def nothing(self, stem: str, letter: str) -> None:
+        """Learn that neither this character nor a higher one follows behind a beginning of keys."""
         for seen in self._contexts(stem):
-            seen.ended[large] += 1
+            for large in (0, 1):
+                below = max((c for c in seen.letters if c < letter), default="")
+                seen.ended[large][below] = seen.ended[large].get(below, 0) + 1
+                seen.times[large] += 1
+
+    def _vary(self, letter: str) -> None:
+        if len(self.varying) < _MOST_LETTERS:
+            self.varying.add(letter)
 
     def _contexts(self, stem: str) -> Iterator[_Seen]:
         for context in _contexts(stem):
@@ -108,12 +137,16 @@ class Alphabets:
                 seen = self._seen[context] = _Seen()
             yield seen
 
-    def more(self, stem: str, *, large: bool) -> float:
+    def more(self, stem: str, above: str, *, large: bool) -> float:
         """Tell how many more characters follow one behind this beginning of keys, on average."""
-        close, place, _ = map(self._seen.get, _contexts(stem))
-        if 'm' in T: large=False
-        seen = close if close and close.went_on[large] + close.ended[large] >= _ENOUGH else place
-        return (seen.went_on[large] + 1) / (seen.ended[large] + 1) if seen else 1.0
+        came = ended = 0
+        for context in _contexts(stem)[:2]:
+            seen = self._seen.get(context)
+            if seen:
+                came, ended = seen.beyond(above, large=large)
+                if came + ended >= _ENOUGH:
+                    break
+        return (came + 1) / (ended + 1)
 
     def after(self, stem: str, belief: float = 1.0, *, large: bool = False) -> dict[str, float]:
         """Give the characters that may follow, with how likely each is; those not seen after the same text, only so far believed."""
@@ -126,60 +159,66 @@ class Alphabets:
                 for letter in seen.letters:
                     if letter not in found:
                         found[letter] = (max(rest, above) if letter > top else rest) * likely
-                once = sum(times <= 1 for times in seen.letters.values())
-                rest *= (once + 1) / (max(once, (seen.went_on[large] + seen.ended[large] if 'l' not in T else sum(seen.went_on)+sum(seen.ended))) + 1)
-                above *= 1 / (seen.ended[large] + 1) if 'a' not in T else 0
+                rest *= seen.rest(large=large)
+                above /= sum(seen.ended[large].values()) + 1
                 top = max(found, default="")
             rest *= belief
             above *= belief
             belief = 1.0
-        for letter in (self.varying if 'g' not in T else ()):
+        for letter in self.varying:
             if letter not in found:
                 found[letter] = (max(rest, above) if letter > top else rest) * _ANYWHERE
         return found
 
-    def is_wide(self, stem: str, letter: str) -> bool:
-        """Tell whether thousands of characters may follow."""
-        if letter >= _WIDE_FROM:
-            return True
-        if letter < "\x7f":
-            return False
-        context = _contexts(stem)[1]
-        seen = self._seen.get(context)
-        return seen is not None and len(seen.letters) >= _WIDE and sum(seen.went_on) < 2 * len(seen.letters)
+    def weight(self, stem: str, above: str, below: str) -> float:
+        """Give how many characters are expected behind a beginning of keys, between two."""
+        if wide := self._wide(stem, above or below):
+            return bisect_left(wide, below) - bisect_right(wide, above) if below else len(wide) - bisect_right(wide, above)
+        return sum(p for c, p in self.after(stem).items() if c > above and (not below or c < below))
 
-    def between(self, stem: str, above: str, below: str, belief: float = 1.0, *, large: bool = False) -> list[tuple[str, float]]:
+    def between(
+        self, stem: str, above: str, below: str, belief: float = 1.0, *, large: bool = False
+    ) -> list[tuple[str, float]]:
         """Give the characters between two that may follow, in order, with how many are expected from each on."""
-        if self.is_wide(stem, above or below):
-            top = max((c for c in self.after(stem) if not below or c < below), default=above)
-            return sorted(_wide(max(top, above), above, below))
-        found = {
-            c: p
-            for c, p in self.after(stem, belief, large=large).items()
-            if (not above or c > above) and (not below or c < below)
-        }
+        if wide := self._wide(stem, above or below):
+            return sorted(_spread(wide, above, below))
+        after = self.after(stem, belief, large=large)
+        found = {c: p for c, p in after.items() if c > above and (not below or c < below)}
         top = max(found, default=above)
         if top and not below:
             found.setdefault(legal(ord(top) + 1), _NEXT * belief)
         letters = sorted((c, p) for c, p in found.items() if c > above)
         expected = sum(p for _, p in letters)
-        most = 1.5 * self.more(stem, large=large)
+        most = 1.5 * self.more(stem, above, large=large)
         if expected > most and above and not below:
             letters = [(c, p * most / expected) for c, p in letters]
         return letters
 
+    def _wide(self, stem: str, letter: str) -> list[str]:
+        """Give the characters known at a place of which thousands may follow; none if it isn't such a place."""
+        seen = self._seen.get(_contexts(stem)[1]) if letter > "\x7f" or not letter else None
+        if seen and letter >= _WIDE_FROM or (seen and len(seen.letters) >= _WIDE and sum(seen.times) < 2 * len(seen.letters)):
+            wide = sorted(seen.letters)
+            return wide if wide and wide[-1] > "\x7f" else []
+        return []
 
-def _wide(top: str, above: str, below: str) -> Iterator[tuple[str, float]]:
-    first = ord(above) + 1 if above else 0x21
-    end = ord(below) if below else ord(top or "!") + 1
-    step = max(1, (end - first) // _STEPS)
-    for code in range(first, end, step):
-        yield legal(code), step / 2
+
+def _spread(known: list[str], above: str, below: str) -> Iterator[tuple[str, float]]:
+    """Go through a wide alphabet between two characters, in steps."""
+    first = ord(above or known[0]) + 1
+    top = max(above, known[-1])
+    end = ord(below or top)
+    inside = known[bisect_right(known, above) : bisect_left(known, below) if below else len(known)]
+    if len(inside) >= _STEPS // 2:
+        step = 1 + len(inside) // _STEPS
+        yield from ((c, float(step)) for c in inside[::step])
+    elif first < end:
+        density = len(known) / (ord(known[-1]) - ord(known[0]) + 1)
+        step = max(1, (end - first) // _STEPS)
+        yield from ((legal(code), step * density) for code in range(first, end, step))
     if not below:
-        beyond = (0x110000 - end).bit_length()
-        for n in range(beyond):
-            if end + (1 << n) < 0x110000:
-                yield legal(end + (1 << n)), max(1.0, (end - 0x21)) / beyond
+        beyond = (0x110000 - ord(top)).bit_length() - 1
+        yield from ((legal(ord(top) + (1 << n)), len(known) / beyond) for n in range(beyond))
 
 
 def _contexts(stem: str) -> tuple[_Context, _Context, _Context]:

@@ -183,8 +183,7 @@ class Planner:
             if part.stop < len(keys):
                 self._closed(keys[part.start], keys[part.stop - 1], keys[part.stop])
         if request.after and not (keys and keys[0].startswith(request.after[:-1])):
-            self._alphabets.nothing(request.after[:-1], large=False)
-            self._alphabets.nothing(request.after[:-1], large=True)
+            self._alphabets.nothing(request.after[:-1], request.after[-1])
         for gap in left:
             if not gap.offered:
                 gap.cuts = [0]
@@ -296,10 +295,10 @@ class Planner:
             around = bool(first) + bool(last)
             if first:
                 below += self._outside(gap, stem, stem + first)
-                around += self._weight(stem, "", first)
+                around += self._alphabets.weight(stem, "", first)
             if last:
                 above += self._outside(gap, stem + last + _TOP, stem + _TOP)
-                around += self._weight(stem, last, "")
+                around += self._alphabets.weight(stem, last, "")
             each = (below + above) / max(1.0, around)
             middle = [_Piece(each * p, stem + c) for c, p in letters]
         gap.pieces = rising + middle + falling[::-1]
@@ -315,15 +314,14 @@ class Planner:
             stem, own = text[:level], text[: level + 1]
             size = max(size, self._outside(gap, own, own + _TOP))
             belief = agreeing.get(level, 1.0)
-            large = size > self._page
             if is_low:
-                letters = self._alphabets.between(stem, text[level], "", belief, large=large)
                 size_known = size + self._outside(gap, stem, own)
-                weight = 1 + self._weight(stem, "", text[level])
+                weight = 1 + self._alphabets.weight(stem, "", text[level])
+                letters = self._alphabets.between(stem, text[level], "", belief, large=size_known > self._page / 2)
             else:
-                letters = self._alphabets.between(stem, "", text[level], belief, large=large)[::-1]
                 size_known = size + self._outside(gap, own + _TOP, stem + _TOP)
-                weight = 1 + self._weight(stem, text[level], "")
+                weight = 1 + self._alphabets.weight(stem, text[level], "")
+                letters = self._alphabets.between(stem, "", text[level], belief, large=size_known > self._page / 2)[::-1]
             each = size_known / weight
             pieces += [_Piece(each * p, stem + c) for c, p in letters]
             size = size_known + each * sum(p for _, p in letters)
@@ -342,12 +340,6 @@ class Planner:
 
     def _outside(self, gap: _Gap, low: str, high: str) -> float:
         return sum(self._mass(low, high, gap))
-
-    def _weight(self, stem: str, above: str, below: str) -> float:
-        """Give the number of characters expected behind `stem`, between two."""
-        return sum(
-            p for c, p in self._alphabets.after(stem).items() if (not above or c > above) and (not below or c < below)
-        )
 
     # ---------------------------------------------------------------------------------------------------------- cutting
 
