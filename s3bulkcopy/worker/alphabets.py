@@ -148,7 +148,7 @@ class Alphabets:
                     break
         return (came + 1) / (ended + 1)
 
-    def after(self, stem: str, belief: float = 1.0, *, large: bool = False) -> dict[str, float]:
+    def after(self, stem: str, belief: float = 1.0, *, large: bool = False, is_open: bool = False) -> dict[str, float]:
         """Give the characters that may follow, with how likely each is; those not seen after the same text, only so far believed."""
         found: dict[str, float] = {}
         rest = above = 1.0
@@ -159,7 +159,7 @@ class Alphabets:
                 for letter in seen.letters:
                     if letter not in found:
                         found[letter] = (max(rest, above) if letter > top else rest) * likely
-                rest *= seen.rest(large=large)
+                rest *= 1 if is_open else seen.rest(large=large)
                 above /= sum(seen.ended[large].values()) + 1
                 top = max(found, default="")
             rest *= belief
@@ -177,12 +177,12 @@ class Alphabets:
         return sum(p for c, p in self.after(stem).items() if c > above and (not below or c < below))
 
     def between(
-        self, stem: str, above: str, below: str, belief: float = 1.0, *, large: bool = False
+        self, stem: str, above: str, below: str, belief: float = 1.0, *, large: bool = False, is_open: bool = False
     ) -> list[tuple[str, float]]:
         """Give the characters between two that may follow, in order, with how many are expected from each on."""
         if wide := self._wide(stem, above or below):
             return sorted(_spread(wide, above, below))
-        after = self.after(stem, belief, large=large)
+        after = self.after(stem, belief, large=large, is_open=is_open)
         found = {c: p for c, p in after.items() if c > above and (not below or c < below)}
         top = max(found, default=above)
         if top and not below:
@@ -190,7 +190,7 @@ class Alphabets:
         letters = sorted((c, p) for c, p in found.items() if c > above)
         expected = sum(p for _, p in letters)
         most = 1.5 * self.more(stem, above, large=large)
-        if expected > most and above and not below:
+        if expected > most and not is_open and above and not below:
             letters = [(c, p * most / expected) for c, p in letters]
         return letters
 

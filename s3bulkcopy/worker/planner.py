@@ -46,6 +46,11 @@ _DEEPEST = 40
 _TOP = "\U0010ffff"
 
 
+import os
+OPT=float(os.environ.get('OPT','4'))
+OUT=float(os.environ.get('OUT','1.25'))
+MIN=float(os.environ.get('MIN','.5'))
+RUN=float(os.environ.get('RUN','1'))
 class Request(NamedTuple):
     """A page to ask for: the keys after `after`. What lies beyond `until` may be listed by others, too."""
 
@@ -66,7 +71,7 @@ class _Piece(NamedTuple):
 class _Gap:
     """Keys `(after, until]` that no answer has shown yet."""
 
-    __slots__ = ("after", "begin", "cuts", "keys", "made", "offered", "request", "run", "pieces", "until")
+    __slots__ = ("after", "begin", "cuts", "keys", "offered", "pieces", "promised", "request", "run", "until")
 
     def __init__(self, after: str, until: str | None) -> None:
         self.after = after
@@ -75,7 +80,7 @@ class _Gap:
         self.offered = False
         self.pieces: list[_Piece] = []
         self.keys = 0.0  # expected
-        self.made = -_STALE_AFTER  # answers known when that was expected
+        self.promised = 0.0  # keys expected in a row from where the run began
         self.run = 0  # keys listed in a row that ended where this gap begins
         self.begin = after  # first key of the last page of them
         self.cuts = [0]  # how often it was cut without an answer from it; shared with the pieces
@@ -115,10 +120,11 @@ class Planner:
         if self._answers >= self._revised + _STALE_AFTER:
             self._revised = self._answers
             for gap in self._gaps:
-                self._expect(gap)
+                self._revise(gap)
         pages = self._shown / self._page
         waste = (self._answers + len(self._gaps) / 2 - pages) / (_WASTE_PER_SLOT * self._slots + _WASTE * pages)
         most_cuts = 2 if waste > 1 else max(6, 2 * self._slots // max(1, len(self._gaps)))
+        boost = 1 + OPT * free / self._slots * max(0.0, 1 - waste)
         least = self._page * max(0.1, min(2.0, 1.2 * waste))
         while True:
             idle = busy = None
@@ -130,12 +136,12 @@ class Planner:
                         busy = gap
                 elif idle is None or gap.keys > idle.keys:
                     idle = gap
-            room = (busy.keys - self._page) / 2 if busy else 0.0
-            if idle and (room < least or idle.keys >= room):
+            room = (busy.keys * boost - self._page) / 2 if busy else 0.0
+            if idle and (room < least or idle.keys * boost >= room):
                 return self._ask(idle)
             if not busy or room < least:
                 return None
-            upper = self._cut(busy, self._page + room)
+            upper = self._cut(busy, (self._page + room) / boost)
             if upper:
                 return self._ask(upper)
             busy.keys = 0.0
@@ -187,7 +193,7 @@ class Planner:
         for gap in left:
             if not gap.offered:
                 gap.cuts = [0]
-                self._expect(gap)
+                self._revise(gap, is_own=gap.after == shown.until)
         return new
 
     # ------------------------------------------------------------------------------------------------------- giving away
@@ -278,14 +284,13 @@ class Planner:
 
     # -------------------------------------------------------------------------------------------------------- expecting
 
-    def _expect(self, gap: _Gap) -> None:
+    def _expect(self, gap: _Gap, *, is_open: bool = False) -> list[_Piece]:
         """Predict what a gap holds, in pieces from its beginning to its end."""
-        gap.made = self._answers
         low = max(gap.after, self._prefix)
         high = gap.until if gap.until is not None and gap.until.startswith(self._prefix) else None
         fork = agreed(low, high) if high is not None else len(self._prefix)
-        rising, below = self._side(gap, low, fork, is_low=True)
-        falling, above = self._side(gap, high, fork, is_low=False) if high is not None else ([], 0.0)
+        rising, below = self._side(gap, low, fork, is_low=True, is_open=is_open)
+        falling, above = self._side(gap, high, fork, is_low=False, is_open=is_open) if high is not None else ([], 0.0)
         stem = low[:fork]
         first = low[fork : fork + 1]
         last = high[fork : fork + 1] if high is not None else ""
@@ -301,10 +306,20 @@ class Planner:
                 around += self._alphabets.weight(stem, last, "")
             each = (below + above) / max(1.0, around)
             middle = [_Piece(each * p, stem + c) for c, p in letters]
-        gap.pieces = rising + middle + falling[::-1]
-        gap.keys = max(sum(piece.keys for piece in gap.pieces), gap.run)
+        return rising + middle + falling[::-1]
 
-    def _side(self, gap: _Gap, text: str, fork: int, *, is_low: bool) -> tuple[list[_Piece], float]:
+    def _revise(self, gap: _Gap, *, is_own: bool = False) -> None:
+        """Predict anew what a gap holds, after an answer from it or from others."""
+        gap.pieces = self._expect(gap)
+        keys = sum(piece.keys for piece in gap.pieces)
+        if gap.run <= self._page:
+            gap.promised = max(gap.promised, gap.run + keys)
+        if keys < gap.run * MIN and gap.run > OUT * gap.promised + self._page / 2:
+            gap.pieces = self._expect(gap, is_open=True)
+            keys = max(keys, min(RUN * gap.run, sum(piece.keys for piece in gap.pieces)))
+        gap.keys = keys
+
+    def _side(self, gap: _Gap, text: str, fork: int, *, is_low: bool, is_open: bool) -> tuple[list[_Piece], float]:
         """Predict what lies in a gap beside the path to one of its ends, from the deepest place up to where the paths to both part."""
         pieces: list[_Piece] = []
         branchings = {level for level in self._branchings(text) if level > fork}
@@ -317,11 +332,11 @@ class Planner:
             if is_low:
                 size_known = size + self._outside(gap, stem, own)
                 weight = 1 + self._alphabets.weight(stem, "", text[level])
-                letters = self._alphabets.between(stem, text[level], "", belief, large=size_known > self._page / 2)
+                letters = self._alphabets.between(stem, text[level], "", belief, large=size_known > self._page / 2, is_open=is_open)
             else:
                 size_known = size + self._outside(gap, own + _TOP, stem + _TOP)
                 weight = 1 + self._alphabets.weight(stem, text[level], "")
-                letters = self._alphabets.between(stem, "", text[level], belief, large=size_known > self._page / 2)[::-1]
+                letters = self._alphabets.between(stem, "", text[level], belief, large=size_known > self._page / 2, is_open=is_open)[::-1]
             each = size_known / weight
             pieces += [_Piece(each * p, stem + c) for c, p in letters]
             size = size_known + each * sum(p for _, p in letters)
@@ -391,7 +406,6 @@ class Planner:
             upper.pieces[0] = piece._replace(keys=piece.keys * (1 - portion), begin=share)
             lower.append(piece._replace(keys=piece.keys * portion, end=share))
         upper.keys = sum(one.keys for one in upper.pieces)
-        upper.made = gap.made
         upper.cuts = gap.cuts
         gap.cuts[0] += 1
         gap.pieces = lower
