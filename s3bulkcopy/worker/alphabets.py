@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 #: How likely a character is that was seen after the same text, at the same place, in the same field.
 _LIKELY = (0.95, 0.8, 0.4)
@@ -54,30 +54,38 @@ _Context = tuple[object, ...]
 
 
 class _Seen:
-    """What was seen at places that are alike, apart for those behind which few keys were and those behind which many."""
+    """What was seen at places that are alike, apart for each size of what was known there: few keys, a page, several…"""
 
-    __slots__ = ("came", "ended", "letters", "times")
+    __slots__ = ("came", "ended", "letters")
 
     def __init__(self) -> None:
         self.letters: set[str] = set()
-        self.came: tuple[dict[str, int], dict[str, int]] = ({}, {})  # how often a character was come to from a lower one
-        self.ended: tuple[dict[str, int], dict[str, int]] = ({}, {})  # how often one was the last
-        self.times = [0, 0]
+        self.came: dict[tuple[int, str], int] = {}  # how often a character was come to from a lower one
+        self.ended: dict[tuple[int, str], int] = {}  # how often one was the last
 
     def add(self, letter: str) -> None:
         if len(self.letters) < _MOST_LETTERS:
             self.letters.add(letter)
 
-    def rest(self, *, large: bool) -> float:
+    def rest(self, size: int) -> float:
         """Tell how likely an unseen character is (Good and Turing: as likely as those are together that were seen once)."""
-        came, ended = self.came[large], self.ended[large]
-        once = sum(came.get(c, 0) + ended.get(c, 0) <= 1 for c in self.letters)
-        return (once + 1) / (max(once, self.times[large]) + 1)
+        counts = {c: 0 for c in self.letters}
+        times = 0
+        for events in (self.came, self.ended):
+            for (which, letter), n in events.items():
+                if which == size:
+                    counts[letter] = counts.get(letter, 0) + n
+                    times += n
+        once = sum(n <= 1 for n in counts.values())
+        return (once + 1) / (max(once, times) + 1)
 
-    def beyond(self, letter: str, *, large: bool) -> tuple[int, int]:
+    def ends(self, size: int) -> int:
+        return sum(n for (which, _), n in self.ended.items() if which == size)
+
+    def beyond(self, letter: str, size: int) -> tuple[int, int]:
         """Give how often higher characters than this were come to, and how often it or a higher one was the last."""
-        came = sum(n for c, n in self.came[large].items() if c > letter)
-        return came, sum(n for c, n in self.ended[large].items() if c >= letter)
+        came = sum(n for (which, c), n in self.came.items() if which == size and c > letter)
+        return came, sum(n for (which, c), n in self.ended.items() if which == size and c >= letter)
 
 
 class Alphabets:
@@ -93,10 +101,10 @@ class Alphabets:
             for seen in self._contexts(key[:n]):
                 seen.add(key[n])
 
-    def differ(self, low: str, high: str, level: int, large: int, most: int = _CLOSED) -> None:
+    def differ(self, low: str, high: str, level: int, sizes: Sequence[int] = (), most: int = _CLOSED) -> None:
         """Learn from two keys that follow each other, and differ here first: what begins like the lower one further on is complete.
 
-        What begins like it up to a level not above `large` holds many keys.
+        `sizes` tells for each level from the beginning on how many keys are known that begin like the lower one up to there.
         """
         if level < len(low):
             self._vary(low[level])
@@ -104,25 +112,21 @@ class Alphabets:
                 seen.add(low[level])
         letter = high[level]
         self._vary(letter)
+        size = sizes[level] if level < len(sizes) else 0
         for seen in self._contexts(high[:level]):
             seen.add(letter)
-            came = seen.came[level <= large]
-            came[letter] = came.get(letter, 0) + 1
-            seen.times[level <= large] += 1
+            seen.came[size, letter] = seen.came.get((size, letter), 0) + 1
         for n in range(level + 1, min(len(low), level + most)):
+            size = sizes[n] if n < len(sizes) else 0
             for seen in self._contexts(low[:n]):
                 seen.add(low[n])
-                ended = seen.ended[n <= large]
-                ended[low[n]] = ended.get(low[n], 0) + 1
-                seen.times[n <= large] += 1
+                seen.ended[size, low[n]] = seen.ended.get((size, low[n]), 0) + 1
 
-    def nothing(self, stem: str, letter: str) -> None:
+    def nothing(self, stem: str, letter: str, size: int) -> None:
         """Learn that neither this character nor a higher one follows behind a beginning of keys."""
         for seen in self._contexts(stem):
-            for large in (0, 1):
-                below = max((c for c in seen.letters if c < letter), default="")
-                seen.ended[large][below] = seen.ended[large].get(below, 0) + 1
-                seen.times[large] += 1
+            below = max((c for c in seen.letters if c < letter), default="")
+            seen.ended[size, below] = seen.ended.get((size, below), 0) + 1
 
     def _vary(self, letter: str) -> None:
         if len(self.varying) < _MOST_LETTERS:
@@ -137,18 +141,18 @@ class Alphabets:
                 seen = self._seen[context] = _Seen()
             yield seen
 
-    def more(self, stem: str, above: str, *, large: bool) -> float:
+    def more(self, stem: str, above: str, size: int) -> float:
         """Tell how many more characters follow one behind this beginning of keys, on average."""
         came = ended = 0
         for context in _contexts(stem)[:2]:
             seen = self._seen.get(context)
             if seen:
-                came, ended = seen.beyond(above, large=large)
+                came, ended = seen.beyond(above, size)
                 if came + ended >= _ENOUGH:
                     break
         return (came + 1) / (ended + 1)
 
-    def after(self, stem: str, belief: float = 1.0, *, large: bool = False, is_open: bool = False) -> dict[str, float]:
+    def after(self, stem: str, belief: float = 1.0, size: int = 0, *, is_open: bool = False) -> dict[str, float]:
         """Give the characters that may follow, with how likely each is; those not seen after the same text, only so far believed."""
         found: dict[str, float] = {}
         rest = above = 1.0
@@ -159,8 +163,8 @@ class Alphabets:
                 for letter in seen.letters:
                     if letter not in found:
                         found[letter] = (max(rest, above) if letter > top else rest) * likely
-                rest *= 1 if is_open else seen.rest(large=large)
-                above /= sum(seen.ended[large].values()) + 1
+                rest *= 1 if is_open else seen.rest(size)
+                above /= seen.ends(size) + 1
                 top = max(found, default="")
             rest *= belief
             above *= belief
@@ -177,19 +181,19 @@ class Alphabets:
         return sum(p for c, p in self.after(stem).items() if c > above and (not below or c < below))
 
     def between(
-        self, stem: str, above: str, below: str, belief: float = 1.0, *, large: bool = False, is_open: bool = False
+        self, stem: str, above: str, below: str, belief: float = 1.0, size: int = 0, *, is_open: bool = False
     ) -> list[tuple[str, float]]:
         """Give the characters between two that may follow, in order, with how many are expected from each on."""
         if wide := self._wide(stem, above or below):
             return sorted(_spread(wide, above, below))
-        after = self.after(stem, belief, large=large, is_open=is_open)
+        after = self.after(stem, belief, size, is_open=is_open)
         found = {c: p for c, p in after.items() if c > above and (not below or c < below)}
         top = max(found, default=above)
         if top and not below:
             found.setdefault(legal(ord(top) + 1), _NEXT * belief)
         letters = sorted((c, p) for c, p in found.items() if c > above)
         expected = sum(p for _, p in letters)
-        most = 1.5 * self.more(stem, above, large=large)
+        most = 1.5 * self.more(stem, above, size)
         if expected > most and not is_open and above and not below:
             letters = [(c, p * most / expected) for c, p in letters]
         return letters
@@ -197,7 +201,7 @@ class Alphabets:
     def _wide(self, stem: str, letter: str) -> list[str]:
         """Give the characters known at a place of which thousands may follow; none if it isn't such a place."""
         seen = self._seen.get(_contexts(stem)[1]) if letter > "\x7f" or not letter else None
-        if seen and letter >= _WIDE_FROM or (seen and len(seen.letters) >= _WIDE and sum(seen.times) < 2 * len(seen.letters)):
+        if seen and letter >= _WIDE_FROM or (seen and len(seen.letters) >= _WIDE and sum(seen.came.values()) < 2 * len(seen.letters)):
             wide = sorted(seen.letters)
             return wide if wide and wide[-1] > "\x7f" else []
         return []

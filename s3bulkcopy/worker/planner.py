@@ -189,7 +189,8 @@ class Planner:
             if part.stop < len(keys):
                 self._closed(keys[part.start], keys[part.stop - 1], keys[part.stop])
         if request.after and not (keys and keys[0].startswith(request.after[:-1])):
-            self._alphabets.nothing(request.after[:-1], request.after[-1])
+            stem = request.after[:-1]
+            self._alphabets.nothing(stem, request.after[-1], self._size(self._known(stem, request.after)))
         for gap in left:
             if not gap.offered:
                 gap.cuts = [0]
@@ -241,15 +242,29 @@ class Planner:
             self._stride *= 2
         self._alphabets.read(taken[0])
         for low, high in pairwise(taken):
-            self._alphabets.differ(low, high, agreed(low, high), agreed(keys[0], low))
+            level = agreed(low, high)
+            self._alphabets.differ(low, high, level, self._sizes(keys[0], low, level))
 
     def _closed(self, first: str, low: str, high: str) -> None:
         """Learn from the last key of a gap and the first one behind it."""
-        self._alphabets.differ(low, high, agreed(low, high), agreed(first, low), most=200)
+        level = agreed(low, high)
+        self._alphabets.differ(low, high, level, self._sizes(first, low, level), most=200)
+
+    def _sizes(self, first: str, low: str, level: int) -> list[int]:
+        """Give how much is known that begins like a key, up to each level at which what begins so reaches back to another."""
+        end = agreed(first, low) + 1
+        return [0] * min(level, end) + [self._size(self._known(low[:n], low)) for n in range(level, end)]
+
+    def _size(self, keys: float) -> int:
+        """Give a number that grows by one each time the keys do by four."""
+        return (int(2 * keys / self._page).bit_length() + 1) // 2
+
+    def _known(self, low: str, high: str) -> int:
+        return self._stride * max(0, bisect_right(self._samples, high) - bisect_right(self._samples, low))
 
     def _mass(self, low: str, high: str, but: _Gap) -> tuple[float, float]:
         """Give the keys known between two, and those expected there beside."""
-        known = self._stride * max(0, bisect_right(self._samples, high) - bisect_right(self._samples, low))
+        known = self._known(low, high)
         gaps = self._gaps
         expected = 0.0
         for n in range(self._first_beyond(low), len(gaps)):
@@ -329,14 +344,15 @@ class Planner:
             stem, own = text[:level], text[: level + 1]
             size = max(size, self._outside(gap, own, own + _TOP))
             belief = agreeing.get(level, 1.0)
+            known = self._size(self._known(stem, text) if is_low else self._known(stem, stem + _TOP))
             if is_low:
                 size_known = size + self._outside(gap, stem, own)
                 weight = 1 + self._alphabets.weight(stem, "", text[level])
-                letters = self._alphabets.between(stem, text[level], "", belief, large=size_known > self._page / 2, is_open=is_open)
+                letters = self._alphabets.between(stem, text[level], "", belief, known, is_open=is_open)
             else:
                 size_known = size + self._outside(gap, own + _TOP, stem + _TOP)
                 weight = 1 + self._alphabets.weight(stem, text[level], "")
-                letters = self._alphabets.between(stem, "", text[level], belief, large=size_known > self._page / 2, is_open=is_open)[::-1]
+                letters = self._alphabets.between(stem, "", text[level], belief, known, is_open=is_open)[::-1]
             each = size_known / weight
             pieces += [_Piece(each * p, stem + c) for c, p in letters]
             size = size_known + each * sum(p for _, p in letters)
