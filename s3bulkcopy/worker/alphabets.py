@@ -7,6 +7,7 @@ The more often a place was seen without showing anything else, the less likely i
 
 from __future__ import annotations
 
+import os
 import re
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
@@ -53,6 +54,12 @@ _HIGHEST = 0x10FFFD
 _Context = tuple[object, ...]
 
 
+WIDE = float(os.environ.get('WIDE', '1e9'))
+_W = float(os.environ.get('W', '4'))
+#: How much what was seen at another size counts.
+_WEIGHTS = [_W ** -abs(n if n < 20 else n - 40) for n in range(40)]
+
+
 class _Seen:
     """What was seen at places that are alike, apart for each size of what was known there: few keys, a page, several…"""
 
@@ -69,23 +76,20 @@ class _Seen:
 
     def rest(self, size: int) -> float:
         """Tell how likely an unseen character is (Good and Turing: as likely as those are together that were seen once)."""
-        counts = {c: 0 for c in self.letters}
-        times = 0
+        counts = dict.fromkeys(self.letters, 0.0)
         for events in (self.came, self.ended):
             for (which, letter), n in events.items():
-                if which == size:
-                    counts[letter] = counts.get(letter, 0) + n
-                    times += n
+                counts[letter] = counts.get(letter, 0.0) + n * _WEIGHTS[which - size]
         once = sum(n <= 1 for n in counts.values())
-        return (once + 1) / (max(once, times) + 1)
+        return (once + 1) / (max(once, sum(counts.values())) + 1)
 
-    def ends(self, size: int) -> int:
-        return sum(n for (which, _), n in self.ended.items() if which == size)
+    def ends(self, size: int) -> float:
+        return sum(n * _WEIGHTS[which - size] for (which, _), n in self.ended.items())
 
-    def beyond(self, letter: str, size: int) -> tuple[int, int]:
+    def beyond(self, letter: str, size: int) -> tuple[float, float]:
         """Give how often higher characters than this were come to, and how often it or a higher one was the last."""
-        came = sum(n for (which, c), n in self.came.items() if which == size and c > letter)
-        return came, sum(n for (which, c), n in self.ended.items() if which == size and c >= letter)
+        came = sum(n * _WEIGHTS[which - size] for (which, c), n in self.came.items() if c > letter)
+        return came, sum(n * _WEIGHTS[which - size] for (which, c), n in self.ended.items() if c >= letter)
 
 
 class Alphabets:
@@ -143,7 +147,7 @@ class Alphabets:
 
     def more(self, stem: str, above: str, size: int) -> float:
         """Tell how many more characters follow one behind this beginning of keys, on average."""
-        came = ended = 0
+        came = ended = 0.0
         for context in _contexts(stem)[:2]:
             seen = self._seen.get(context)
             if seen:
@@ -185,7 +189,9 @@ class Alphabets:
     ) -> list[tuple[str, float]]:
         """Give the characters between two that may follow, in order, with how many are expected from each on."""
         if wide := self._wide(stem, above or below):
-            return sorted(_spread(wide, above, below))
+            letters = sorted(_spread(wide, above, below))
+            scale = min(1.0, WIDE / (sum(p for _, p in letters) or 1.0)) if not is_open and (above or below) else 1.0
+            return [(c, p * scale) for c, p in letters]
         after = self.after(stem, belief, size, is_open=is_open)
         found = {c: p for c, p in after.items() if c > above and (not below or c < below)}
         top = max(found, default=above)

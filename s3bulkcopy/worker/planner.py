@@ -49,6 +49,9 @@ _TOP = "\U0010ffff"
 import os
 OPT=float(os.environ.get('OPT','4'))
 OUT=float(os.environ.get('OUT','1.25'))
+LIM=int(os.environ.get('LIM','6'))
+FAM=float(os.environ.get('FAM','.5'))
+LEAST=float(os.environ.get('LEAST','1.2'))
 MIN=float(os.environ.get('MIN','.5'))
 RUN=float(os.environ.get('RUN','1'))
 class Request(NamedTuple):
@@ -123,9 +126,10 @@ class Planner:
                 self._revise(gap)
         pages = self._shown / self._page
         waste = (self._answers + len(self._gaps) / 2 - pages) / (_WASTE_PER_SLOT * self._slots + _WASTE * pages)
-        most_cuts = 2 if waste > 1 else max(6, 2 * self._slots // max(1, len(self._gaps)))
+        families = len({id(gap.cuts) for gap in self._gaps})
+        most_cuts = 2 if waste > 1 else max(LIM, int(FAM * self._slots) // max(1, families))
         boost = 1 + OPT * free / self._slots * max(0.0, 1 - waste)
-        least = self._page * max(0.1, min(2.0, 1.2 * waste))
+        least = self._page * max(0.1, min(2.0, LEAST * waste))
         while True:
             idle = busy = None
             for gap in self._gaps:
