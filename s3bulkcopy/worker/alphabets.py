@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 #: How likely a character is that was seen after the same text, at the same place, in the same field.
-_LIKELY = (0.95, 0.8, 0.4)
+_LIKELY = (0.95, 0.8, 0.4, 0.2)
 
 #: Places behind the one at which two keys differ that are learned from.
 _CLOSED = 6
@@ -55,6 +55,8 @@ _Context = tuple[object, ...]
 
 
 WIDE = float(os.environ.get('WIDE', '1e9'))
+PM = float(os.environ.get('PM', '1'))
+CAP = float(os.environ.get('CAP', '2'))
 _W = float(os.environ.get('W', '4'))
 #: How much what was seen at another size counts.
 _WEIGHTS = [_W ** -abs(n if n < 20 else n - 40) for n in range(40)]
@@ -154,28 +156,28 @@ class Alphabets:
                 came, ended = seen.beyond(above, size)
                 if came + ended >= _ENOUGH:
                     break
-        return (came + 1) / (ended + 1)
+        return (came + PM) / (ended + 1)
 
     def after(self, stem: str, belief: float = 1.0, size: int = 0, *, is_open: bool = False) -> dict[str, float]:
         """Give the characters that may follow, with how likely each is; those not seen after the same text, only so far believed."""
         found: dict[str, float] = {}
-        rest = above = 1.0
+        rest = above = most = 1.0
         top = ""
-        for context, likely in zip(_contexts(stem), _LIKELY, strict=True):
-            seen = self._seen.get(context)
+        for place, likely in zip((*_contexts(stem), None), _LIKELY, strict=True):
+            seen = self._seen.get(place) if place else None
+            letters = seen.letters if seen else self.varying if not place else ()
+            more = {c: (max(rest, above) if c > top else rest) * likely for c in letters if c not in found}
+            scale = min(1.0, most / (sum(more.values()) or 1.0)) if found else 1.0
+            for letter, p in more.items():
+                found[letter] = p * scale
             if seen:
-                for letter in seen.letters:
-                    if letter not in found:
-                        found[letter] = (max(rest, above) if letter > top else rest) * likely
                 rest *= 1 if is_open else seen.rest(size)
                 above /= seen.ends(size) + 1
                 top = max(found, default="")
             rest *= belief
             above *= belief
             belief = 1.0
-        for letter in self.varying:
-            if letter not in found:
-                found[letter] = (max(rest, above) if letter > top else rest) * _ANYWHERE
+            most = CAP * max(rest, above) * (len(found) + 1)
         return found
 
     def weight(self, stem: str, above: str, below: str) -> float:

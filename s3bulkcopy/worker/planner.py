@@ -26,7 +26,7 @@ _MOST_SAMPLES = 20_000
 _LEAST_PAGES = 1.0
 
 #: Pages' worth of requests that may show nothing new: so many a slot, and such a share of the answers.
-_WASTE_PER_SLOT, _WASTE = 1.5, 0.2
+_WASTE_PER_SLOT, _WASTE = 1.8, 0.22
 
 #: Places, from the beginning of a key, at which it is compared with others.
 _MOST_LEVELS = 32
@@ -52,6 +52,7 @@ OUT=float(os.environ.get('OUT','1.25'))
 LIM=int(os.environ.get('LIM','6'))
 FAM=float(os.environ.get('FAM','.5'))
 LEAST=float(os.environ.get('LEAST','1.2'))
+OUTP=float(os.environ.get("OUTP","0.5"))
 MIN=float(os.environ.get('MIN','.5'))
 RUN=float(os.environ.get('RUN','1'))
 class Request(NamedTuple):
@@ -333,7 +334,7 @@ class Planner:
         keys = sum(piece.keys for piece in gap.pieces)
         if gap.run <= self._page:
             gap.promised = max(gap.promised, gap.run + keys)
-        if keys < gap.run * MIN and gap.run > OUT * gap.promised + self._page / 2:
+        if keys < gap.run * MIN and gap.run > OUT * gap.promised + self._page * OUTP:
             gap.pieces = self._expect(gap, is_open=True)
             keys = max(keys, min(RUN * gap.run, sum(piece.keys for piece in gap.pieces)))
         gap.keys = keys
