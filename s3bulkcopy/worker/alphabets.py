@@ -7,7 +7,6 @@ The more often a place was seen without showing anything else, the less likely i
 
 from __future__ import annotations
 
-import os
 import re
 from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
@@ -15,14 +14,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-#: How likely a character is that was seen after the same text, at the same place, in the same field.
+#: How likely a character is that was seen after the same text, at the same place, in the same field, varying anywhere.
 _LIKELY = (0.95, 0.8, 0.4, 0.2)
 
 #: Places behind the one at which two keys differ that are learned from.
 _CLOSED = 6
 
-#: And one that was seen to vary anywhere.
-_ANYWHERE = 0.2
+#: Unseen characters at a place, at most, for each one seen, while none was seen twice.
+_UNSEEN = 2.0
+
+#: How many more characters are expected at a place of which nothing is known; and at most, as a multiple of what was seen.
+_GOES_ON, _MOST_MORE = 2.0, 1.5
 
 #: Times that a place must have been seen to tell more than the places like it.
 _ENOUGH = 3
@@ -54,16 +56,8 @@ _HIGHEST = 0x10FFFD
 _Context = tuple[object, ...]
 
 
-WIDE = float(os.environ.get('WIDE', '1e9'))
-PM = float(os.environ.get('PM', '1'))
-CAP = float(os.environ.get('CAP', '2'))
-_W = float(os.environ.get('W', '4'))
-#: How much what was seen at another size counts.
-_WEIGHTS = [_W ** -abs(n if n < 20 else n - 40) for n in range(40)]
-
-
 class _Seen:
-    """What was seen at places that are alike, apart for each size of what was known there: few keys, a page, several…"""
+    """What was seen at places that are alike, apart for each size of what was known there."""
 
     __slots__ = ("came", "ended", "letters")
 
@@ -73,7 +67,7 @@ class _Seen:
         self.ended: dict[tuple[int, str], int] = {}  # how often one was the last
 
     def add(self, letter: str) -> None:
-        if len(self.letters) < _MOST_LETTERS:
+        if len(self.letters) < _MOST_LETTERS and legal(ord(letter)) == letter:
             self.letters.add(letter)
 
     def rest(self, size: int) -> float:
@@ -81,17 +75,17 @@ class _Seen:
         counts = dict.fromkeys(self.letters, 0.0)
         for events in (self.came, self.ended):
             for (which, letter), n in events.items():
-                counts[letter] = counts.get(letter, 0.0) + n * _WEIGHTS[which - size]
+                counts[letter] = counts.get(letter, 0.0) + n * _weight(which, size)
         once = sum(n <= 1 for n in counts.values())
         return (once + 1) / (max(once, sum(counts.values())) + 1)
 
     def ends(self, size: int) -> float:
-        return sum(n * _WEIGHTS[which - size] for (which, _), n in self.ended.items())
+        return sum(n * _weight(which, size) for (which, _), n in self.ended.items())
 
     def beyond(self, letter: str, size: int) -> tuple[float, float]:
         """Give how often higher characters than this were come to, and how often it or a higher one was the last."""
-        came = sum(n * _WEIGHTS[which - size] for (which, c), n in self.came.items() if c > letter)
-        return came, sum(n * _WEIGHTS[which - size] for (which, c), n in self.ended.items() if c >= letter)
+        came = sum(n * _weight(which, size) for (which, c), n in self.came.items() if c > letter)
+        return came, sum(n * _weight(which, size) for (which, c), n in self.ended.items() if c >= letter)
 
 
 class Alphabets:
@@ -108,8 +102,9 @@ class Alphabets:
                 seen.add(key[n])
 
     def differ(self, low: str, high: str, level: int, sizes: Sequence[int] = (), most: int = _CLOSED) -> None:
-        """Learn from two keys that follow each other, and differ here first: what begins like the lower one further on is complete.
+        """Learn from two keys that follow each other, and differ here first.
 
+        What begins like the lower one further on is complete.
         `sizes` tells for each level from the beginning on how many keys are known that begin like the lower one up to there.
         """
         if level < len(low):
@@ -135,7 +130,7 @@ class Alphabets:
             seen.ended[size, below] = seen.ended.get((size, below), 0) + 1
 
     def _vary(self, letter: str) -> None:
-        if len(self.varying) < _MOST_LETTERS:
+        if len(self.varying) < _MOST_LETTERS and legal(ord(letter)) == letter:
             self.varying.add(letter)
 
     def _contexts(self, stem: str) -> Iterator[_Seen]:
@@ -156,10 +151,14 @@ class Alphabets:
                 came, ended = seen.beyond(above, size)
                 if came + ended >= _ENOUGH:
                     break
-        return (came + PM) / (ended + 1)
+        return (came + _GOES_ON) / (ended + 1)
 
     def after(self, stem: str, belief: float = 1.0, size: int = 0, *, is_open: bool = False) -> dict[str, float]:
-        """Give the characters that may follow, with how likely each is; those not seen after the same text, only so far believed."""
+        """Give the characters that may follow, with how likely each is.
+
+        Those not seen after the same text in the same field are believed in only so far. An open mind does not count how often
+        nothing else was seen.
+        """
         found: dict[str, float] = {}
         rest = above = most = 1.0
         top = ""
@@ -177,7 +176,7 @@ class Alphabets:
             rest *= belief
             above *= belief
             belief = 1.0
-            most = CAP * max(rest, above) * (len(found) + 1)
+            most = _UNSEEN * max(rest, above) * (len(found) + 1)
         return found
 
     def weight(self, stem: str, above: str, below: str) -> float:
@@ -191,9 +190,7 @@ class Alphabets:
     ) -> list[tuple[str, float]]:
         """Give the characters between two that may follow, in order, with how many are expected from each on."""
         if wide := self._wide(stem, above or below):
-            letters = sorted(_spread(wide, above, below))
-            scale = min(1.0, WIDE / (sum(p for _, p in letters) or 1.0)) if not is_open and (above or below) else 1.0
-            return [(c, p * scale) for c, p in letters]
+            return sorted(_spread(wide, above, below))
         after = self.after(stem, belief, size, is_open=is_open)
         found = {c: p for c, p in after.items() if c > above and (not below or c < below)}
         top = max(found, default=above)
@@ -201,7 +198,7 @@ class Alphabets:
             found.setdefault(legal(ord(top) + 1), _NEXT * belief)
         letters = sorted((c, p) for c, p in found.items() if c > above)
         expected = sum(p for _, p in letters)
-        most = 1.5 * self.more(stem, above, size)
+        most = _MOST_MORE * self.more(stem, above, size)
         if expected > most and not is_open and above and not below:
             letters = [(c, p * most / expected) for c, p in letters]
         return letters
@@ -209,10 +206,16 @@ class Alphabets:
     def _wide(self, stem: str, letter: str) -> list[str]:
         """Give the characters known at a place of which thousands may follow; none if it isn't such a place."""
         seen = self._seen.get(_contexts(stem)[1]) if letter > "\x7f" or not letter else None
-        if seen and letter >= _WIDE_FROM or (seen and len(seen.letters) >= _WIDE and sum(seen.came.values()) < 2 * len(seen.letters)):
-            wide = sorted(seen.letters)
-            return wide if wide and wide[-1] > "\x7f" else []
-        return []
+        if not seen:
+            return []
+        is_sparse = len(seen.letters) >= _WIDE and sum(seen.came.values()) < 2 * len(seen.letters)
+        known = sorted(seen.letters) if letter >= _WIDE_FROM or is_sparse else []
+        return known if known and known[-1] > "\x7f" else []
+
+
+def _weight(size: int, other: int) -> float:
+    """Tell how much what was seen at one size counts at another."""
+    return 4.0 ** -abs(size - other)
 
 
 def _spread(known: list[str], above: str, below: str) -> Iterator[tuple[str, float]]:

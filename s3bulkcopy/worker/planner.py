@@ -22,39 +22,45 @@ if TYPE_CHECKING:
 _SAMPLES_PER_PAGE = 24
 _MOST_SAMPLES = 20_000
 
-#: Smallest piece that a cut may leave, in pages, beside the page under way.
+#: Smallest piece that is given away, in pages.
 _LEAST_PAGES = 1.0
 
-#: Pages' worth of requests that may show nothing new: so many a slot, and such a share of the answers.
+#: Pages' worth of requests that may show nothing new: so many a slot, and such a share of the pages shown.
 _WASTE_PER_SLOT, _WASTE = 1.8, 0.22
+
+#: Pages that a cut must promise: so many when all of that is used up, within limits.
+_PROMISE, _LEAST_PROMISE, _MOST_PROMISE = 0.8, 0.1, 2.0
+
+#: How many times more than expected gaps are taken to hold while all slots are free and nothing was wasted.
+_OPTIMISM = 10.0
+
+#: Cuts of a gap before its own next answer: so many, or so many for each slot divided among the gaps; and after much waste.
+_CUTS, _CUTS_PER_SLOT, _CUTS_WHEN_COSTLY = 10, 0.3, 2
 
 #: Places, from the beginning of a key, at which it is compared with others.
 _MOST_LEVELS = 32
 
-#: Answers after which what was predicted of a gap is predicted again before it is cut.
+#: Answers after which what is expected of every gap is predicted again.
 _STALE_AFTER = 16
 
-#: What is expected at all places together where no known key differs, in multiples (e to the power of it) of what is known.
-_AGREED_IN_ALL = 6.0
+#: What is expected beside all places together at which no known key differs, as a multiple of what is known.
+_AGREED_IN_ALL = 1.5
 
-#: What is expected at one such place, if its character is known to vary elsewhere, and if not.
+#: How far unseen characters are believed in at such a place, where its own is not known to vary anywhere.
 _AGREED = 0.1
 
-#: How deep a cut may go below what is known.
+#: A run has outrun its prediction at so many times that, when less than such a share of it is expected to follow.
+_OUTRUN, _FOLLOWING = 1.25, 0.5
+
+#: Characters that a cut may have beyond what is known.
 _DEEPEST = 40
+
+#: Characters of a key that are learned from when all that begins like it is complete.
+_WHOLE = 200
 
 _TOP = "\U0010ffff"
 
 
-import os
-OPT=float(os.environ.get('OPT','4'))
-OUT=float(os.environ.get('OUT','1.25'))
-LIM=int(os.environ.get('LIM','6'))
-FAM=float(os.environ.get('FAM','.5'))
-LEAST=float(os.environ.get('LEAST','1.2'))
-OUTP=float(os.environ.get("OUTP","0.5"))
-MIN=float(os.environ.get('MIN','.5'))
-RUN=float(os.environ.get('RUN','1'))
 class Request(NamedTuple):
     """A page to ask for: the keys after `after`. What lies beyond `until` may be listed by others, too."""
 
@@ -64,7 +70,10 @@ class Request(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """A part of a gap: the keys expected in it. They begin with `stem`; those before `begin` and after `end`, shares, don't count."""
+    """A part of a gap: the keys expected in it.
+
+    They begin with `stem`. Of all that are expected to, those from one share on up to another.
+    """
 
     keys: float
     stem: str
@@ -118,38 +127,40 @@ class Planner:
         """Give the ranges that remain; none overlaps another."""
         return [Range(gap.after, gap.until) for gap in self._gaps]
 
-    def request(self, free: int = 1) -> Request | None:  # noqa: C901 - one choice, of two kinds of gap
+    def request(self, free: int = 1) -> Request | None:
         """Give what to ask for with one of `free` slots, or None where nothing is worth a request until an answer comes."""
         self._slots = max(self._slots, free)
         if self._answers >= self._revised + _STALE_AFTER:
             self._revised = self._answers
             for gap in self._gaps:
                 self._revise(gap)
-        pages = self._shown / self._page
-        waste = (self._answers + len(self._gaps) / 2 - pages) / (_WASTE_PER_SLOT * self._slots + _WASTE * pages)
-        families = len({id(gap.cuts) for gap in self._gaps})
-        most_cuts = 2 if waste > 1 else max(LIM, int(FAM * self._slots) // max(1, families))
-        boost = 1 + OPT * free / self._slots * max(0.0, 1 - waste)
-        least = self._page * max(0.1, min(2.0, LEAST * waste))
+        waste = self._waste()
+        least = self._page * max(_LEAST_PROMISE, min(_MOST_PROMISE, _PROMISE * waste))
+        optimism = 1 + _OPTIMISM * max(0.0, 1 - waste) * free / self._slots
+        most_cuts = self._most_cuts(waste)
         while True:
-            idle = busy = None
-            for gap in self._gaps:
-                if gap.offered:
-                    continue
-                if gap.request >= 0:
-                    if (busy is None or gap.keys > busy.keys) and gap.cuts[0] < most_cuts:
-                        busy = gap
-                elif idle is None or gap.keys > idle.keys:
-                    idle = gap
-            room = (busy.keys * boost - self._page) / 2 if busy else 0.0
-            if idle and (room < least or idle.keys * boost >= room):
+            idle = _largest(gap for gap in self._gaps if gap.request < 0 and not gap.offered)
+            busy = _largest(gap for gap in self._gaps if gap.request >= 0 and gap.cuts[0] < most_cuts)
+            room = (busy.keys * optimism - self._page) / 2 if busy else 0.0
+            if idle and (room < least or idle.keys * optimism >= room):
                 return self._ask(idle)
             if not busy or room < least:
                 return None
-            upper = self._cut(busy, (self._page + room) / boost)
+            upper = self._cut(busy, (self._page + room) / optimism)
             if upper:
                 return self._ask(upper)
             busy.keys = 0.0
+
+    def _waste(self) -> float:
+        """Tell which share of the waste that is allowed is used up; each open gap will cost half a page."""
+        pages = self._shown / self._page
+        return (self._answers + len(self._gaps) / 2 - pages) / (_WASTE_PER_SLOT * self._slots + _WASTE * pages)
+
+    def _most_cuts(self, waste: float) -> int:
+        if waste > 1:
+            return _CUTS_WHEN_COSTLY
+        families = len({id(gap.cuts) for gap in self._gaps})
+        return max(_CUTS, int(_CUTS_PER_SLOT * self._slots) // max(1, families))
 
     def _ask(self, gap: _Gap) -> Request:
         self._requests += 1
@@ -172,11 +183,26 @@ class Planner:
             self._page = self._largest = len(keys)
             if not self._samples:
                 self._stride = max(1, self._page // _SAMPLES_PER_PAGE)
-        shown = Range(request.after, keys[-1] if is_truncated else None)
-        first = self._first_beyond(shown.after)
+        new, left = self._show(Range(request.after, keys[-1] if is_truncated else None), keys)
+        for part in new:
+            self._shown += part.stop - part.start
+            self._learn(keys[part])
+            if part.stop < len(keys):
+                self._closed(keys[part.start], keys[part.stop - 1], keys[part.stop])
+        stem = request.after[:-1]
+        if request.after and not (keys and keys[0].startswith(stem)):
+            self._alphabets.nothing(stem, request.after[-1], self._size(self._known(stem, request.after)))
+        for gap in left:
+            if not gap.offered:
+                gap.cuts = [0]
+                self._revise(gap)
+        return new
+
+    def _show(self, shown: Range, keys: Sequence[str]) -> tuple[list[slice], list[_Gap]]:
+        """Take what an answer shows out of the gaps; give its parts that lay in gaps, and what remains of these."""
         new: list[slice] = []
         left: list[_Gap] = []
-        end = first
+        first = end = self._first_beyond(shown.after)
         for gap in self._gaps[first:]:
             if shown.until is not None and gap.after >= shown.until:
                 break
@@ -188,19 +214,7 @@ class Planner:
                 new += [part] if part.start < part.stop else []
                 left += remains
         self._gaps[first:end] = left
-        self._shown += sum(part.stop - part.start for part in new)
-        for part in new:
-            self._learn(keys[part])
-            if part.stop < len(keys):
-                self._closed(keys[part.start], keys[part.stop - 1], keys[part.stop])
-        if request.after and not (keys and keys[0].startswith(request.after[:-1])):
-            stem = request.after[:-1]
-            self._alphabets.nothing(stem, request.after[-1], self._size(self._known(stem, request.after)))
-        for gap in left:
-            if not gap.offered:
-                gap.cuts = [0]
-                self._revise(gap, is_own=gap.after == shown.until)
-        return new
+        return new, left
 
     # ------------------------------------------------------------------------------------------------------- giving away
 
@@ -253,7 +267,7 @@ class Planner:
     def _closed(self, first: str, low: str, high: str) -> None:
         """Learn from the last key of a gap and the first one behind it."""
         level = agreed(low, high)
-        self._alphabets.differ(low, high, level, self._sizes(first, low, level), most=200)
+        self._alphabets.differ(low, high, level, self._sizes(first, low, level), most=_WHOLE)
 
     def _sizes(self, first: str, low: str, level: int) -> list[int]:
         """Give how much is known that begins like a key, up to each level at which what begins so reaches back to another."""
@@ -317,7 +331,7 @@ class Planner:
         middle: list[_Piece] = []
         letters = self._alphabets.between(stem, first, last)
         if letters:
-            around = bool(first) + bool(last)
+            around = float(bool(first) + bool(last))
             if first:
                 below += self._outside(gap, stem, stem + first)
                 around += self._alphabets.weight(stem, "", first)
@@ -328,51 +342,59 @@ class Planner:
             middle = [_Piece(each * p, stem + c) for c, p in letters]
         return rising + middle + falling[::-1]
 
-    def _revise(self, gap: _Gap, *, is_own: bool = False) -> None:
+    def _revise(self, gap: _Gap) -> None:
         """Predict anew what a gap holds, after an answer from it or from others."""
         gap.pieces = self._expect(gap)
         keys = sum(piece.keys for piece in gap.pieces)
         if gap.run <= self._page:
             gap.promised = max(gap.promised, gap.run + keys)
-        if keys < gap.run * MIN and gap.run > OUT * gap.promised + self._page * OUTP:
+        elif keys < _FOLLOWING * gap.run and gap.run > _OUTRUN * gap.promised + self._page / 2:
             gap.pieces = self._expect(gap, is_open=True)
-            keys = max(keys, min(RUN * gap.run, sum(piece.keys for piece in gap.pieces)))
+            keys = max(keys, min(gap.run, sum(piece.keys for piece in gap.pieces)))
         gap.keys = keys
 
     def _side(self, gap: _Gap, text: str, fork: int, *, is_low: bool, is_open: bool) -> tuple[list[_Piece], float]:
-        """Predict what lies in a gap beside the path to one of its ends, from the deepest place up to where the paths to both part."""
-        pieces: list[_Piece] = []
+        """Predict what lies in a gap beside the path to one of its ends, from the deepest place up to where both paths part."""
         branchings = {level for level in self._branchings(text) if level > fork}
-        agreeing = self._agreeing(text, fork, branchings)
+        beliefs = self._beliefs(text, fork, branchings)
+        steps = {
+            level: self._beside(text, level, beliefs.get(level, 1.0), is_low=is_low, is_open=is_open)
+            for level in (*branchings, *beliefs)
+        }
+        growth = sum(sum(p for _, p in steps[level][0]) / steps[level][1] for level in beliefs)
+        scale = min(1.0, _AGREED_IN_ALL / (growth or 1.0))
+        pieces: list[_Piece] = []
         size = self._stride / 2
-        for level in sorted({*branchings, *agreeing}, reverse=True):
+        for level in sorted(steps, reverse=True):
             stem, own = text[:level], text[: level + 1]
             size = max(size, self._outside(gap, own, own + _TOP))
-            belief = agreeing.get(level, 1.0)
-            known = self._size(self._known(stem, text) if is_low else self._known(stem, stem + _TOP))
-            if is_low:
-                size_known = size + self._outside(gap, stem, own)
-                weight = 1 + self._alphabets.weight(stem, "", text[level])
-                letters = self._alphabets.between(stem, text[level], "", belief, known, is_open=is_open)
-            else:
-                size_known = size + self._outside(gap, own + _TOP, stem + _TOP)
-                weight = 1 + self._alphabets.weight(stem, text[level], "")
-                letters = self._alphabets.between(stem, "", text[level], belief, known, is_open=is_open)[::-1]
-            each = size_known / weight
+            size += self._outside(gap, stem, own) if is_low else self._outside(gap, own + _TOP, stem + _TOP)
+            letters, weight = steps[level]
+            each = size / weight * (scale if level in beliefs else 1.0)
             pieces += [_Piece(each * p, stem + c) for c, p in letters]
-            size = size_known + each * sum(p for _, p in letters)
+            size += each * sum(p for _, p in letters)
         return pieces, size
 
-    def _agreeing(self, text: str, fork: int, branchings: set[int]) -> dict[int, float]:
-        """Give places on the path to a text at which no known key differs, with what may be expected there."""
+    def _beside(
+        self, text: str, level: int, belief: float, *, is_low: bool, is_open: bool
+    ) -> tuple[list[tuple[str, float]], float]:
+        """Give the characters that may follow beside a text's own, and how many there are on the side that is not asked for."""
+        stem, letter, alphabets = text[:level], text[level], self._alphabets
+        known = self._size(self._known(stem, text if is_low else stem + _TOP))
+        if is_low:
+            letters = alphabets.between(stem, letter, "", belief, known, is_open=is_open)
+            return letters, 1 + alphabets.weight(stem, "", letter)
+        letters = alphabets.between(stem, "", letter, belief, known, is_open=is_open)
+        return letters[::-1], 1 + alphabets.weight(stem, letter, "")
+
+    def _beliefs(self, text: str, fork: int, branchings: set[int]) -> dict[int, float]:
+        """Give places on the path to a text at which no known key differs, with how far unseen characters are believed in."""
         lowest = max(branchings, default=len(text) - 1)
         levels = [level for level in range(fork + 1, min(lowest, len(text))) if level not in branchings]
-        chances = {
+        return {
             level: 1.0 if text[level] in self._alphabets.varying else _AGREED / (1 + self._answers / 8)
             for level in levels[:: 1 + len(levels) // _MOST_LEVELS]
         }
-        scale = min(1.0, _AGREED_IN_ALL / (sum(chances.values()) or 1.0))
-        return {level: chance * scale for level, chance in chances.items()}
 
     def _outside(self, gap: _Gap, low: str, high: str) -> float:
         return sum(self._mass(low, high, gap))
@@ -399,11 +421,11 @@ class Planner:
         return None
 
     def _descend(self, piece: _Piece, share: float) -> tuple[str, float]:
-        """Find a cut below which this share of the keys lies that begin like a piece; give it with the share that really does."""
+        """Find a cut below which this share of a piece's keys lies; give it with the share that really does."""
         text, low, width = piece.stem, 0.0, 1.0
         total = piece.keys / ((piece.end - piece.begin) or 1.0)
         for _ in range(_DEEPEST):
-            if share - low < width / 8 and low > piece.begin or width * total < self._page / 2:
+            if (share - low < width / 8 and low > piece.begin) or width * total < self._page / 2:
                 break
             letters = self._alphabets.between(text, "", "")
             whole = sum(p for _, p in letters)
@@ -434,6 +456,10 @@ class Planner:
         gap.until = text
         self._gaps.insert(self._gaps.index(gap) + 1, upper)
         return upper
+
+
+def _largest(gaps: Iterable[_Gap]) -> _Gap | None:
+    return max(gaps, key=lambda gap: gap.keys, default=None)
 
 
 def _take(gap: _Gap, shown: Range, keys: Sequence[str]) -> tuple[slice, list[_Gap]]:
