@@ -44,7 +44,7 @@ _MOST_LEVELS = 32
 _STALE_AFTER = 16
 
 #: What is expected beside all places together at which no known key differs, as a multiple of what is known.
-_AGREED_IN_ALL = 1.5
+_AGREED_IN_ALL = 1.0
 
 #: How far unseen characters are believed in at such a place, where its own is not known to vary anywhere.
 _AGREED = 0.1
@@ -329,7 +329,8 @@ class Planner:
         first = low[fork : fork + 1]
         last = high[fork : fork + 1] if high is not None else ""
         middle: list[_Piece] = []
-        letters = self._alphabets.between(stem, first, last)
+        known = self._size(self._known(stem, low))
+        letters = self._alphabets.between(stem, first, last, 1.0, known, is_open=is_open)
         if letters:
             around = float(bool(first) + bool(last))
             if first:
