@@ -33,7 +33,10 @@ _ENOUGH = 3
 _MOST_CONTEXTS = 100_000
 
 #: Most characters kept of one place.
-_MOST_LETTERS = 400
+_MOST_LETTERS = 200
+
+#: Most parts that what may follow is divided into.
+_MOST_PIECES = 64
 
 #: Characters at one place from which on an alphabet may be wide: if hardly one comes twice.
 _WIDE = 20
@@ -59,25 +62,38 @@ _Context = tuple[object, ...]
 class _Seen:
     """What was seen at places that are alike, apart for each size of what was known there."""
 
-    __slots__ = ("came", "ended", "letters")
+    __slots__ = ("came", "ended", "letters", "rests")
 
     def __init__(self) -> None:
         self.letters: set[str] = set()
         self.came: dict[tuple[int, str], int] = {}  # how often a character was come to from a lower one
         self.ended: dict[tuple[int, str], int] = {}  # how often one was the last
+        self.rests: dict[int, float] = {}  # by size, as long as nothing else is seen
 
     def add(self, letter: str) -> None:
         if len(self.letters) < _MOST_LETTERS and legal(ord(letter)) == letter:
             self.letters.add(letter)
+        self.rests.clear()
+
+    def come_to(self, letter: str, size: int) -> None:
+        self.add(letter)
+        self.came[size, letter] = self.came.get((size, letter), 0) + 1
+
+    def end_with(self, letter: str, size: int) -> None:
+        self.ended[size, letter] = self.ended.get((size, letter), 0) + 1
+        self.rests.clear()
 
     def rest(self, size: int) -> float:
         """Tell how likely an unseen character is (Good and Turing: as likely as those are together that were seen once)."""
+        if size in self.rests:
+            return self.rests[size]
         counts = dict.fromkeys(self.letters, 0.0)
         for events in (self.came, self.ended):
             for (which, letter), n in events.items():
                 counts[letter] = counts.get(letter, 0.0) + n * _weight(which, size)
         once = sum(n <= 1 for n in counts.values())
-        return (once + 1) / (max(once, sum(counts.values())) + 1)
+        self.rests[size] = (once + 1) / (max(once, sum(counts.values())) + 1)
+        return self.rests[size]
 
     def ends(self, size: int) -> float:
         return sum(n * _weight(which, size) for (which, _), n in self.ended.items())
@@ -115,19 +131,18 @@ class Alphabets:
         self._vary(letter)
         size = sizes[level] if level < len(sizes) else 0
         for seen in self._contexts(high[:level]):
-            seen.add(letter)
-            seen.came[size, letter] = seen.came.get((size, letter), 0) + 1
+            seen.come_to(letter, size)
         for n in range(level + 1, min(len(low), level + most)):
             size = sizes[n] if n < len(sizes) else 0
             for seen in self._contexts(low[:n]):
                 seen.add(low[n])
-                seen.ended[size, low[n]] = seen.ended.get((size, low[n]), 0) + 1
+                seen.end_with(low[n], size)
 
     def nothing(self, stem: str, letter: str, size: int) -> None:
         """Learn that neither this character nor a higher one follows behind a beginning of keys."""
         for seen in self._contexts(stem):
             below = max((c for c in seen.letters if c < letter), default="")
-            seen.ended[size, below] = seen.ended.get((size, below), 0) + 1
+            seen.end_with(below, size)
 
     def _vary(self, letter: str) -> None:
         if len(self.varying) < _MOST_LETTERS and legal(ord(letter)) == letter:
@@ -201,7 +216,7 @@ class Alphabets:
         most = _MOST_MORE * self.more(stem, above, size)
         if expected > most and not is_open and above and not below:
             letters = [(c, p * most / expected) for c, p in letters]
-        return letters
+        return _fewer(letters)
 
     def _wide(self, stem: str, letter: str) -> list[str]:
         """Give the characters known at a place of which thousands may follow; none if it isn't such a place."""
@@ -211,6 +226,16 @@ class Alphabets:
         is_sparse = len(seen.letters) >= _WIDE and sum(seen.came.values()) < 2 * len(seen.letters)
         known = sorted(seen.letters) if letter >= _WIDE_FROM or is_sparse else []
         return known if known and known[-1] > "\x7f" else []
+
+
+def _fewer(letters: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Let one character stand for several that follow it, where there are many."""
+    step = 1 + len(letters) // _MOST_PIECES
+    return (
+        [(letters[n][0], sum(p for _, p in letters[n : n + step])) for n in range(0, len(letters), step)]
+        if step > 1
+        else letters
+    )
 
 
 def _weight(size: int, other: int) -> float:
