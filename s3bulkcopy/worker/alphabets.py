@@ -33,7 +33,10 @@ _ENOUGH = 3
 _MOST_CONTEXTS = 100_000
 
 #: Most characters kept of one place.
-_MOST_LETTERS = 200
+_MOST_LETTERS = 120
+
+#: Stands for all characters that are not kept.
+_OTHERS = "\U0010ffff"
 
 #: Most parts that what may follow is divided into.
 _MOST_PIECES = 64
@@ -77,9 +80,11 @@ class _Seen:
 
     def come_to(self, letter: str, size: int) -> None:
         self.add(letter)
+        letter = letter if letter in self.letters else _OTHERS
         self.came[size, letter] = self.came.get((size, letter), 0) + 1
 
     def end_with(self, letter: str, size: int) -> None:
+        letter = letter if letter in self.letters or not letter else _OTHERS
         self.ended[size, letter] = self.ended.get((size, letter), 0) + 1
         self.rests.clear()
 

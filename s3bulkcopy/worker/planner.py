@@ -41,7 +41,7 @@ _CUTS, _CUTS_PER_SLOT, _CUTS_WHEN_COSTLY = 10, 0.3, 2
 _MOST_LEVELS = 32
 
 #: Answers after which what is expected of every gap is predicted again.
-_STALE_AFTER = 16
+_STALE_AFTER = 32
 
 #: What is expected beside all places together at which no known key differs, as a multiple of what is known.
 _AGREED_IN_ALL = 1.0
