@@ -33,7 +33,7 @@ _ENOUGH = 3
 _MOST_CONTEXTS = 100_000
 
 #: Most characters kept of one place.
-_MOST_LETTERS = 120
+_MOST_LETTERS = 256
 
 #: Stands for all characters that are not kept.
 _OTHERS = "\U0010ffff"
@@ -74,13 +74,26 @@ class _Seen:
         self.rests: dict[int, float] = {}  # by size, as long as nothing else is seen
 
     def add(self, letter: str) -> None:
-        if len(self.letters) < _MOST_LETTERS and legal(ord(letter)) == letter:
-            self.letters.add(letter)
+        if letter in self.letters or legal(ord(letter)) != letter:
+            return
+        self.letters.add(letter)
         self.rests.clear()
+        if len(self.letters) > _MOST_LETTERS:
+            self.letters = set(sorted(self.letters)[::2])
+            self.came, self.ended = self._of_letters(self.came), self._of_letters(self.ended)
+
+    def _of_letters(self, events: dict[tuple[int, str], int]) -> dict[tuple[int, str], int]:
+        """Count together what happened to the characters that are no longer kept."""
+        kept: dict[tuple[int, str], int] = {}
+        for (size, letter), n in events.items():
+            place = size, letter if letter in self.letters or not letter else _OTHERS
+            kept[place] = kept.get(place, 0) + n
+        return kept
 
     def come_to(self, letter: str, size: int) -> None:
         self.add(letter)
         letter = letter if letter in self.letters else _OTHERS
+        self.rests.clear()
         self.came[size, letter] = self.came.get((size, letter), 0) + 1
 
     def end_with(self, letter: str, size: int) -> None:
@@ -254,13 +267,14 @@ def _spread(known: list[str], above: str, below: str) -> Iterator[tuple[str, flo
     top = max(above, known[-1])
     end = ord(below or top)
     inside = known[bisect_right(known, above) : bisect_left(known, below) if below else len(known)]
-    if len(inside) >= _STEPS // 2:
-        step = 1 + len(inside) // _STEPS
-        yield from ((c, float(step)) for c in inside[::step])
-    elif first < end:
+    step = 1 + len(inside) // _STEPS
+    yield from ((c, float(step)) for c in inside[::step])
+    if len(inside) < _STEPS // 2 and first < end:
         density = len(known) / (ord(known[-1]) - ord(known[0]) + 1)
         step = max(1, (end - first) // _STEPS)
-        yield from ((legal(code), step * density) for code in range(first, end, step))
+        yield from (
+            (c, step * density) for c in map(legal, range(first, end, step)) if c not in inside and c < (below or _OTHERS)
+        )
     if not below:
         beyond = (0x110000 - ord(top)).bit_length() - 1
         yield from ((legal(ord(top) + (1 << n)), len(known) / beyond) for n in range(beyond))
