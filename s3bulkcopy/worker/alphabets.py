@@ -50,6 +50,12 @@ _WIDE_FROM = "\u2e80"
 #: Steps in which a wide alphabet is gone through.
 _STEPS = 16
 
+#: Characters that tell how dense an alphabet is near by.
+_NEAR = 8
+
+#: How many times denser than anywhere for that to count.
+_CLUSTERED = 64.0
+
 #: How likely the character right above the known ones is.
 _NEXT = 0.05
 
@@ -256,6 +262,11 @@ def _fewer(letters: list[tuple[str, float]]) -> list[tuple[str, float]]:
     )
 
 
+def _density(letters: list[str]) -> float:
+    """Give the number of letters for each character of the range that they span."""
+    return len(letters) / (ord(letters[-1]) - ord(letters[0]) + 1) if len(letters) == _NEAR else 0.0
+
+
 def _weight(size: int, other: int) -> float:
     """Tell how much what was seen at one size counts at another."""
     return 4.0 ** -abs(size - other)
@@ -270,7 +281,10 @@ def _spread(known: list[str], above: str, below: str) -> Iterator[tuple[str, flo
     step = 1 + len(inside) // _STEPS
     yield from ((c, float(step)) for c in inside[::step])
     if len(inside) < _STEPS // 2 and first < end:
+        place = bisect_right(known, above)
         density = len(known) / (ord(known[-1]) - ord(known[0]) + 1)
+        near = max(_density(known[max(0, place - _NEAR) : place]), _density(known[place : place + _NEAR]))
+        density = near if near > _CLUSTERED * density else density
         step = max(1, (end - first) // _STEPS)
         yield from (
             (c, step * density) for c in map(legal, range(first, end, step)) if c not in inside and c < (below or _OTHERS)

@@ -52,6 +52,9 @@ _AGREED = 0.1
 #: A run has outrun its prediction at so many times that, when less than such a share of it is expected to follow.
 _OUTRUN, _FOLLOWING = 1.25, 0.5
 
+#: Pages in a row after which it is taken to have, in any case.
+_LONG_RUN = 3.5
+
 #: Characters that a cut may have beyond what is known.
 _DEEPEST = 40
 
@@ -349,7 +352,9 @@ class Planner:
         keys = sum(piece.keys for piece in gap.pieces)
         if gap.run <= self._page:
             gap.promised = max(gap.promised, gap.run + keys)
-        elif keys < _FOLLOWING * gap.run and gap.run > _OUTRUN * gap.promised + self._page / 2:
+        elif keys < _FOLLOWING * gap.run and (
+            gap.run > _LONG_RUN * self._page or gap.run > _OUTRUN * gap.promised + self._page / 2
+        ):
             gap.pieces = self._expect(gap, is_open=True)
             keys = max(keys, min(gap.run, sum(piece.keys for piece in gap.pieces)))
         gap.keys = keys
