@@ -12,11 +12,12 @@ from itertools import pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from s3bulkcopy.worker.alphabets import Alphabets
 from s3bulkcopy.worker.keyspace import agreed, is_key
 from s3bulkcopy.worker.model import Range
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 #: Samples taken of a page, and kept of all pages, of long keys as many as have so many characters: every n-th key stands for n
 #: keys.
@@ -24,45 +25,49 @@ _SAMPLES_PER_PAGE = 24
 _MOST_SAMPLES = 20_000
 _MOST_CHARACTERS = 2_000_000
 
-#: Smallest piece that a cut may leave, in pages, beside the page under way.
+#: Smallest piece that is given away, in pages.
 _LEAST_PAGES = 1.0
 
-#: Answers of every one that may show nothing new before cuts become rarer.
-_WASTE = 0.15
+#: Pages' worth of requests that may show nothing new: so many a slot, and such a share of the pages shown.
+_WASTE_PER_SLOT, _WASTE = 1.6, 0.2
 
-#: Siblings on either side that are looked at to predict one.
-_SIBLINGS = 4
+#: Pages that a cut must promise: so many when all of that is used up, within limits.
+_PROMISE, _LEAST_PROMISE, _MOST_PROMISE = 0.8, 0.1, 2.0
+
+#: How many times more than expected gaps are taken to hold while all slots are free and nothing was wasted.
+_OPTIMISM = 10.0
+
+#: Cuts of a gap before its own next answer: so many, or so many for each slot divided among the gaps; and after much waste.
+_CUTS, _CUTS_PER_SLOT, _CUTS_WHEN_COSTLY = 10, 0.3, 2
 
 #: Places, from the beginning of a key, at which it is compared with others.
 _MOST_LEVELS = 32
 
-#: Answers after which what was predicted of a gap is predicted again before it is cut.
-_STALE_AFTER = 16
+#: Answers after which what is expected of every gap is predicted again.
+_STALE_AFTER = 32
 
-#: What is expected at a place in the keys where all seen so far agree, as a share of what they hold.
-_AGREED_ALIKE, _AGREED = 0.5, 0.1
+#: What is expected beside all places together at which no known key differs, as a multiple of what is known.
+_AGREED_IN_ALL = 1.0
 
-#: Characters at one place from which on an alphabet is wide: any other may be in it.
-_WIDE = 100
+#: How far unseen characters are believed in at such a place, where its own is not known to vary anywhere.
+_AGREED = 0.1
 
-#: From here on scripts have alphabets of thousands.
-_WIDE_FROM = "\u2e80"
+#: A run has outrun its prediction at so many times that, when less than such a share of it is expected to follow.
+_OUTRUN, _FOLLOWING = 1.25, 0.5
 
-#: Share of a sibling that must be known for others to be measured by it.
-_SURE = 0.5
+#: Pages in a row after which it is taken to have, in any case.
+_LONG_RUN = 3.5
 
-#: Most segments for one place at which all known keys agree.
-_AGREED_CUTS = 12
+#: Characters that a cut may have beyond what is known.
+_DEEPEST = 40
+
+#: Characters of a key that are learned from when all that begins like it is complete.
+_WHOLE = 200
 
 #: Gaps of which nothing is known, behind one that is being listed: its answer may show them too, so they wait for it.
 _SPACING = 1
 
 _TOP = "\U0010ffff"
-
-
-#: Characters that XML or UTF-8 can't carry: control characters, surrogates, and two that are none. And the last that both can.
-_UNFIT = ((0, 0x20), (0x7F, 0xA0), (0xD800, 0xE000), (0xFFFE, 0x10000))
-_HIGHEST = 0x10FFFD
 
 
 class Request(NamedTuple):
@@ -73,34 +78,31 @@ class Request(NamedTuple):
     number: int
 
 
-class _Segment(NamedTuple):
-    """A part of a gap: keys expected in it, the cut where it begins, and known keys that it may look like.
+class _Piece(NamedTuple):
+    """A part of a gap: the keys expected in it.
 
-    The expected keys are those of `like` in `(low, high]` with the beginning `like` replaced by `stem`; without known keys
-    (`like` is empty) the segment is cut at its beginning only.
+    They begin with `stem`. Of all that are expected to, those from one share on up to another.
     """
 
     keys: float
-    cut: str
-    stem: str = ""
-    like: str = ""
-    low: str = ""
-    high: str = ""
+    stem: str
+    begin: float = 0.0
+    end: float = 1.0
 
 
 class _Gap:
     """Keys `(after, until]` that no answer has shown yet."""
 
-    __slots__ = ("after", "begin", "cuts", "keys", "made", "offered", "request", "run", "segments", "until")
+    __slots__ = ("after", "begin", "cuts", "keys", "offered", "pieces", "promised", "request", "run", "until")
 
     def __init__(self, after: str, until: str | None) -> None:
         self.after = after
         self.until = until
         self.request = -1  # number of the request under way that began here
         self.offered = False
-        self.segments: list[_Segment] = []
+        self.pieces: list[_Piece] = []
         self.keys = 0.0  # expected
-        self.made = -_STALE_AFTER  # answers known when that was expected
+        self.promised = 0.0  # keys expected in a row from where the run began
         self.run = 0  # keys listed in a row that ended where this gap begins
         self.begin = after  # first key of the last page of them
         self.cuts = [0]  # how often it was cut without an answer from it; shared with the pieces
@@ -118,13 +120,14 @@ class Planner:
         self._page = page_size  # until a larger or smaller one is seen
         self._largest = 0
         self._slots = 1
-        self._wasted = 0  # answers that showed next to nothing new
+        self._shown = 0  # keys
         self._gaps = [_Gap(after, until) for after, until in sorted(ranges, key=lambda r: r.after)]
         self._samples: list[str] = []
         self._stride = max(1, page_size // _SAMPLES_PER_PAGE)
-        self._alphabets: dict[tuple[int, int], set[str]] = {}
+        self._alphabets = Alphabets()
         self._requests = 0
         self._answers = 0
+        self._revised = 0
 
     # ------------------------------------------------------------------------------------------------------ what is ours
 
@@ -134,7 +137,7 @@ class Planner:
             if until is None or after < until:
                 insort(self._gaps, gap := _Gap(after, until), key=_AFTER)
                 if self._samples:
-                    self._expect(gap)
+                    self._revise(gap)
 
     def withdraw(self, whole: Range, *, but_busy: bool = False) -> list[Range]:
         """Forget what remains of a range, and give it; `but_busy` leaves what a request is under way for, or an offer.
@@ -171,43 +174,58 @@ class Planner:
         """Give the ranges that remain; none overlaps another."""
         return [Range(gap.after, gap.until) for gap in self._gaps]
 
-    def request(self, free: int = 1) -> Request | None:  # noqa: C901 - one choice, of two kinds of gap
+    def request(self, free: int = 1) -> Request | None:
         """Give what to ask for with one of `free` slots, or None where nothing is worth a request until an answer comes."""
         self._slots = max(self._slots, free)
-        is_costly = self._wasted > self._slots + _WASTE * self._answers
-        most_cuts = 2 if is_costly else max(6, 2 * self._slots // max(1, len(self._gaps)))
-        least = _LEAST_PAGES * self._page * (2 if is_costly else 1)
-        while True:
-            idle = busy = None
-            since = _SPACING
+        if self._answers >= self._revised + _STALE_AFTER:
+            self._revised = self._answers
             for gap in self._gaps:
-                if gap.offered:
-                    continue
-                since += 1
-                if gap.request >= 0:
-                    since = 0
-                    if (busy is None or gap.keys > busy.keys) and gap.cuts[0] < most_cuts:
-                        busy = gap
-                elif (gap.keys or since > _SPACING) and (idle is None or gap.keys > idle.keys):
-                    idle = gap
-            room = (busy.keys - self._page) / 2 if busy else 0.0
-            if idle and (room < least or idle.keys >= room):
+                self._revise(gap)
+        waste = self._waste()
+        least = self._page * max(_LEAST_PROMISE, min(_MOST_PROMISE, _PROMISE * waste))
+        optimism = 1 + _OPTIMISM * max(0.0, 1 - waste) * free / self._slots
+        most_cuts = self._most_cuts(waste)
+        while True:
+            idle = _largest(self._waiting())
+            busy = _largest(gap for gap in self._gaps if gap.request >= 0 and gap.cuts[0] < most_cuts)
+            room = (busy.keys * optimism - self._page) / 2 if busy else 0.0
+            if idle and (room < least or idle.keys * optimism >= room):
                 return self._ask(idle)
             if not busy or room < least:
                 return None
-            if busy.made + _STALE_AFTER <= self._answers:
-                self._expect(busy)
-                continue
-            upper = self._cut(busy, self._page + room)
+            upper = self._cut(busy, (self._page + room) / optimism)
             if upper:
                 return self._ask(upper)
             busy.keys = 0.0
+
+    def _waiting(self) -> Iterator[_Gap]:
+        """Give the gaps that a request may go to; those of which nothing is known wait for the answer to one before them."""
+        since = _SPACING
+        for gap in self._gaps:
+            if gap.offered:
+                continue
+            since += 1
+            if gap.request >= 0:
+                since = 0
+            elif gap.keys or since > _SPACING:
+                yield gap
 
     def first_request(self, whole: Range) -> Request | None:
         """Give what to ask for in a range that has waited for long, whatever it promises; None where that is under way."""
         first, end = self._inside(whole)
         waiting = (gap for gap in self._gaps[first:end] if gap.request < 0 and not gap.offered)
         return next(map(self._ask, waiting), None)
+
+    def _waste(self) -> float:
+        """Tell which share of the waste that is allowed is used up; each open gap will cost half a page."""
+        pages = self._shown / self._page
+        return (self._answers + len(self._gaps) / 2 - pages) / (_WASTE_PER_SLOT * self._slots + _WASTE * pages)
+
+    def _most_cuts(self, waste: float) -> int:
+        if waste > 1:
+            return _CUTS_WHEN_COSTLY
+        families = len({id(gap.cuts) for gap in self._gaps})
+        return max(_CUTS, int(_CUTS_PER_SLOT * self._slots) // max(1, families))
 
     def _ask(self, gap: _Gap) -> Request:
         self._requests += 1
@@ -230,11 +248,26 @@ class Planner:
             self._page = self._largest = len(keys)
             if not self._samples:
                 self._stride = max(1, self._page // _SAMPLES_PER_PAGE)
-        shown = Range(request.after, keys[-1] if is_truncated else None)
-        first = self._first_beyond(shown.after)
+        new, left = self._show(Range(request.after, keys[-1] if is_truncated else None), keys)
+        for part in new:
+            self._shown += part.stop - part.start
+            self._learn(keys[part])
+            if part.stop < len(keys):
+                self._closed(keys[part.start], keys[part.stop - 1], keys[part.stop])
+        stem = request.after[:-1]
+        if request.after and not (keys and keys[0].startswith(stem)):
+            self._alphabets.nothing(stem, request.after[-1], self._size(self._known(stem, request.after)))
+        for gap in left:
+            if not gap.offered:
+                gap.cuts = [0]
+                self._revise(gap)
+        return new
+
+    def _show(self, shown: Range, keys: Sequence[str]) -> tuple[list[slice], list[_Gap]]:
+        """Take what an answer shows out of the gaps; give its parts that lay in gaps, and what remains of these."""
         new: list[slice] = []
         left: list[_Gap] = []
-        end = first
+        first = end = self._first_beyond(shown.after)
         for gap in self._gaps[first:]:
             if shown.until is not None and gap.after >= shown.until:
                 break
@@ -246,14 +279,7 @@ class Planner:
                 new += [part] if part.start < part.stop else []
                 left += remains
         self._gaps[first:end] = left
-        self._wasted += sum(part.stop - part.start for part in new) < self._page / 10
-        for part in new:
-            self._learn(keys[part])
-        for gap in left:
-            if not gap.offered:
-                gap.cuts = [0]
-                self._expect(gap)
-        return new
+        return new, left
 
     # ------------------------------------------------------------------------------------------------------- giving away
 
@@ -298,17 +324,31 @@ class Planner:
         if len(self._samples) > min(_MOST_SAMPLES, _MOST_CHARACTERS // (len(taken[0]) or 1)):
             self._samples = self._samples[::2]
             self._stride *= 2
+        self._alphabets.read(taken[0])
         for low, high in pairwise(taken):
             level = agreed(low, high)
-            if level < len(low):
-                alphabet = self._alphabets.setdefault(_position(low, level), set())
-                if len(alphabet) > 2 * _WIDE:
-                    alphabet -= {min(alphabet), sorted(alphabet)[_WIDE]}
-                alphabet |= {low[level], high[level]}
+            self._alphabets.differ(low, high, level, self._sizes(keys[0], low, level))
+
+    def _closed(self, first: str, low: str, high: str) -> None:
+        """Learn from the last key of a gap and the first one behind it."""
+        level = agreed(low, high)
+        self._alphabets.differ(low, high, level, self._sizes(first, low, level), most=_WHOLE)
+
+    def _sizes(self, first: str, low: str, level: int) -> list[int]:
+        """Give how much is known that begins like a key, up to each level at which what begins so reaches back to another."""
+        end = agreed(first, low) + 1
+        return [0] * min(level, end) + [self._size(self._known(low[:n], low)) for n in range(level, end)]
+
+    def _size(self, keys: float) -> int:
+        """Give a number that grows by one each time the keys do by four."""
+        return (int(2 * keys / self._page).bit_length() + 1) // 2
+
+    def _known(self, low: str, high: str) -> int:
+        return self._stride * max(0, bisect_right(self._samples, high) - bisect_right(self._samples, low))
 
     def _mass(self, low: str, high: str, but: _Gap) -> tuple[float, float]:
         """Give the keys known between two, and those expected there beside."""
-        known = self._stride * max(0, bisect_right(self._samples, high) - bisect_right(self._samples, low))
+        known = self._known(low, high)
         gaps = self._gaps
         expected = 0.0
         for n in range(self._first_beyond(low), len(gaps)):
@@ -324,21 +364,6 @@ class Planner:
         """Give the number of the first gap that holds keys above this one."""
         first = bisect_right(self._gaps, key, key=lambda gap: gap.after)
         return first - 1 if first and _reaches_beyond(self._gaps[first - 1], key) else first
-
-    def _siblings(self, text: str, level: int) -> list[str]:
-        """Give the nearest known keys' beginnings that differ from `text` in the character at `level` only."""
-        stem, samples = text[:level], self._samples
-        found: list[str] = []
-        place = bisect_left(samples, text[: level + 1])
-        while place and len(found) < _SIBLINGS and (one := samples[place - 1]).startswith(stem) and len(one) > level:
-            found.append(one[: level + 1])
-            place = bisect_left(samples, one[: level + 1])
-        below = len(found)
-        place = bisect_right(samples, text[: level + 1] + _TOP)
-        while place < len(samples) and len(found) < below + _SIBLINGS and (one := samples[place]).startswith(stem):
-            found.append(one[: level + 1])
-            place = bisect_right(samples, one[: level + 1] + _TOP)
-        return found
 
     def _branchings(self, text: str) -> list[int]:
         """Give the places at which some known key leaves the path to `text`, deepest first."""
@@ -358,154 +383,143 @@ class Planner:
 
     # -------------------------------------------------------------------------------------------------------- expecting
 
-    def _expect(self, gap: _Gap) -> None:  # noqa: C901, PLR0915 - one walk up the key; its steps share what was seen below
-        """Predict what a gap holds, in segments from its beginning to its end."""
-        gap.made = self._answers
+    def _expect(self, gap: _Gap, *, is_open: bool = False) -> list[_Piece]:
+        """Predict what a gap holds, in pieces from its beginning to its end."""
         low = max(gap.after, self._prefix)
-        high = gap.until
+        high = gap.until if gap.until is not None and gap.until.startswith(self._prefix) else None
         fork = agreed(low, high) if high is not None else len(self._prefix)
-        rest: list[_Segment] = []
-        reliance = 0.0  # how far the rest is known from keys like it
-        size = float(self._page)  # of what is known to begin like `low` down to the level looked at
-        alike: set[str] = set()
-        end = len(low)
-        for level in sorted({*self._branchings(low), fork - 1}, reverse=True):
-            between = range(max(fork, level + 1), end)
-            if between:
-                size = self._expect_agreed(rest, low, high, between, size, alike)
-                reliance *= 0.5
-            end = level
-            siblings = self._siblings(low, level) if level >= len(self._prefix) else []
-            if not siblings:
-                continue
-            stem, tail = low[:level], low[level + 1 :]
-            top = high[level + 1 :] if high is not None and fork > level else _TOP
-            masses = [self._mass(one, one + _TOP, gap) for one in siblings]
-            parts = [self._mass(one + tail, one + top, gap) for one in siblings]
-            best = max(range(len(siblings)), key=lambda n: (_sure(masses[n]), masses[n][0]))
-            like = siblings[best]
-            each = sum(map(sum, masses)) / len(masses)
-            if _sure(masses[best]) < _SURE:
-                each = max(each, size / 2)
-            begin = max(gap.begin, low[: level + 1])[level + 1 :]
-            mine = self._mass(low[: level + 1] + begin, low, gap)[0]
-            few = self._page / 4
-            fit = []  # siblings that are known where this one is not, and looked alike where it is
-            for one, part in zip(siblings, parts, strict=True):
-                same = sum(self._mass(one + begin, one + tail, gap))
-                if _sure(part) >= _SURE and mine <= 4 * same + few:
-                    fit.append((_sure(part), part[0], sum(part) * min(4.0, (mine + few) / (same + few)), one))
-            if fit and (sure := max(fit)[0]) >= reliance:
-                one = max(fit)[3]
-                left = sum(part for _, _, part, _ in fit) / len(fit)
-                rest = [_Segment(left, low, low[: level + 1], one, one + tail, one + top)]
-                reliance = sure
-            if level < fork:
-                continue
-            own = self._alphabets.get(_position(low, level), set()) | {one[level] for one in siblings}
-            alike = alike | own
-            upper = high[level] if high is not None and level == fork and level < len(high) else None
-            each = max(each, 1.0)
-            seen = self._mass(stem, low, gap)[0]
-            letters = self._letters(low[level], upper, own, alike, seen / each)
-            total = each * sum(chance for _, chance in letters)
-            cap = min(1.0, max(seen, size * (1 + len(siblings))) / (total or 1.0))
-            for letter, chance in letters:
-                target = stem + letter
-                rest.append(_Segment(each * chance * cap, target, target, like, like, like + _TOP))
-            size += total * cap
-            if high is not None and upper is not None:
-                target, top = stem + upper, like + high[level + 1 :]
-                rest.append(_Segment(sum(self._mass(like, top, gap)), target, target, like, like, top))
-            if letters:
-                reliance *= 0.5
-            size = max(size, each)
-        gap.segments = rest
-        gap.keys = max(sum(part.keys for part in rest), gap.run)
+        rising, below = self._side(gap, low, fork, is_low=True, is_open=is_open)
+        falling, above = self._side(gap, high, fork, is_low=False, is_open=is_open) if high is not None else ([], 0.0)
+        stem = low[:fork]
+        first = low[fork : fork + 1]
+        last = high[fork : fork + 1] if high is not None else ""
+        middle: list[_Piece] = []
+        known = self._size(self._known(stem, low))
+        letters = self._alphabets.between(stem, first, last, 1.0, known, is_open=is_open)
+        if letters:
+            around = float(bool(first) + bool(last))
+            if first:
+                below += self._outside(gap, stem, stem + first)
+                around += self._alphabets.weight(stem, "", first)
+            if last:
+                above += self._outside(gap, stem + last + _TOP, stem + _TOP)
+                around += self._alphabets.weight(stem, last, "")
+            each = (below + above) / max(1.0, around)
+            middle = [_Piece(each * p, stem + c) for c, p in letters]
+        return rising + middle + falling[::-1]
 
-    def _expect_agreed(
-        self, rest: list[_Segment], low: str, high: str | None, levels: range, size: float, alike: set[str]
-    ) -> float:
-        """Add what may lie beyond levels at which all known keys agree, deepest first; give the size with it."""
-        step = max(1, len(levels) // 24)
-        for level in levels[::-1][::step]:
-            upper = high[level] if high is not None and level < len(high) and high[:level] == low[:level] else None
-            own = self._alphabets.get(_position(low, level), set())
-            likely = low[level] in alike
-            letters = self._letters(low[level], upper, own, alike if likely and not own else set())
-            letters = letters[:: 1 + len(letters) // _AGREED_CUTS]
-            share = size * (_AGREED_ALIKE if own else (_AGREED_ALIKE if likely else _AGREED) / (1 + self._answers / 8))
-            total = sum(chance for _, chance in letters) or 1
-            rest += [_Segment(share * chance / total, low[:level] + letter) for letter, chance in letters]
-            size += share
-        return size
+    def _revise(self, gap: _Gap) -> None:
+        """Predict anew what a gap holds, after an answer from it or from others."""
+        gap.pieces = self._expect(gap)
+        keys = sum(piece.keys for piece in gap.pieces)
+        if gap.run <= self._page:
+            gap.promised = max(gap.promised, gap.run + keys)
+        elif keys < _FOLLOWING * gap.run and (
+            gap.run > _LONG_RUN * self._page or gap.run > _OUTRUN * gap.promised + self._page / 2
+        ):
+            gap.pieces = self._expect(gap, is_open=True)
+            keys = max(keys, min(gap.run, sum(piece.keys for piece in gap.pieces)))
+        gap.keys = keys
 
-    def _letters(
-        self, above: str, below: str | None, own: set[str], alike: set[str], seen: float = 0.0
-    ) -> list[tuple[str, float]]:
-        """Give the characters that may come after `above`, with the number of siblings expected from each on."""
-        found: dict[str, float] = {}
-        limit = ord(below) if below is not None else 0x110000
-        top = ord(max(above, max(own, default=above)))
-        is_wide = _is_wide(own) or above >= _WIDE_FROM
-        if below is None or not is_wide:
-            beyond = max(0, (limit - top - 1).bit_length())
-            expected = max(seen, len(own)) if is_wide else 0.05 * len(own) or 1.0
-            found |= {_legal(top + (1 << n)): expected / beyond for n in range(beyond) if top + (1 << n) < limit}
-        if is_wide:  # so many that any character may be one
-            first, end = ord(above) + 1, top if below is None else limit
-            step = max(1, (end - first) // 16)
-            found |= {_legal(code): step / 2 for code in range(first, end, step)}
-        else:
-            found |= {letter: 0.6 for letter in alike if above < letter and ord(letter) < limit}
-            found |= {letter: 0.95 for letter in own if above < letter and ord(letter) < limit}
-        return sorted(found.items())
+    def _side(self, gap: _Gap, text: str, fork: int, *, is_low: bool, is_open: bool) -> tuple[list[_Piece], float]:
+        """Predict what lies in a gap beside the path to one of its ends, from the deepest place up to where both paths part."""
+        branchings = {level for level in self._branchings(text) if level > fork}
+        beliefs = self._beliefs(text, fork, branchings)
+        steps = {
+            level: self._beside(text, level, beliefs.get(level, 1.0), is_low=is_low, is_open=is_open)
+            for level in (*branchings, *beliefs)
+        }
+        growth = sum(sum(p for _, p in steps[level][0]) / steps[level][1] for level in beliefs)
+        scale = min(1.0, _AGREED_IN_ALL / (growth or 1.0))
+        pieces: list[_Piece] = []
+        size = self._stride / 2
+        for level in sorted(steps, reverse=True):
+            stem, own = text[:level], text[: level + 1]
+            size = max(size, self._outside(gap, own, own + _TOP))
+            size += self._outside(gap, stem, own) if is_low else self._outside(gap, own + _TOP, stem + _TOP)
+            letters, weight = steps[level]
+            each = size / weight * (scale if level in beliefs else 1.0)
+            pieces += [_Piece(each * p, stem + c) for c, p in letters]
+            size += each * sum(p for _, p in letters)
+        return pieces, size
+
+    def _beside(
+        self, text: str, level: int, belief: float, *, is_low: bool, is_open: bool
+    ) -> tuple[list[tuple[str, float]], float]:
+        """Give the characters that may follow beside a text's own, and how many there are on the side that is not asked for."""
+        stem, letter, alphabets = text[:level], text[level], self._alphabets
+        known = self._size(self._known(stem, text if is_low else stem + _TOP))
+        if is_low:
+            letters = alphabets.between(stem, letter, "", belief, known, is_open=is_open)
+            return letters, 1 + alphabets.weight(stem, "", letter)
+        letters = alphabets.between(stem, "", letter, belief, known, is_open=is_open)
+        return letters[::-1], 1 + alphabets.weight(stem, letter, "")
+
+    def _beliefs(self, text: str, fork: int, branchings: set[int]) -> dict[int, float]:
+        """Give places on the path to a text at which no known key differs, with how far unseen characters are believed in."""
+        lowest = max(branchings, default=len(text) - 1)
+        levels = [level for level in range(fork + 1, min(lowest, len(text))) if level not in branchings]
+        return {
+            level: 1.0 if text[level] in self._alphabets.varying else _AGREED / (1 + self._answers / 8)
+            for level in levels[:: 1 + len(levels) // _MOST_LEVELS]
+        }
+
+    def _outside(self, gap: _Gap, low: str, high: str) -> float:
+        return sum(self._mass(low, high, gap))
 
     # ---------------------------------------------------------------------------------------------------------- cutting
 
     def _cut(self, gap: _Gap, keys: float) -> _Gap | None:
         """Cut a gap behind so many expected keys; give the upper part, or None where it can't be cut."""
+        keys *= sum(piece.keys for piece in gap.pieces) / (gap.keys or 1.0)
         before = 0.0
-        keys *= sum(part.keys for part in gap.segments) / (gap.keys or 1.0)
-        for n, part in enumerate(gap.segments):
-            if before + part.keys < keys and n < len(gap.segments) - 1:
-                before += part.keys
+        for n, piece in enumerate(gap.pieces):
+            if before + piece.keys < keys and n < len(gap.pieces) - 1:
+                before += piece.keys
                 continue
-            cut, share = self._cut_in(part, (keys - before) / (part.keys or 1.0))
-            options = [(cut, n, share)]
-            options += [(gap.segments[m].cut, m, 0.0) for m in range(n, len(gap.segments))]
-            options += [(gap.segments[m].cut, m, 0.0) for m in range(n - 1, 0, -1)]
+            share = min(1.0, (keys - before) / (piece.keys or 1.0))
+            text, share = self._descend(piece, piece.begin + share * (piece.end - piece.begin))
+            options = [(text, n, share)]
+            options += [(gap.pieces[m].stem, m, 0.0) for m in range(n, len(gap.pieces))]
+            options += [(gap.pieces[m].stem, m, 0.0) for m in range(n - 1, 0, -1)]
             for text, m, portion in options:
                 if gap.after < text and (gap.until is None or text < gap.until) and is_key(text):
                     return self._divide(gap, text, m, portion)
             return None
         return None
 
-    def _cut_in(self, part: _Segment, share: float) -> tuple[str, float]:
-        """Cut a segment where this share of its keys lies below."""
-        if not part.like:
-            return part.cut, 0.0
-        first, end = bisect_right(self._samples, part.low), bisect_right(self._samples, part.high)
-        if end - first <= 2:  # noqa: PLR2004 - with two samples there is nothing to choose from
-            return part.cut, 0.0
-        place = min(end - 1, max(first + 1, first + int(share * (end - first))))
-        low, high = self._samples[place - 1], self._samples[place]
-        return part.stem + high[len(part.like) : agreed(low, high) + 1], (place - first) / (end - first)
+    def _descend(self, piece: _Piece, share: float) -> tuple[str, float]:
+        """Find a cut below which this share of a piece's keys lies; give it with the share that really does."""
+        text, low, width = piece.stem, 0.0, 1.0
+        total = piece.keys / ((piece.end - piece.begin) or 1.0)
+        for _ in range(_DEEPEST):
+            if (share - low < width / 8 and low > piece.begin) or width * total < self._page / 2:
+                break
+            letters = self._alphabets.between(text, "", "")
+            whole = sum(p for _, p in letters)
+            if not letters:
+                break
+            for n, (c, p) in enumerate(letters):
+                portion = width * p / whole
+                if low + portion > share or n == len(letters) - 1:
+                    text, width = text + c, portion
+                    break
+                low += portion
+        return text, low
 
     def _divide(self, gap: _Gap, text: str, n: int, share: float) -> _Gap:
-        part = gap.segments[n]
+        piece = gap.pieces[n]
         upper = _Gap(text, gap.until)
-        upper.segments = gap.segments[n:]
-        lower = gap.segments[:n]
-        if share:
-            middle = part.like + text[len(part.stem) :]
-            upper.segments[0] = part._replace(keys=part.keys * (1 - share), cut=text, low=middle)
-            lower.append(part._replace(keys=part.keys * share, high=middle))
-        upper.keys = sum(one.keys for one in upper.segments)
-        upper.made = gap.made
+        upper.pieces = gap.pieces[n:]
+        lower = gap.pieces[:n]
+        if piece.begin < share < piece.end:
+            portion = (share - piece.begin) / (piece.end - piece.begin)
+            upper.pieces[0] = piece._replace(keys=piece.keys * (1 - portion), begin=share)
+            lower.append(piece._replace(keys=piece.keys * portion, end=share))
+        upper.keys = sum(one.keys for one in upper.pieces)
         upper.cuts = gap.cuts
         gap.cuts[0] += 1
-        gap.segments = lower
+        gap.pieces = lower
         gap.keys = sum(one.keys for one in lower)
         gap.until = text
         self._gaps.insert(self._gaps.index(gap) + 1, upper)
@@ -523,9 +537,8 @@ def first_cuts(first_page: Sequence[str], prefix: str, most: int) -> list[str]:
     return [one.after for one in requests if one is not None and one.after > first_page[-1]]
 
 
-def _sure(mass: tuple[float, float]) -> float:
-    """Tell which share of a mass is known rather than expected."""
-    return (mass[0] + 1) / (sum(mass) + 1)
+def _largest(gaps: Iterable[_Gap]) -> _Gap | None:
+    return max(gaps, key=lambda gap: gap.keys, default=None)
 
 
 def _take(gap: _Gap, shown: Range, keys: Sequence[str]) -> tuple[slice, list[_Gap]]:
@@ -548,21 +561,3 @@ def _take(gap: _Gap, shown: Range, keys: Sequence[str]) -> tuple[slice, list[_Ga
 
 def _reaches_beyond(gap: _Gap, key: str) -> bool:
     return gap.until is None or gap.until > key
-
-
-def _is_wide(alphabet: set[str]) -> bool:
-    return len(alphabet) >= _WIDE
-
-
-def _position(text: str, level: int) -> tuple[int, int]:
-    """Tell where in a key a level is: which field it belongs to, and how far into it."""
-    slash = text.rfind("/", 0, level)
-    return text.count("/", 0, level), level - slash
-
-
-def _legal(code: int) -> str:
-    """Give the first character from here on that XML and a key may hold."""
-    for first, end in _UNFIT:
-        if first <= code < end:
-            code = end
-    return chr(min(code, _HIGHEST))

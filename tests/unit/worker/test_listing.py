@@ -483,13 +483,20 @@ def test_done_is_given_only_after_every_child_was_accepted() -> None:
 def test_listing_waits_until_the_queue_takes_what_was_listed() -> None:
     store = FakeS3.of(numbered(2000), page_keys=10)
     queue = Queue(seconds=1.0)
+    shown: set[Item] = set()
     held: list[int] = []
-    store.list_rule = lambda found, _query: held.append(10 * len(store.list_requests) - len(queue.items)) or found  # type: ignore[func-returns-value]
+
+    def watch(found: list[Item], _query: dict[str, str]) -> list[Item]:
+        shown.update(found[:10])
+        held.append(len(shown) - len(queue.items))
+        return found
+
+    store.list_rule = watch
 
     work(store, ListTask("run.0", JOB._replace(batch_keys=10), (ALL,)), queue, slots=8)
 
     assert by_key([*queue.items, *(it for piece in queue.ranges for it in inside(store, piece))]) == numbered(2000)
-    assert max(held) <= 10 * (8 + 16 + 8 + 1)  # slots, sends under way, what repeats, and the batch that is being filled
+    assert max(held) <= 10 * (8 + 16 + 8 + 1)  # slots, sends under way, pages that wait, and the batch that is being filled
 
 
 @pytest.mark.parametrize("which", [0, 5, 59])

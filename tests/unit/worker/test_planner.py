@@ -247,3 +247,15 @@ def test_answers_that_come_one_at_a_time_keep_all_slots_busy(shape: str) -> None
     assert sorted(store.listed) == names
     assert now <= 3 * 1.25 * 300 / 16 + 16
     assert requests <= 2 * 300 + 32
+
+
+@pytest.mark.parametrize(
+    ("shape", "rounds", "requests"),
+    [("hex-random", 10, 400), ("date-hierarchy", 13, 470), ("zipf-tenants-dates", 20, 520), ("wide-pairs", 12, 440)],
+)
+def test_a_bucket_of_300_pages_reaches_the_figures_of_the_docs(shape: str, rounds: int, requests: int) -> None:
+    outcome = planned(keys_of(shape, 300_000), 1000, 64)
+
+    assert outcome.listed_once
+    assert outcome.rounds <= rounds
+    assert outcome.requests <= requests

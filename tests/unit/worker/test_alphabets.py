@@ -1,0 +1,42 @@
+"""Alphabets: which characters are likely to come next, from those seen at places that are alike."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s3bulkcopy.worker.alphabets import Alphabets
+from tests.unit.worker.worker_fakes import keys
+
+
+def test_what_followed_the_same_text_of_a_field_in_another_folder_is_most_likely() -> None:
+    alphabets = Alphabets()
+    alphabets.differ("a/month=01", "a/month=02", 9)
+    after = alphabets.after("b/month=0")
+
+    assert max(after, key=lambda letter: after[letter]) in {"1", "2"}
+
+
+def test_where_every_folder_was_seen_to_end_nothing_more_is_expected() -> None:
+    alphabets = Alphabets()
+    for n in range(20):
+        alphabets.differ(f"{n:02d}/only", f"{n + 1:02d}/only", 1 if n % 10 < 9 else 0)
+
+    assert sum(p for _, p in alphabets.between("77/", "o", "")) < 0.3
+
+
+@given(st.lists(keys, min_size=2, max_size=20, unique=True).map(sorted))
+def test_characters_to_cut_at_lie_between_and_can_be_sent(names: list[str]) -> None:
+    alphabets = Alphabets()
+    for low, high in pairwise(names):
+        alphabets.read(low)
+        level = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+        alphabets.differ(low, high, level)
+    for above, below in (("", ""), (names[0][0], ""), ("", names[-1][0])):
+        found = [letter for letter, _ in alphabets.between("", above, below)]
+        assert found == sorted(set(found))
+        assert all(above < letter and (not below or letter < below) for letter in found)
+        assert all(letter.isascii() or letter.encode() for letter in found)
+        assert not any(ord(letter) < 0x20 or 0x7F <= ord(letter) < 0xA0 for letter in found)
