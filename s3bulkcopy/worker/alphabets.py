@@ -53,8 +53,8 @@ _STEPS = 16
 #: Characters that tell how dense an alphabet is near by.
 _NEAR = 8
 
-#: How many times denser than anywhere for that to count.
-_CLUSTERED = 64.0
+#: From which density on they are next to each other: of fewer, others may have been skipped between samples.
+_CLOSE = 0.6
 
 #: How likely the character right above the known ones is.
 _NEXT = 0.05
@@ -284,7 +284,7 @@ def _spread(known: list[str], above: str, below: str) -> Iterator[tuple[str, flo
         place = bisect_right(known, above)
         density = len(known) / (ord(known[-1]) - ord(known[0]) + 1)
         near = max(_density(known[max(0, place - _NEAR) : place]), _density(known[place : place + _NEAR]))
-        density = near if near > _CLUSTERED * density else density
+        density = max(density, near) if near >= _CLOSE else density
         step = max(1, (end - first) // _STEPS)
         yield from (
             (c, step * density) for c in map(legal, range(first, end, step)) if c not in inside and c < (below or _OTHERS)
