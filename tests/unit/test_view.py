@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import errno
 import json
 from dataclasses import dataclass, field, replace
 from io import BytesIO, StringIO, TextIOWrapper
@@ -631,3 +632,50 @@ def test_an_error_is_told_with_its_hint() -> None:
 
     assert with_hint.getvalue() == f"error: no bucket {EVIL_SHOWN}\nhint: name one [like this]\n"
     assert without.getvalue() == "error: no bucket\n"
+
+
+# ------------------------------------------------------------------------------------------------- a run beyond its command
+
+
+@pytest.mark.parametrize("settings", [OutputSettings(), OutputSettings(quiet=True)])
+def test_a_detached_run_names_the_command_that_follows_it(settings: OutputSettings) -> None:
+    desk = Desk(settings)
+    desk.view().detached(RUN_ID, f"s3bulkcopy attach {RUN_ID}", "2026-12-07 12:16 UTC")
+
+    assert desk.out == [
+        f"{RUN_ID}: queued; it goes on without this command. Follow it with: s3bulkcopy attach {RUN_ID}",
+    ]
+    assert desk.err == ([] if settings.quiet else ["its reports wait until 2026-12-07 12:16 UTC"])
+
+
+def test_a_detached_run_is_a_line_of_json_too() -> None:
+    desk = Desk(OutputSettings(json=True))
+    desk.view().detached(RUN_ID, "attach", "then")
+
+    assert desk.events == [{"event": "detached", "run_id": RUN_ID, "attach": "attach", "reports_until": "then"}]
+
+
+def test_counts_that_are_incomplete_are_called_so() -> None:
+    owed = replace(RESULT, snapshot=replace(RESULT.snapshot, complete=False))
+    whole, short = Desk(), Desk(OutputSettings(quiet=True))
+    whole.view().summary(owed)
+    short.view().summary(owed)
+
+    assert "  counts      incomplete: what the run's reports still told" in whole.out
+    assert short.out[0].endswith(", the counts are incomplete")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    desk = Desk(OutputSettings(verbose=1), is_terminal)
+
+    def write(_: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    shown = desk.view()
+    monkeypatch.setattr(desk.stderr, "write", write)
+    monkeypatch.setattr(desk.stdout, "write", write)
+    shown.step("listing")
+    shown.summary(RESULT, ["a note"])
+    shown.__exit__()
