@@ -8,17 +8,40 @@
     ├── DeployFailed                       6   what was made is gone again
     │   ├── NameTaken                          … because something of that name is in the way
     │   └── QuotaTooSmall                      … because the account's concurrency does not allow it
-    ├── JournalUnusable                    1   what is needed to go on with a run is not there, or not to be trusted
+    ├── JournalUnusable                    1   what is needed to go on with a run is foreign, damaged or not to be written
+    │   ├── JournalMissing                     … because it is not on this machine
+    │   └── JournalHeld                        … because another process is counting the run
     ├── LeftBehind                         7   something could not be removed
     ├── CountsIncomplete                   8   the run ended, but not every event was seen
+    │   └── CountsDiffer                       … or all were, and they do not add up
     ├── Halted                             9   someone stopped the run
     ├── Interrupted                      130   Ctrl-C or SIGTERM
-    └── Detached                           0   no error: the run goes on without this command
+    └── Detached                           0   no error: the run goes on without this command, as was asked for
+        ├── SignedOut                      5   … because its credentials have expired and none came in their place
+        ├── OutOfReach                    10   … because AWS was not to be reached for a long time
+        └── HungUp                       129   … because its terminal was closed (SIGHUP)
 
 A message names the thing and the cause; `hint` names the next step. Both are plain text.
 """
 
 from __future__ import annotations
+
+#: What a command's exit code says.
+EXIT_CODES = {
+    0: "every selected object is at the destination; with --detach: the work is queued",
+    1: "unexpected",
+    2: "bad usage: nothing was touched",
+    3: "the run ended, and some objects failed (they are listed)",
+    4: "a bucket was not found, or refused",
+    5: "not permitted: no credentials, expired ones, or an action denied",
+    6: "could not deploy: what was made is gone again",
+    7: "something was left behind: the command that removes it is printed",
+    8: "the run ended, but the counts are incomplete, or do not add up",
+    9: "halted by someone",
+    10: "AWS was out of reach for a long time: the run goes on, `attach` follows it",
+    129: "the terminal was closed: the run goes on, `attach` follows it",
+    130: "interrupted: torn down first",
+}
 
 
 class S3BulkCopyError(Exception):
@@ -80,6 +103,14 @@ class JournalUnusable(S3BulkCopyError):
     """The journal of a run is missing, foreign, damaged, or another process has it."""
 
 
+class JournalMissing(JournalUnusable):
+    """This machine has no journal of the run."""
+
+
+class JournalHeld(JournalUnusable):
+    """Another process has the journal, and counts the run."""
+
+
 class LeftBehind(S3BulkCopyError):
     """Something of a run is still in the account."""
 
@@ -90,6 +121,10 @@ class CountsIncomplete(S3BulkCopyError):
     """The run ended without every event having been seen."""
 
     exit_code = 8
+
+
+class CountsDiffer(CountsIncomplete):
+    """Every event was seen, and what was listed is not what has an outcome: a fault of ours, or of the store's."""
 
 
 class Halted(S3BulkCopyError):
@@ -105,6 +140,24 @@ class Interrupted(S3BulkCopyError):
 
 
 class Detached(S3BulkCopyError):
-    """The run goes on without this command; `hint` says how to follow it."""
+    """The run goes on without this command, whatever it made stays in place; `hint` says how to follow it."""
 
     exit_code = 0
+
+
+class SignedOut(Detached):
+    """The credentials have expired while the run was watched."""
+
+    exit_code = 5
+
+
+class OutOfReach(Detached):
+    """AWS could not be reached while the run was watched."""
+
+    exit_code = 10
+
+
+class HungUp(Detached):
+    """The terminal was closed; the run goes on without this command."""
+
+    exit_code = 129

@@ -1,7 +1,8 @@
-"""Ctrl-C and SIGTERM, taken note of at once and acted upon where it is safe.
+"""Ctrl-C, SIGTERM and a closed terminal, taken note of at once and acted upon where it is safe.
 
 The first one asks the run to stop: whatever waits or polls looks for it and raises Interrupted, so that everything made so
-far is known and torn down. The second one leaves at once, with the command that cleans up.
+far is known and torn down. The second one leaves at once, with the command that cleans up. A closed terminal (SIGHUP) raises
+what the run's engine makes of it.
 """
 
 from __future__ import annotations
@@ -10,31 +11,52 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from s3bulkcopy.errors import Interrupted
+from s3bulkcopy.errors import Interrupted, S3BulkCopyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _interrupted() -> S3BulkCopyError:
+    return Interrupted("interrupted")
 
 
 class Interrupts:
     """Watches for the signals while entered."""
 
-    def __init__(self, *, stopping: Callable[[], None], last_words: Callable[[], str]) -> None:
-        """Call `stopping` at the first signal; at the second, print `last_words()` and leave."""
+    def __init__(
+        self,
+        *,
+        stopping: Callable[[int], None],
+        last_words: Callable[[], str],
+        hung_up: Callable[[], S3BulkCopyError] = _interrupted,
+    ) -> None:
+        """Call `stopping` with the first signal; at the second, print `last_words()` and leave.
+
+        `hung_up` gives what is raised where the terminal is closed. Where SIGHUP is ignored, as under nohup, it stays so.
+        """
         self._stopping = stopping
         self._last_words = last_words
+        self._hung_up = hung_up
         self._asked = threading.Event()
+        self._make: Callable[[], S3BulkCopyError] = _interrupted
         self._before: dict[signal.Signals, object] = {}
+        self._terminals: list[int] = []
 
     def __enter__(self) -> Self:
         """Begin to watch."""
+        self._terminals = [number for number in (1, 2) if os.isatty(number)]
         for number in _SIGNALS:
-            self._before[number] = signal.signal(number, self._take)
+            before = signal.getsignal(number)
+            if number != signal.SIGHUP or before != signal.SIG_IGN:
+                self._before[number] = before
+                signal.signal(number, self._take)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -43,18 +65,30 @@ class Interrupts:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def check(self) -> None:
-        """Raise Interrupted if a signal came."""
+        """Raise what the signal that came asks for, if one did."""
         if self._asked.is_set():
-            raise Interrupted("interrupted")
+            raise self._make()
 
     def sleep(self, seconds: float) -> None:
-        """Sleep, but no longer than until a signal comes; then raise Interrupted."""
+        """Sleep, but no longer than until a signal comes; then raise as `check` does."""
         self._asked.wait(seconds)
         self.check()
 
-    def _take(self, _number: int, _frame: FrameType | None) -> None:
-        if self._asked.is_set():
-            os.write(sys.stderr.fileno(), f"\n{self._last_words()}\n".encode())
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._lose_terminal()
+        if not self._asked.is_set():
+            self._make = self._hung_up if number == signal.SIGHUP else _interrupted
+            self._asked.set()
+            self._stopping(number)
+        elif number != signal.SIGHUP:  # a terminal that closes tells some shells, and those tell us again
+            with suppress(OSError):
+                os.write(sys.stderr.fileno(), f"\n{self._last_words()}\n".encode())
             os._exit(Interrupted.exit_code)
-        self._asked.set()
-        self._stopping()
+
+    def _lose_terminal(self) -> None:
+        """Let what is still to be said go nowhere: writing to a terminal that is gone is an error."""
+        while self._terminals:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._terminals.pop())
+            os.close(nowhere)

@@ -12,12 +12,13 @@ import json
 import os
 import sqlite3
 import sys
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+import tempfile
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from s3bulkcopy.errors import JournalUnusable
+from s3bulkcopy.errors import JournalHeld, JournalMissing, JournalUnusable
 from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.worker.model import (
     CopyTask,
@@ -37,7 +38,7 @@ from s3bulkcopy.worker.model import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from s3bulkcopy.worker.model import Event, Task
+    from s3bulkcopy.worker.model import Event, Job, Task
 
 #: What tells a journal from another database, and one format of it from another.
 _APPLICATION_ID = 0x53334243  # "S3BC"
@@ -55,7 +56,11 @@ CREATE TABLE events (number INTEGER PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE failures (
     task TEXT, nonce TEXT, place INTEGER, body TEXT NOT NULL, PRIMARY KEY (task, nonce, place)) WITHOUT ROWID;
 CREATE TABLE tasks (id TEXT PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE roots (number INTEGER PRIMARY KEY, body TEXT NOT NULL);
 """
+
+#: How long the journal of a run that has ended is kept, in seconds: 30 days.
+KEPT_SECONDS = 30 * 24 * 3600.0
 
 
 def state_folder() -> Path:
@@ -78,6 +83,36 @@ def journal_path(run_id: str) -> Path:
     return state_folder() / "runs" / f"{run_id}.journal"
 
 
+def makeshift_path(run_id: str) -> Path:
+    """Give where the journal of a run is if the state folder could not be written."""
+    return Path(tempfile.gettempdir()) / f"s3bulkcopy-{os.getuid()}" / f"{run_id}.journal"
+
+
+def find_journal(run_id: str) -> Path:
+    """Give where the journal of a run is: the path at which it should be if it is nowhere."""
+    paths = (journal_path(run_id), makeshift_path(run_id))
+    return next((path for path in paths if path.exists()), paths[0])
+
+
+def forget_old(now: float) -> list[str]:
+    """Remove the journals of runs that ended long before `now` (seconds since the epoch); gives the runs' ids.
+
+    What is held by a process, of a run that has not ended, or not to be read, stays.
+    """
+    gone = []
+    for path in sorted((state_folder() / "runs").glob("*.journal")):
+        with suppress(OSError, sqlite3.Error, JournalUnusable):
+            if path.stat().st_mtime > now - KEPT_SECONDS:
+                continue
+            with Journal.resume(path) as journal:
+                if journal.facts.ended is None:
+                    continue
+                for name in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm")), path.with_suffix(".lock")):
+                    name.unlink(missing_ok=True)
+            gone.append(path.stem)
+    return gone
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a run is: enough to go on with it, or to do again what failed of it."""
@@ -93,6 +128,17 @@ class Facts:
     version: str = ""
     #: Options that reach the same account: region, profile, endpoint.
     aws: tuple[tuple[str, str], ...] = ()
+    #: Roots that are in rows of their own, since there may be very many.
+    more_roots: int = 0
+    #: What else was asked for: what a command that goes on with the run heeds, too.
+    settings: dict[str, Any] = field(default_factory=dict)
+    #: When the run's reports were last listened to, in seconds since the epoch; 0 where they never were.
+    watched: float = 0.0
+
+    @property
+    def has_roots(self) -> bool:
+        """Tell whether the work was about to be queued."""
+        return bool(self.roots) or self.more_roots > 0
 
 
 class Journal:
@@ -119,11 +165,12 @@ class Journal:
             lock = _hold(path)
             # What SQS has forgotten must be on the disk. The local engine's events and tasks are all here: should the machine
             # itself fail, an earlier state of both will do.
-            journal = cls(_begun(str(path), is_durable=facts.engine != "local"), facts, path, lock)
-            journal.note(facts)
+            database = _begun(str(path), is_durable=facts.engine != "local")
         except (OSError, sqlite3.Error) as error:
             hint = "S3BULKCOPY_STATE_DIR names another folder for it"
             raise JournalUnusable(f"cannot keep a journal in {path}: {error}", hint) from error
+        journal = cls(database, facts, path, lock)
+        journal.note(facts)
         return journal
 
     @classmethod
@@ -133,7 +180,7 @@ class Journal:
         One that is only to be read may be held by another process.
         """
         if not path.exists():
-            raise JournalUnusable(
+            raise JournalMissing(
                 f"there is no journal of that run on this machine ({path})",
                 hint="it is on the machine where the run was started",
             )
@@ -162,20 +209,27 @@ class Journal:
 
     def note(self, facts: Facts) -> None:
         """Take down what the run is now; durable when this returns."""
-        with self._database:
-            self._put("run", to_json(asdict(facts)))
+        try:
+            with self._database:
+                self._put("run", to_json(asdict(facts)))
+        except sqlite3.Error as error:
+            raise JournalUnusable(f"cannot write the journal {self._path}: {error}", "is the disk full?") from error
         self.facts = facts
 
     def append(self, events: Sequence[Event]) -> None:
         """Take down events; durable when this returns."""
         if not events:
             return
-        with self._database:
-            for event in events:
-                self._database.executemany("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?)", _failure_rows(event))
-            self._database.executemany("INSERT INTO events (body) VALUES (?)", ((_event_text(event),) for event in events))
-            ended = ((event.id,) for event in events if isinstance(event, (Done, Dead)))
-            self._database.executemany("DELETE FROM tasks WHERE id = ?", ended)
+        try:
+            with self._database:
+                for event in events:
+                    self._database.executemany("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?)", _failure_rows(event))
+                texts = ((_event_text(event),) for event in events)
+                self._database.executemany("INSERT INTO events (body) VALUES (?)", texts)
+                ended = ((event.id,) for event in events if isinstance(event, (Done, Dead)))
+                self._database.executemany("DELETE FROM tasks WHERE id = ?", ended)
+        except sqlite3.Error as error:
+            raise JournalUnusable(f"cannot write the journal {self._path}: {error}", "is the disk full?") from error
         self._since += len(events)
 
     def compact_into(self, tally: Tally) -> None:
@@ -186,18 +240,58 @@ class Journal:
                 self._database.execute("DELETE FROM events")
             self._since = 0
 
+    def keep_roots(self, bodies: Iterable[str]) -> int:
+        """Take down roots, as messages, in place of those that are there; gives how many. `note` is to say how many, too."""
+        with self._database:
+            self._database.execute("DELETE FROM roots")
+            self._database.executemany("INSERT INTO roots (body) VALUES (?)", ((body,) for body in bodies))
+            (number,) = self._database.execute("SELECT count(*) FROM roots").fetchone()
+        return int(number)
+
     def _put(self, name: str, value: str) -> None:
         self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
     # -------------------------------------------------------------------------------------------------------- reading
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Read all of it as it is now, whatever another process writes meanwhile."""
+        self._database.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._database.rollback()
+
+    def roots(self) -> Iterator[Task]:
+        """Give the tasks with which the run begins; raises JournalUnusable where they cannot be read."""
+        try:
+            yield from map(_read_task, self.facts.roots)
+            with closing(
+                self._database.execute("SELECT body FROM roots ORDER BY number LIMIT ?", (self.facts.more_roots,))
+            ) as rows:
+                for (body,) in rows:
+                    yield _read_task(body)
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise _damaged(self._path, error) from error
+
+    def job(self) -> Job:
+        """Give the job, which every root has; raises JournalUnusable where nothing was about to be queued."""
+        for task in self.roots():
+            return task.job
+        if (rules := self.facts.settings.get("job")) is not None:  # a run that was taken over
+            return _read_task(rules).job
+        raise JournalUnusable(
+            f"nothing of run {self.facts.run_id} was queued before it was killed",
+            hint=f"there is nothing to go on with; `s3bulkcopy teardown {self.facts.run_id}` removes what was made of it",
+        )
 
     def replay(self) -> Tally:
         """Give the tally of all events so far; raises JournalUnusable where they cannot be read."""
         try:
             text = _fact(self._database, "tally")
             tally = Tally.load(json.loads(text)) if text else Tally()
-            if not text and self.facts.roots:
-                tally.announce(self.facts.run_id, len(self.facts.roots) + 1)
+            if not text and self.facts.has_roots:
+                tally.announce(self.facts.run_id, len(self.facts.roots) + self.facts.more_roots + 1)
             with closing(self._database.execute("SELECT body FROM events ORDER BY number")) as rows:
                 for (body,) in rows:
                     self._since += 1
@@ -207,7 +301,7 @@ class Journal:
         return tally
 
     def failures(self, tally: Tally) -> Iterator[Failure]:
-        """Give every object that a tally counts as failed, in the order of their tasks' names."""
+        """Give every object that a tally counts as failed, or may count while it is not complete, in the order of tasks."""
         for task, nonce, row in self._failed(tally):
             if isinstance(row, list):
                 key, size, code, cause = row
@@ -226,7 +320,7 @@ class Journal:
     def _failed(self, tally: Tally) -> Iterator[tuple[str, str, Any]]:
         with closing(self._database.execute("SELECT task, nonce, body FROM failures ORDER BY task, nonce, place")) as rows:
             for task, nonce, body in rows:
-                if tally.counts_attempt(task, nonce) if nonce else tally.counts_death(task):
+                if tally.may_count(task, nonce):
                     yield task, nonce, json.loads(body)
 
     def kept_tasks(self, tally: Tally) -> list[Task]:
@@ -254,7 +348,7 @@ def _hold(path: Path) -> IO[str]:
     except OSError as error:
         lock.close()
         hint = "only one command at a time can count a run; `s3bulkcopy status RUN_ID --watch` looks on"
-        raise JournalUnusable(f"another process has the journal {path}", hint) from error
+        raise JournalHeld(f"another process has the journal {path}", hint) from error
     return lock
 
 

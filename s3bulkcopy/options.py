@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, LocalSettings, OutputSettings, StackSettings
+from s3bulkcopy.settings import (
+    AwsSettings,
+    BucketPrefix,
+    CopySettings,
+    LifeSettings,
+    LocalSettings,
+    OutputSettings,
+    StackSettings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: Options that the lambda engine alone has.
-_STACK_NAMES = ("workers", "list_workers", "memory", "function_timeout", "role_arn", "tags", "keep")
+_STACK_NAMES = (
+    "workers", "list_workers", "memory", "function_timeout", "role_arn", "tags", "keep", "keep_failed", "detach",
+)  # fmt: skip
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -92,6 +103,34 @@ class RoleArnType(click.ParamType[str]):
         return text
 
 
+class DurationType(click.ParamType[float]):
+    """A number of seconds, minutes, hours or days: `30s`, `15m`, `12h`, `2d`."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401
+        """Read a duration, as seconds."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", str(value))
+        if not found:
+            self.fail(f"{value!r} is not an age: write 30s, 15m, 12h or 2d", param, ctx)
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}[found[2]]
+
+
+class NewFileType(click.ParamType[Path]):
+    """A file that can be written: what is there is replaced."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401
+        """Look whether it can be, before anything is done."""
+        path = Path(value)
+        if path.is_dir():
+            self.fail(f"{str(path)!r} is a folder", param, ctx)
+        if not os.access(path.parent, os.W_OK):
+            self.fail(f"the folder {str(path.parent)!r} is not there, or may not be written", param, ctx)
+        return path
+
+
 def _option(*names: str, **settings: Any) -> Callable[[F], F]:  # noqa: ANN401 - click's own arguments
     """Make an option with an environment variable of its name."""
     long = next(name for name in names if name.startswith("--")).split("/")[0]
@@ -154,7 +193,17 @@ stack_options = _together(
     _option("--role-arn", type=RoleArnType(), help="Use this role for the functions in place of making one."),
     _option("--tag", "tags", type=TagType(), multiple=True, help="Tag the run's resources; may be given again."),
     _option("--keep", is_flag=True, help="Leave the run's resources in place at the end."),
+    _option("--keep-failed", is_flag=True,
+            help="Leave them in place if something failed: for a look into logs and dead letters, and `retry`."),
 )  # fmt: skip
+
+detach_option = _option(
+    "--detach", is_flag=True, help="Return once the work is queued; the run goes on in AWS, and `attach` follows it."
+)
+
+failures_option = _option(
+    "--failures", type=NewFileType(), metavar="FILE", help="At the end, write what failed to FILE, for people and `retry`."
+)
 
 output_options = _together(
     _option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
@@ -222,8 +271,14 @@ def _stack_settings(values: dict[str, Any], max_rate: int | None) -> StackSettin
         role_arn=values.pop("role_arn"),
         tags=values.pop("tags"),
         keep=values.pop("keep"),
+        keep_failed=values.pop("keep_failed"),
         max_rate=max_rate,
     )
+
+
+def life_settings(values: dict[str, Any]) -> LifeSettings:
+    """Take what is to become of the run out of a command's values; those options that it has."""
+    return LifeSettings(detach=values.pop("detach", False), failures=values.pop("failures", None))
 
 
 def output_settings(values: dict[str, Any]) -> OutputSettings:

@@ -7,19 +7,30 @@ from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from s3bulkcopy.engines import Proof
-from s3bulkcopy.errors import BucketUnavailable, Detached, Interrupted, NotPermitted, ObjectsFailed, S3BulkCopyError
+from s3bulkcopy.errors import (
+    BucketUnavailable,
+    CountsDiffer,
+    CountsIncomplete,
+    Detached,
+    Halted,
+    Interrupted,
+    NotPermitted,
+    ObjectsFailed,
+    S3BulkCopyError,
+)
 from s3bulkcopy.tally import Tally
 from s3bulkcopy.worker.keyspace import fan_out
-from s3bulkcopy.worker.model import Attempt, Counts, Done, ListTask, Nothing, Range, WalkTask, decode_task, encode_task
+from s3bulkcopy.worker.model import Attempt, CopyTask, Counts, Dead, Done, Item, ListTask, Range, WalkTask, encode_task
+from s3bulkcopy.worker.packing import Packer
 from s3bulkcopy.worker.planner import first_cuts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from s3bulkcopy.engines import Depths, Engine
-    from s3bulkcopy.journal import Journal
+    from s3bulkcopy.journal import Facts, Journal
     from s3bulkcopy.tally import RangeFailure, Snapshot
-    from s3bulkcopy.worker.model import Event, Failure, Fatal, Job, Listing
+    from s3bulkcopy.worker.model import Event, Failure, Fatal, Job, Listing, Task
     from s3bulkcopy.worker.s3 import Page
 
 #: How many of the first listed objects a probe may try, one of which must be copied.
@@ -30,6 +41,12 @@ FIRST_CUTS = 32
 
 #: How long one poll waits for events, in seconds; the screen is refreshed as often.
 POLL_SECONDS = 1.0
+
+#: Roots that are queued at a time.
+_SUBMITTED_AT_ONCE = 500
+
+#: How often a journal takes down that its run is being watched, in seconds.
+_WATCHED_SECONDS = 600.0
 
 #: Failures, and ranges, that a result names; the journal has them all.
 NAMED_FAILURES = 50
@@ -89,6 +106,20 @@ class Course:
     max_failures: int | None = None
     #: May raise to stop the run; called once a second.
     check: Callable[[], None] = lambda: None
+    #: Seconds without work in the queues and without reports after which nothing is waited for any more; None for never.
+    idle_seconds: float | None = None
+    #: Is told what is known of a run that has ended, before the engine is left.
+    before_leaving: Callable[[Snapshot], None] = lambda _: None
+    #: Gives the time in seconds since the epoch.
+    now: Callable[[], float] = lambda: 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Remnant:
+    """What is to be done again of a run: objects and ranges, the same and in the same order each time they are asked for."""
+
+    items: Callable[[], Iterable[Item]]
+    ranges: Callable[[], Iterable[Range]]
 
 
 def run(job: Job, first_page: Page, course: Course, *, is_cut: bool = True, detached: bool = False) -> Result:
@@ -98,27 +129,44 @@ def run(job: Job, first_page: Page, course: Course, *, is_cut: bool = True, deta
     listed in ranges of keys. Raises what stops the run, after the engine has unmade everything; `detached` raises Detached once
     the work is queued.
     """
-    tally = Tally()
 
-    def begin() -> None:
-        proof = _prove(course.engine, job, first_page, course.watcher)
-        roots = _roots(course.engine.job, first_page, proof.taken, is_cut=is_cut)
-        # What is about to be queued is on disk before it is: should this command die meanwhile, another queues it again.
-        journal = course.journal
-        journal.note(replace(journal.facts, roots=tuple(map(encode_task, roots))))
-        tally.announce(job.run_id, len(roots) + 1)
-        _count(proof.events, tally, journal)
-        course.watcher.step(f"queueing {_some(len(roots), 'range')} that cover the key space")
-        course.engine.submit(roots)
-        journal.note(replace(journal.facts, submitted=True))
-        if detached:
-            raise Detached(f"run {job.run_id} goes on without this command")
+    def prepare() -> tuple[Facts, list[Event]]:
+        first = first_page.items[:PROBE_ITEMS]
+        proof = Proof((Done(f"{job.run_id}.0", Attempt(1, "dry"), 0, Counts()),), 0) if job.dry else _prove(job, first, course)
+        taken = first[: proof.taken]
+        roots = _roots(course.engine.job, first_page, len(taken), is_cut=is_cut)
+        listed = Counts(listed=len(taken), listed_bytes=sum(item.size for item in taken))
+        events = _counted_as_listed(proof.events, listed)
+        return replace(course.journal.facts, roots=tuple(map(encode_task, roots))), events
 
-    return _carry_through(job, tally, course, begin)
+    return _begin(job, course, prepare, detached=detached)
+
+
+def retry(job: Job, remnant: Remnant, course: Course, *, detached: bool = False) -> Result:
+    """Copy what is left of another run; what it gives counts as listed. Otherwise as `run`."""
+
+    def prepare() -> tuple[Facts, list[Event]]:
+        proof = _prove(job, tuple(islice(remnant.items(), PROBE_ITEMS)), course)
+        listed = [0, 0]
+
+        def items() -> Iterator[Item]:
+            for item in remnant.items():
+                listed[0] += 1
+                listed[1] += item.size
+                yield item
+
+        more = course.journal.keep_roots(_roots_of(course.engine.job, items(), proof.taken, remnant.ranges()))
+        events = _counted_as_listed(proof.events, Counts(listed=listed[0], listed_bytes=listed[1]))
+        return replace(course.journal.facts, more_roots=more), events
+
+    return _begin(job, course, prepare, detached=detached)
 
 
 def resume(job: Job, course: Course) -> Result:
-    """Go on with a run whose journal says that its work was about to be queued; otherwise as `run`."""
+    """Go on with a run whose journal says that its work was about to be queued; otherwise as `run`.
+
+    A journal that does not say so knows nothing: all that is heard is counted then, and nothing tells when it is all.
+    """
     tally = course.journal.replay()
     facts = course.journal.facts
     kept = course.journal.kept_tasks(tally)
@@ -127,12 +175,46 @@ def resume(job: Job, course: Course) -> Result:
         if kept:
             course.watcher.step(f"going on with {_some(len(kept), 'task')}")
             course.engine.submit(kept)
-        elif not facts.submitted:
-            course.watcher.step(f"queueing {_some(len(facts.roots), 'range')} again, some of which may be queued already")
-            course.engine.submit([task for task in map(decode_task, facts.roots) if not isinstance(task, Nothing)])
-            course.journal.note(replace(facts, submitted=True))
+        elif facts.has_roots and not facts.submitted:
+            number = len(facts.roots) + facts.more_roots
+            course.watcher.step(f"queueing {_some(number, 'task')} again, some of which may be queued already")
+            _submit(course)
 
     return _carry_through(job, tally, course, begin)
+
+
+def _begin(job: Job, course: Course, prepare: Callable[[], tuple[Facts, list[Event]]], *, detached: bool) -> Result:
+    tally = Tally()
+
+    def begin() -> None:
+        watcher, journal = course.watcher, course.journal
+        # What is about to be queued is on disk before it is: should this command die meanwhile, another queues it again.
+        # And before that what was achieved so far, which nobody would say again.
+        facts, first_events = prepare()
+        journal.append(first_events)
+        journal.note(replace(facts, watched=course.now()))
+        number = len(facts.roots) + facts.more_roots
+        tally.announce(job.run_id, number + 1)
+        tally.add(first_events)
+        what = "task that does" if number == 1 else "tasks that do"
+        watcher.step(
+            f"queueing {number:,} {what} again what failed"
+            if facts.more_roots
+            else f"queueing {_some(number, 'range')} that cover the key space"
+        )
+        _submit(course)
+        if detached:
+            raise Detached(f"run {job.run_id} is queued, and goes on without this command")
+
+    return _carry_through(job, tally, course, begin)
+
+
+def _submit(course: Course) -> None:
+    journal = course.journal
+    roots = journal.roots()
+    while some := list(islice(roots, _SUBMITTED_AT_ONCE)):
+        course.engine.submit(some)
+    journal.note(replace(journal.facts, submitted=True, watched=course.now()))
 
 
 def _carry_through(job: Job, tally: Tally, course: Course, begin: Callable[[], None]) -> Result:
@@ -145,29 +227,70 @@ def _carry_through(job: Job, tally: Tally, course: Course, begin: Callable[[], N
             proven = clock()
             watcher.step("listing" if job.dry else "listing and copying")
             _watch(tally, course)
-            if tally.snapshot().unquiet:
+            if tally.snapshot().unquiet or not tally.complete:
                 watcher.step("waiting until no worker is at work any more")
                 engine.settle()
                 _drain(tally, course)
             worked = clock()
+            course.before_leaving(_final(tally))
             watcher.step("tearing down")
-    except Interrupted as error:
-        error.message = _interrupted(tally.snapshot())
+    except (Interrupted, Halted, Detached) as error:
+        if type(error) is not Detached and course.journal.facts.submitted:
+            error.message += _so_far(tally.snapshot())
         raise
     ended = clock()
+    phases = Phases(deployed - began, proven - deployed, worked - proven, ended - worked)
+    return replace(
+        result_of(job, tally, course.journal, engine.name), phases=phases, seconds=ended - began, resources_left=engine.left
+    )
+
+
+def result_of(job: Job, tally: Tally, journal: Journal, engine: str) -> Result:
+    """Give what a tally and a journal know of a run."""
     return Result(
         run_id=job.run_id,
-        engine=engine.name,
+        engine=engine,
         source=str(job.source),
         destination=str(job.destination),
-        snapshot=tally.snapshot(),
-        failures=tuple(islice(course.journal.failures(tally), NAMED_FAILURES)),
-        failed_ranges=tuple(islice(course.journal.failed_ranges(tally), NAMED_FAILURES)),
-        phases=Phases(deployed - began, proven - deployed, worked - proven, ended - worked),
-        seconds=ended - began,
-        resources_left=engine.left,
+        snapshot=_final(tally),
+        failures=tuple(islice(journal.failures(tally), NAMED_FAILURES)),
+        failed_ranges=tuple(islice(journal.failed_ranges(tally), NAMED_FAILURES)),
+        phases=Phases(),
+        seconds=0.0,
         dry=job.dry,
     )
+
+
+def check_counts(result: Result) -> None:
+    """Raise CountsIncomplete where something is owed, and CountsDiffer where it is not, and the counts do not add up.
+
+    listed = copied + skipped + vanished + failed, whatever became of a run that ended.
+    """
+    counts, snapshot = result.snapshot.counts, result.snapshot
+    if not snapshot.complete:
+        raise CountsIncomplete(
+            f"the counts of run {result.run_id} are incomplete: they are what its reports still told",
+            hint="compare source and destination, or run it again with --no-overwrite: only what is missing is copied then",
+        )
+    if counts.listed != counts.ended and not result.dry:
+        parts = [f"{name} {getattr(counts, name):,}" for name in ("copied", "skipped", "vanished", "failed")]
+        raise CountsDiffer(
+            f"{counts.listed:,} objects were listed, and {counts.ended:,} have an outcome ({' + '.join(parts)})",
+            hint="this is a fault: please report it. Run it again with --no-overwrite: what is missing is copied then",
+        )
+
+
+def _final(tally: Tally) -> Snapshot:
+    """Give what is known in the end; where events are still owed, all that was heard is all there is."""
+    snapshot = tally.snapshot()
+    if snapshot.complete:
+        return snapshot
+    heard, ranges = tally.unclaimed_dead()
+    counts = snapshot.seen + heard
+    counts = counts._replace(listed=max(counts.listed, counts.ended))
+    nothing = Counts()
+    ranges += snapshot.ranges_failed
+    return replace(snapshot, counts=counts, provisional=nothing, under_way=nothing, ranges_failed=ranges)
 
 
 def _count(events: Sequence[Event], tally: Tally, journal: Journal) -> None:
@@ -180,24 +303,16 @@ def _some(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _interrupted(snapshot: Snapshot) -> str:
+def _so_far(snapshot: Snapshot) -> str:
     seen = snapshot.seen
     about = "about" if snapshot.unquiet else "at least"
-    return f"interrupted; of {_some(seen.listed, 'object')} listed so far {about} {seen.copied:,} were copied"
+    return f"; of {_some(seen.listed, 'object')} listed so far {about} {seen.copied:,} were copied"
 
 
-def _prove(engine: Engine, job: Job, first_page: Page, watcher: Watcher) -> Proof:
-    """Prove the workers' rights on the first objects, of which those taken count as listed; a dry run needs no proof."""
-    name = f"{job.run_id}.0"
-    if job.dry:
-        return Proof((Done(name, Attempt(1, "dry"), 0, Counts()),), 0)
-    watcher.step("checking that the workers may list, read, write and report")
-    first = first_page.items[:PROBE_ITEMS]
-    proof = engine.prove(name, first)
-    taken = first[: proof.taken]
-    listed = Counts(listed=len(taken), listed_bytes=sum(item.size for item in taken))
-    events = tuple(e._replace(counts=e.counts + listed) if isinstance(e, Done) else e for e in proof.events)
-    return Proof(events, proof.taken)
+def _prove(job: Job, items: Sequence[Item], course: Course) -> Proof:
+    """Prove the workers' rights on the first objects."""
+    course.watcher.step("checking that the workers may list, read, write and report")
+    return course.engine.prove(f"{job.run_id}.0", items)
 
 
 def _roots(job: Job, first_page: Page, taken: int, *, is_cut: bool) -> list[Listing]:
@@ -212,25 +327,56 @@ def _roots(job: Job, first_page: Page, taken: int, *, is_cut: bool) -> list[List
     return [ListTask(f"{job.run_id}.{n}", job, (piece,)) for n, piece in enumerate(ranges, 1)]
 
 
+def _counted_as_listed(events: Iterable[Event], listed: Counts) -> list[Event]:
+    """Have what nobody lists count as listed by the task that the probe was."""
+    return [event._replace(counts=event.counts + listed) if isinstance(event, Done) else event for event in events]
+
+
+def _roots_of(job: Job, items: Iterator[Item], taken: int, ranges: Iterable[Range]) -> Iterator[str]:
+    """Pack all but the first items, and ranges, into tasks, and give them as messages."""
+    for _ in islice(items, taken):
+        pass
+    for number, root in enumerate(_tasks_of(job, items, ranges), 1):
+        yield encode_task(root._replace(id=f"{job.run_id}.{number}"))
+
+
+def _tasks_of(job: Job, items: Iterator[Item], ranges: Iterable[Range]) -> Iterator[Task]:
+    packer = Packer(job)
+    while some := list(islice(items, job.batch_keys)):
+        yield from (CopyTask("", job, batch) for batch in packer.add(some))
+    yield from (CopyTask("", job, batch) for batch in packer.rest())
+    yield from (ListTask("", job, (piece,)) for piece in ranges)
+
+
 def _watch(tally: Tally, course: Course) -> None:
-    """Poll until the run is complete; raises where it cannot go on, or should not."""
-    engine = course.engine
+    """Poll until the run is complete, or nothing is to be expected any more; raises where it cannot go on, or should not."""
+    engine, busy_at = course.engine, course.clock()
     while not tally.complete:
         course.check()
-        _poll(tally, course)
+        # Dead letters stay where they are and are heard of again and again.
+        heard = any(not isinstance(event, Dead) for event in _poll(tally, course))
         tally.under_way = engine.under_way()
-        snapshot = tally.snapshot()
+        snapshot, depths = tally.snapshot(), engine.depths()
         _stop_if_hopeless(snapshot, tally, course.max_failures)
-        course.watcher.progress(snapshot, engine.depths())
+        course.watcher.progress(snapshot, depths)
+        if course.idle_seconds is not None:
+            work = (depths.list, depths.copy)
+            if heard or any(depth.waiting or depth.in_flight for depth in work):
+                busy_at = course.clock()
+            elif course.clock() - busy_at >= course.idle_seconds:
+                return
 
 
-def _poll(tally: Tally, course: Course) -> bool:
-    """Take what there is to hear; tell whether there was anything."""
+def _poll(tally: Tally, course: Course) -> list[Event]:
+    """Take what there is to hear, and give it."""
+    journal = course.journal
     events = course.engine.poll(POLL_SECONDS)
-    _count(events, tally, course.journal)
+    _count(events, tally, journal)
     course.engine.ack()
-    course.journal.compact_into(tally)
-    return bool(events)
+    journal.compact_into(tally)
+    if (now := course.now()) - journal.facts.watched > _WATCHED_SECONDS:
+        journal.note(replace(journal.facts, watched=now))
+    return events
 
 
 def _drain(tally: Tally, course: Course) -> None:
@@ -262,7 +408,4 @@ def _as_error(fatal: Fatal) -> S3BulkCopyError:
         case "not_permitted":
             return NotPermitted(f"the workers are not permitted to go on: {fatal.cause}")
         case "unsupported":
-            return S3BulkCopyError(
-                f"this store cannot be listed in ranges: {fatal.cause}",
-                hint="--one-lister lists it page after page, with the local engine",
-            )
+            return S3BulkCopyError(f"this store cannot be listed in ranges: {fatal.cause}")

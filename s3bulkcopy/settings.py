@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: Price of a COPY or a LIST request to S3 Standard in US dollars (S3 pricing, us-east-1, 2026).
 REQUEST_DOLLARS = 0.005 / 1000
@@ -61,6 +65,8 @@ class StackSettings:
     tags: tuple[tuple[str, str], ...] = field(default=())
     #: Leave everything in place at the end.
     keep: bool = False
+    #: Leave everything in place where something failed.
+    keep_failed: bool = False
     #: Most COPY requests a second, of all workers together; None for no limit of ours.
     max_rate: int | None = None
 
@@ -72,6 +78,16 @@ class LocalSettings:
     processes: int = 1
     #: Most COPY requests a second, of all processes together; None for no limit of ours.
     max_rate: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LifeSettings:
+    """What becomes of a run when it is queued, and when it ends."""
+
+    #: Return once the work is queued.
+    detach: bool = False
+    #: Where to write what failed.
+    failures: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

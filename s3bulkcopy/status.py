@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from s3bulkcopy.aws.stack import RETENTION_SECONDS
 from s3bulkcopy.view import count_text, duration_text, safe
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ def run_as_json(found: FoundRun) -> dict[str, Any]:
         "created": found.created,
         "version": found.version,
         "state": state_of(found),
+        "reports_until": reports_until(found) if state_of(found) == AWAITING else None,
         "depths": {kind: [depth.waiting, depth.in_flight] for kind, depth in found.depths.items()},
         "dead_letters": found.dead_letters,
         "mappings": found.mappings,
@@ -29,13 +32,45 @@ def run_as_json(found: FoundRun) -> dict[str, Any]:
     }
 
 
+#: A run of which nothing is left to do, and whose reports nobody takes.
+AWAITING = "finished, awaiting attach"
+
+
 def state_of(found: FoundRun) -> str:
-    """Tell in a word how a run is."""
+    """Tell in a word how a run is; whether it has finished only about, as depths lag."""
     if found.halted:
         return "halted"
     if not found.mappings:
         return "remains"
-    return "running" if all(state in ("Enabled", "Creating", "Enabling") for state in found.mappings.values()) else "stopped"
+    if not all(state in ("Enabled", "Creating", "Enabling") for state in found.mappings.values()):
+        return "stopped"
+    return AWAITING if _awaits_attach(found) else "running"
+
+
+def _awaits_attach(found: FoundRun) -> bool:
+    """Tell whether nothing is left to do and reports wait: a command that watches a run takes its reports at once."""
+    work = [found.depths[kind] for kind in ("list", "copy") if kind in found.depths]
+    is_idle = bool(work) and not any(depth.waiting or depth.in_flight for depth in work)
+    return is_idle and "reports" in found.depths and found.depths["reports"].waiting > 0
+
+
+def reports_until(found: FoundRun) -> str | None:
+    """Give until when at least a run's reports wait: SQS keeps a message for 14 days, and none is older than the run."""
+    began = created_at(found)
+    return time_text(began + timedelta(seconds=RETENTION_SECONDS)) if began is not None else None
+
+
+def created_at(found: FoundRun) -> datetime | None:
+    """Tell when a run was begun, as its tags say or else its name; None where neither can be read."""
+    for text in (found.created, f"{found.run_id[:8]}T{found.run_id[9:15]}+00:00"):
+        with suppress(ValueError):
+            return datetime.fromisoformat(text).astimezone(UTC)
+    return None
+
+
+def time_text(time: datetime) -> str:
+    """Write a time to the minute."""
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def runs_as_text(runs: Sequence[FoundRun], region: str, now: datetime, *, flags: str | None = None) -> str:
@@ -46,6 +81,7 @@ def runs_as_text(runs: Sequence[FoundRun], region: str, now: datetime, *, flags:
 
 
 def _lines(found: FoundRun, now: datetime, flags: str | None) -> list[str]:
+    until = f" (probably; its reports wait until {reports_until(found)})" if state_of(found) == AWAITING else ""
     age = f", {_age(found.created, now)} old" if found.created else ""
     queues = "  ".join(
         f"{kind} {count_text(depth.waiting)}+{count_text(depth.in_flight)}"
@@ -55,13 +91,14 @@ def _lines(found: FoundRun, now: datetime, flags: str | None) -> list[str]:
     held = f"dead letters {count_text(found.dead_letters)}  resources {len(found.resources)}"
     what = f"  {safe(found.source)} -> {safe(found.destination)}" if found.source else ""
     lines = [
-        f"{found.run_id}  {state_of(found)}{age}{what}",
+        f"{found.run_id}  {state_of(found)}{until}{age}{what}",
         f"  queues (waiting+in flight): {queues or 'none'}  {held}",
     ]
     if flags is not None:
         lines += [f"  made by s3bulkcopy {found.version} at {found.created}"] if found.created else []
         lines += [f"  mapping {name}: {state}" for name, state in found.mappings.items()]
         lines += [f"  {thing.kind:9} {safe(thing.name)}" for thing in found.resources]
+        lines += [f"  follow it to its end with: s3bulkcopy attach {found.run_id}{flags}"] if until else []
         lines += [f"  remove everything with: s3bulkcopy teardown {found.run_id}{flags}"]
     return lines
 

@@ -172,6 +172,18 @@ class Tally:
         """Tell whether a task is counted as dead."""
         return task_id in self._dead
 
+    def may_count(self, task_id: str, nonce: str) -> bool:
+        """Tell whether this attempt's report, or without a nonce the task's death, counts; or may, while events are owed."""
+        if self.counts_attempt(task_id, nonce) if nonce else self.counts_death(task_id):
+            return True
+        kept = None if self.complete else self._waiting.get(task_id)
+        return kept is not None and (isinstance(kept, _Waiting) and kept.nonce == nonce if nonce else isinstance(kept, _Grave))
+
+    def unclaimed_dead(self) -> tuple[Counts, int]:
+        """Give what died with tasks that nobody announced: objects, as failed, and ranges."""
+        graves = [kept for kept in self._waiting.values() if isinstance(kept, _Grave)]
+        return Counts(failed=sum(grave.items for grave in graves)), sum(grave.ranges for grave in graves)
+
     def last_word(self, task_id: str) -> str:
         """Give the cause that the highest failed attempt at a task told."""
         word = self._words.get(task_id)

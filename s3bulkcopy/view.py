@@ -6,9 +6,10 @@ markup is never interpreted. Nothing here sleeps; time comes from a clock that i
 
 from __future__ import annotations
 
+import errno
 import json
 from collections import deque
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
@@ -122,11 +123,24 @@ def safe(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _put_line(stream: TextIO, line: str) -> None:
-    """Write a line; what the stream's encoding lacks is escaped, so that a key cannot end the command."""
+def put_line(stream: TextIO, line: str) -> None:
+    """Write a line; what the stream's encoding lacks is escaped, so that a key cannot end the command.
+
+    A terminal that is gone is no reason to end, either.
+    """
     encoding = stream.encoding or "utf-8"
-    stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    stream.flush()
+    with _passing_over_lost_terminal():
+        stream.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.flush()
+
+
+@contextmanager
+def _passing_over_lost_terminal() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
 
 
 # ------------------------------------------------------------------------------------------------------------ measuring
@@ -265,6 +279,9 @@ class View(Protocol):
     def note(self, text: str) -> None:
         """Say something worth knowing."""
 
+    def detached(self, run_id: str, attach: str, until: str) -> None:
+        """Say that the run goes on without this command, as was asked for, and how to follow it."""
+
     def summary(self, result: Result, notes: Sequence[str] = ()) -> None:
         """Give the result, and then say what is worth knowing about it."""
 
@@ -303,7 +320,7 @@ class _Lines:
         return self._clock() - self._began
 
     def _say(self, text: str) -> None:
-        _put_line(self._err, safe(text))
+        put_line(self._err, safe(text))
 
     def plan(self, run_id: str, lines: Sequence[str], *, source: str = "", destination: str = "") -> None:
         self._run_id, self._route = run_id, f"{source} -> {destination}" if source else ""
@@ -329,9 +346,13 @@ class _Lines:
         if not self._settings.quiet:
             self._say(text)
 
+    def detached(self, run_id: str, attach: str, until: str) -> None:
+        put_line(self._out, f"{run_id}: queued; it goes on without this command. Follow it with: {attach}")
+        self.note(f"its reports wait until {until}")
+
     def summary(self, result: Result, notes: Sequence[str] = ()) -> None:
         for line in [one_line(result)] if self._settings.quiet else summary_lines(result):
-            _put_line(self._out, line)
+            put_line(self._out, line)
         for note in notes:
             self.note(note)
 
@@ -364,7 +385,7 @@ class JsonView(_Lines):
 
     def _put(self, event: str, **values: object) -> None:
         if not self._settings.quiet:
-            _put_line(self._out, json.dumps({"event": event, **values}))
+            put_line(self._out, json.dumps({"event": event, **values}))
 
     def plan(self, run_id: str, lines: Sequence[str], *, source: str = "", destination: str = "") -> None:  # noqa: ARG002
         """Say what is about to be done; the lines name source and destination."""
@@ -402,12 +423,16 @@ class JsonView(_Lines):
             depths=asdict(depths) if depths is not None else None,
         )
 
+    def detached(self, run_id: str, attach: str, until: str) -> None:
+        """Write that the run goes on; the last line."""
+        put_line(self._out, json.dumps({"event": "detached", "run_id": run_id, "attach": attach, "reports_until": until}))
+
     def summary(self, result: Result, notes: Sequence[str] = ()) -> None:
         """Write where the time went, each failure that a text summary names, and the summary."""
         self._put("phases", **{name: round(value, 3) for name, value in asdict(result.phases).items()})
         for failure in result.failures[:SHOWN_FAILURES]:
             self._put("failure", **failure._asdict())
-        _put_line(self._out, json.dumps(summary_object(result)))
+        put_line(self._out, json.dumps(summary_object(result)))
         for note in notes:
             self.note(note)
 
@@ -443,10 +468,12 @@ class LiveView(_Lines):
 
     def __exit__(self, *_: object) -> None:
         """Stop drawing, and take the display away."""
-        self._live.stop()
+        with _passing_over_lost_terminal():
+            self._live.stop()
 
     def _say(self, text: str) -> None:
-        self._console.print(safe(text), soft_wrap=True)
+        with _passing_over_lost_terminal():
+            self._console.print(safe(text), soft_wrap=True)
 
     def step(self, text: str) -> None:
         """Show what is being done; with -v as a line that stays, too."""
@@ -626,6 +653,8 @@ def one_line(result: Result) -> str:
     )
     if result.snapshot.ranges_failed:
         line += ", the listing is incomplete"
+    if not result.snapshot.complete:
+        line += ", the counts are incomplete"
     if result.resources_left:
         line += f", {_many(len(result.resources_left), 'resource')} left in the account"
     return line
@@ -643,11 +672,13 @@ def summary_lines(result: Result) -> list[str]:
         ("duplicates", snapshot.duplicates, "copied more than once, counted once"),
         ("failed", counts.failed, "not at the destination"),
     )
+    owed = [] if snapshot.complete else ["  counts      incomplete: what the run's reports still told"]
     return [
         f"copied {_copied(counts)} {where} in {seconds_text(result.seconds)}",
         f"  rate        {_rate_text(counts.copied, phases)} while at work",
         f"  time        {_times(phases)}",
         f"  requests    {_requests(counts)}",
+        *owed,
         *(f"  {word:10}  {count_text(number)} ({meaning})" for word, number, meaning in notable if number),
         *_some((_failure_text(failure) for failure in result.failures[:SHOWN_FAILURES]), counts.failed),
         *_ranges(result.failed_ranges, snapshot.ranges_failed),
@@ -708,10 +739,11 @@ def _ranges(failed: Sequence[RangeFailure], number: int) -> list[str]:
     if not number:
         return []
     title = f"  ranges      {count_text(number)} not listed to the end: the listing is incomplete"
-    return [title, *_some((_range_text(one) for one in failed[:SHOWN_FAILURES]), number)]
+    return [title, *_some((range_text(one) for one in failed[:SHOWN_FAILURES]), number)]
 
 
-def _range_text(failed: RangeFailure) -> str:
+def range_text(failed: RangeFailure) -> str:
+    """Write a range that failed, and why."""
     after = f"after {failed.range.after!r}" if failed.range.after else "from the start"
     until = f"until {failed.range.until!r}" if failed.range.until is not None else "to the end"
     return f"{after} {until}: {failed.cause}"
@@ -732,6 +764,6 @@ def _left(resources: Sequence[str]) -> list[str]:
 
 def show_error(error: S3BulkCopyError, stderr: TextIO) -> None:
     """Say what went wrong, and what to do."""
-    _put_line(stderr, f"error: {safe(error.message)}")
+    put_line(stderr, f"error: {safe(error.message)}")
     if error.hint:
-        _put_line(stderr, f"hint: {safe(error.hint)}")
+        put_line(stderr, f"hint: {safe(error.hint)}")

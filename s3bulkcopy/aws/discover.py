@@ -66,6 +66,10 @@ class FoundRun:
     depths: dict[str, QueueDepth]
     #: The states of its mappings, by function name.
     mappings: dict[str, str]
+    #: Who made it: the ARN of the caller, as a tag has it.
+    owner: str = ""
+    #: Whether it overwrites what exists at the destination.
+    overwrite: bool = True
 
     @property
     def dead_letters(self) -> int:
@@ -137,6 +141,8 @@ def _find(session: AwsSession, region: str, stem: str) -> list[FoundRun]:
                 tuple(things),
                 depths(session, region, queue_urls(session, region, Names(run_id))),
                 mappings,
+                tags.get("s3bulkcopy:owner", ""),
+                tags.get("s3bulkcopy:overwrite") != "no",
             )
         )
     return found
@@ -175,8 +181,8 @@ def mapping_state(session: AwsSession, region: str, uuid: str) -> str:
     """Give the state of a mapping (Creating, Enabled, Disabling, Disabled, Deleting …), "Gone" where there is none."""
     try:
         return str(session.client("lambda", region).get_event_source_mapping(UUID=uuid)["State"])
-    except ClientError as error:
-        if is_gone(error):
+    except (ClientError, BotoCoreError) as error:
+        if isinstance(error, ClientError) and is_gone(error):
             return "Gone"
         raise translate(error, f"looking at mapping {uuid}") from error
 
@@ -185,10 +191,21 @@ def queue_url(session: AwsSession, region: str, name: str) -> str | None:
     """Give a queue's URL, or None where there is no such queue."""
     try:
         return str(session.client("sqs", region).get_queue_url(QueueName=name)["QueueUrl"])
-    except ClientError as error:
-        if is_gone(error):
+    except (ClientError, BotoCoreError) as error:
+        if isinstance(error, ClientError) and is_gone(error):
             return None
         raise translate(error, f"looking for queue {name}") from error
+
+
+def message_bytes(session: AwsSession, region: str, url: str) -> int | None:
+    """Ask a queue for its largest message, in bytes; None where it is gone."""
+    try:
+        answer = session.client("sqs", region).get_queue_attributes(QueueUrl=url, AttributeNames=["MaximumMessageSize"])
+    except (ClientError, BotoCoreError) as error:
+        if isinstance(error, ClientError) and is_gone(error):
+            return None
+        raise translate(error, f"looking at {url}") from error
+    return int(answer["Attributes"]["MaximumMessageSize"])
 
 
 def queue_urls(session: AwsSession, region: str, names: Names) -> dict[str, str]:

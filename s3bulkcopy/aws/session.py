@@ -6,7 +6,9 @@ import logging
 import os
 import re
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -15,12 +17,14 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    CredentialRetrievalError,
     HTTPClientError,
     NoCredentialsError,
     NoRegionError,
     ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
+    RefreshWithMFAUnsupportedError,
     SSLError,
     SSOError,
     TokenRetrievalError,
@@ -34,6 +38,8 @@ from s3bulkcopy.errors import BucketUnavailable, NotPermitted, S3BulkCopyError, 
 from s3bulkcopy.worker.sigv4 import Credentials
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from s3bulkcopy.settings import AwsSettings
 
 _logger = logging.getLogger("s3bulkcopy.aws")
@@ -52,6 +58,8 @@ _UNKNOWN_KEY = frozenset(
         "AuthFailure",
     }
 )
+
+_BUSY = frozenset({"ThrottlingException", "Throttling", "RequestThrottled", "TooManyRequestsException", "ServiceUnavailable"})
 
 #: Operations whose IAM action has another name.
 _ACTIONS = {
@@ -85,6 +93,18 @@ class AwsSession:
 
     def __init__(self, settings: AwsSettings) -> None:
         """Open a session as the command line asks; raises UsageError for an unknown profile."""
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._is_hasty = False
+        self._begin()
+
+    def renew(self) -> None:
+        """Begin anew, with the credentials that there are now: files may hold others than a while ago."""
+        with self._lock:
+            self._begin()
+
+    def _begin(self) -> None:
+        settings = self._settings
         try:
             self._session = boto3.Session(region_name=settings.region, profile_name=settings.profile)
         except ProfileNotFound as error:
@@ -105,8 +125,7 @@ class AwsSession:
         parsers = self._session._session.get_component("response_parser_factory")  # noqa: SLF001 - boto3 has no name for it
         parsers.set_parser_defaults(timestamp_parser=str)
         self._endpoint_url = settings.endpoint_url
-        self._lock = threading.Lock()
-        self._clients: dict[tuple[str, str | None], Any] = {}
+        self._clients: dict[tuple[str, str | None, bool], Any] = {}
 
     @property
     def region(self) -> str | None:
@@ -158,19 +177,29 @@ class AwsSession:
     def client(self, service: str, region: str | None = None) -> Any:  # noqa: ANN401 - boto3 makes its clients at run time
         """Give the client of a service in a region."""
         with self._lock:
-            if (service, region) not in self._clients:
-                self._clients[service, region] = self._open(service, region)
-            return self._clients[service, region]
+            key = service, region, self._is_hasty
+            if key not in self._clients:
+                self._clients[key] = self._open(*key)
+            return self._clients[key]
 
-    def _open(self, service: str, region: str | None) -> Any:  # noqa: ANN401
+    @contextmanager
+    def hasty(self) -> Iterator[None]:
+        """Have clients tell soon that nobody answers, as long as this is entered: for whoever asks again, and says so."""
+        before, self._is_hasty = self._is_hasty, True
+        try:
+            yield
+        finally:
+            self._is_hasty = before
+
+    def _open(self, service: str, region: str | None, is_hasty: bool) -> Any:  # noqa: ANN401, FBT001
         path_style = service == "s3" and self.has_other_store
         # The first calls of all: an endpoint where nobody answers is to be told soon.
         is_first = service == "sts" or (service == "s3" and not region)
         config = Config(
-            retries={"mode": "standard", "max_attempts": 3 if is_first else 8},
+            retries={"mode": "standard", "max_attempts": 2 if is_hasty else 3 if is_first else 8},
             user_agent_extra=f"s3bulkcopy/{__version__}",
-            connect_timeout=10,
-            read_timeout=130,
+            connect_timeout=5 if is_hasty else 10,
+            read_timeout=30 if is_hasty else 130,
             max_pool_connections=32,
             # Left to itself botocore presigns for the global endpoint, which redirects while a bucket is young.
             s3={"addressing_style": "path" if path_style else "virtual"},
@@ -210,6 +239,29 @@ def _log_call(http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) 
     _logger.info("%s:%s %s %s", service, model.name, http_response.status_code, request_id)
 
 
+class Lack(Enum):
+    """What keeps AWS from hearing us, and may pass."""
+
+    NETWORK = auto()
+    CREDENTIALS = auto()
+
+
+def lack(error: BaseException) -> Lack | None:
+    """Tell whether an error says that we are not heard, for now; None where it says something else."""
+    if isinstance(error, S3BulkCopyError):
+        return lack(error.__cause__) if error.__cause__ is not None else None
+    if isinstance(error, ClientError):
+        code, status = error_code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        if code in _EXPIRED | _UNKNOWN_KEY:
+            return Lack.CREDENTIALS
+        return Lack.NETWORK if status >= 500 or code in _BUSY else None  # noqa: PLR2004 - a fault of the server
+    if isinstance(
+        error, (NoCredentialsError, CredentialRetrievalError, SSOError, TokenRetrievalError, RefreshWithMFAUnsupportedError)
+    ):
+        return Lack.CREDENTIALS
+    return Lack.NETWORK if isinstance(error, (NoConnectionError, HTTPClientError)) else None
+
+
 def translate(error: Exception, doing: str) -> S3BulkCopyError:  # noqa: PLR0911 - a table, read from top to bottom
     """Put what AWS or the way to it said into our words; `doing` names the request: "listing s3://bucket"."""
     if isinstance(error, S3BulkCopyError):
@@ -221,7 +273,7 @@ def translate(error: Exception, doing: str) -> S3BulkCopyError:  # noqa: PLR0911
             f"no AWS credentials found: {error}",
             hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, give --profile, or run `aws configure`",
         )
-    if isinstance(error, (SSOError, TokenRetrievalError)):
+    if isinstance(error, (SSOError, TokenRetrievalError, CredentialRetrievalError, RefreshWithMFAUnsupportedError)):
         return NotPermitted(f"{doing}: {error}", hint="log in again: `aws sso login`")
     if isinstance(error, NoRegionError):
         return UsageError(f"{doing}: no region", hint="give --region, or set AWS_REGION")
@@ -272,7 +324,8 @@ def action_of(error: ClientError) -> str:
 _SERVICES = {
     "sqs": frozenset(
         {"CreateQueue", "DeleteQueue", "GetQueueAttributes", "GetQueueUrl", "ListQueues", "ListQueueTags", "PurgeQueue",
-         "ReceiveMessage", "SendMessage", "SendMessageBatch", "DeleteMessageBatch", "TagQueue", "SetQueueAttributes"}
+         "ReceiveMessage", "DeleteMessage", "SendMessage", "SendMessageBatch", "DeleteMessageBatch", "TagQueue",
+         "SetQueueAttributes"}
     ),
     "iam": frozenset(
         {"CreateRole", "DeleteRole", "PutRolePolicy", "DeleteRolePolicy", "ListRoles", "ListRoleTags", "GetRole"}

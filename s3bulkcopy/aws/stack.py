@@ -136,8 +136,8 @@ def decode_tag(text: str) -> str:
     return raw.decode("utf-8", "replace")
 
 
-def tags_for(job: Job, settings: StackSettings, version: str, created: str) -> dict[str, str]:
-    """Give the tags of everything that a run makes; `created` is a time in ISO 8601."""
+def tags_for(job: Job, settings: StackSettings, version: str, created: str, owner: str) -> dict[str, str]:
+    """Give the tags of everything that a run makes; `created` is a time in ISO 8601, `owner` the caller's ARN."""
     return {
         **dict(settings.tags),
         "s3bulkcopy:run": job.run_id,
@@ -146,6 +146,8 @@ def tags_for(job: Job, settings: StackSettings, version: str, created: str) -> d
         "s3bulkcopy:region": job.destination.region,
         "s3bulkcopy:version": encode_tag(version),
         "s3bulkcopy:created": created,
+        "s3bulkcopy:owner": encode_tag(owner),
+        "s3bulkcopy:overwrite": "yes" if job.overwrite else "no",
     }
 
 
@@ -249,7 +251,7 @@ def plan(job: Job, identity: Identity, region: str, settings: StackSettings, ver
             Function(function, handler, role_arn, settings.memory_mib, settings.timeout_seconds, needs, share),
             EventMapping(f"{function}-mapping", queues[kind], function, batch, concurrency, (queues[kind], function)),
         ]
-    tags = tuple(sorted(tags_for(job, settings, version, created).items()))
+    tags = tuple(sorted(tags_for(job, settings, version, created, identity.arn).items()))
     return Stack(names, identity.account, identity.partition, region, tags, tuple(resources))
 
 

@@ -38,6 +38,13 @@ _QUIET_LOOKS = 2
 #: function that is removed under them may bring its log group back.
 _LAST_INVOCATIONS_SECONDS = 5.0
 
+#: How often a queue may be purged (SQS API reference), and a little more, in seconds.
+_PURGE_SECONDS = 61.0
+
+#: Looks at queues that should be empty before that is given up, and the pause between two, in seconds.
+_EMPTYING_LOOKS = 8
+_DEPTHS_PAUSE_SECONDS = 2.0
+
 _PAUSE_SECONDS = 0.5
 _SAY_SECONDS = 10.0
 
@@ -91,8 +98,44 @@ def halt(session: AwsSession, region: str, run_id: str, *, say: Callable[[str], 
     _wait_for_workers(session, region, names, say, sleep, most_seconds=limit, looks=_QUIET_LOOKS)
     for thing in queues:
         if thing.name in (names.queues["list"], names.queues["copy"]):
-            with suppress(ClientError):  # purged within the last minute, or gone
-                session.client("sqs", region).purge_queue(QueueUrl=thing.id)
+            _purge(session, region, thing.id)
+
+
+def empty(session: AwsSession, region: str, run_id: str, *, say: Callable[[str], None], sleep: Callable[[float], None]) -> int:
+    """Purge a halted run's queues until they are seen to be empty; gives how many messages still are in them.
+
+    Workers that were at work may have refilled a purged queue, and a queue can be purged once a minute: that is waited for.
+    """
+    work = {kind: url for kind, url in discover.queue_urls(session, region, Names(run_id)).items() if kind in ("list", "copy")}
+    calm = waiting = 0
+    for _ in range(_EMPTYING_LOOKS):
+        filled = {kind: depth.waiting for kind, depth in discover.depths(session, region, work).items() if depth.waiting}
+        waiting = sum(filled.values())
+        calm = 0 if waiting else calm + 1
+        if calm == _QUIET_LOOKS:
+            return 0
+        purged = [_purge(session, region, work[kind]) for kind in filled]
+        if all(purged):
+            sleep(_DEPTHS_PAUSE_SECONDS)
+        else:
+            say(
+                f"{waiting:,} messages are left or have come since the queues were purged; they may be purged again in a minute"
+            )
+            sleep(_PURGE_SECONDS)
+    return waiting
+
+
+def _purge(session: AwsSession, region: str, url: str) -> bool:
+    """Purge a queue; tells whether it was, or is gone: within a minute of the last time it cannot be."""
+    try:
+        session.client("sqs", region).purge_queue(QueueUrl=url)
+    except (ClientError, BotoCoreError) as error:
+        if isinstance(error, ClientError) and discover.is_gone(error):
+            return True
+        if isinstance(error, ClientError) and error_code(error) == "PurgeQueueInProgress":
+            return False
+        raise translate(error, f"purging {url}") from error
+    return True
 
 
 def teardown(
@@ -166,10 +209,10 @@ def _disable_one(thing: FoundResource, session: AwsSession, region: str, sleep: 
     for _ in range(_BUSY_TRIES):
         try:
             session.client("lambda", region).update_event_source_mapping(UUID=thing.id, Enabled=False)
-        except ClientError as error:
-            if discover.is_gone(error):
+        except (ClientError, BotoCoreError) as error:
+            if isinstance(error, ClientError) and discover.is_gone(error):
                 return
-            if error_code(error) not in _BUSY:
+            if not isinstance(error, ClientError) or error_code(error) not in _BUSY:
                 raise translate(error, f"disabling the mapping of {thing.name}") from error
             sleep(_PAUSE_SECONDS)
         else:

@@ -5,15 +5,28 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from s3bulkcopy.aws import bundle, deploy, discover, teardown
-from s3bulkcopy.aws.session import translate
+from s3bulkcopy.aws.deploy import Deployed
+from s3bulkcopy.aws.session import Lack, lack, translate
 from s3bulkcopy.aws.stack import COPY_BATCH_MESSAGES, LIST_BATCH_MESSAGES, Names, plan
 from s3bulkcopy.engines import Depth, Depths, Proof
-from s3bulkcopy.errors import DeployFailed, NameTaken, NotPermitted, S3BulkCopyError
+from s3bulkcopy.errors import (
+    CountsIncomplete,
+    DeployFailed,
+    Detached,
+    Halted,
+    Interrupted,
+    NameTaken,
+    NotPermitted,
+    ObjectsFailed,
+    OutOfReach,
+    S3BulkCopyError,
+    SignedOut,
+)
 from s3bulkcopy.worker.model import (
     CopyTask,
     Counts,
@@ -33,7 +46,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
-    from s3bulkcopy.aws.deploy import Deployed
     from s3bulkcopy.aws.preflight import Preflight
     from s3bulkcopy.aws.session import AwsSession
     from s3bulkcopy.settings import StackSettings
@@ -48,14 +60,33 @@ _POLL_MESSAGES = 1000
 #: How long a fresh role's permissions may be on their way, in seconds.
 PROVE_SECONDS = 120.0
 
-#: How long an event or a dead letter is ours before it is delivered again, in seconds.
-_EVENT_VISIBILITY_SECONDS = 120
+#: How long events are ours before they are delivered again, in seconds: until they are deleted. Whoever goes on after a
+#: command that died amid that waits as long.
+_EVENT_VISIBILITY_SECONDS = 30
+
+#: How long a dead letter is ours, in seconds. It stays, and is heard of as often.
+_LETTER_VISIBILITY_SECONDS = 120
 
 #: How often the depths and the dead letters are looked at, in seconds.
 _DEPTHS_SECONDS = 2.0
 _DEAD_SECONDS = 10.0
 
 _PROBE_PAUSE_SECONDS = 2.0
+
+#: How often it is looked whether someone has halted the run, in seconds: a request each time.
+_HALTED_SECONDS = 5.0
+
+#: How long AWS may be out of reach, or the credentials of no use, before a run that goes on without us is left alone.
+LOST_SECONDS = 900.0
+
+#: Pauses before AWS is asked again, in seconds: the first, and the longest; and how often that is said.
+_LOST_PAUSES = (1.0, 15.0)
+_LOST_SAY_SECONDS = 60.0
+
+
+_HALTED_HINT = "what was copied stays; another run with --no-overwrite copies the rest"
+
+T = TypeVar("T")
 
 
 class LambdaEngine:
@@ -76,12 +107,17 @@ class LambdaEngine:
         sleep: Callable[[float], None],
         rest: Callable[[float], None],
         clock: Callable[[], float],
+        adopts: bool = False,
     ) -> None:
-        """Run the job that the checks allowed.
+        """Run the job that the checks allowed; one that `adopts` finds everything made, and goes on with it.
 
         `say` is told of every step and `detail` of every resource. `sleep` waits while there is work and may raise to
         stop it; `rest` waits while things are unmade and does not.
         """
+        self._adopts = adopts
+        self._keeps = settings.keep
+        self._said_queued = False
+        self._halted_seen_at = float("-inf")
         self._session = session
         self._found = found
         self._settings = settings
@@ -100,8 +136,11 @@ class LambdaEngine:
     # -------------------------------------------------------------------------------------------- making and unmaking
 
     def __enter__(self) -> Self:
-        """Make the queues, the role, the functions and the mappings."""
+        """Make the queues, the role, the functions and the mappings, or find them."""
         job, region = self._found.job, self._found.region
+        if self._adopts:
+            self._deployed = self._adopt()
+            return self
         stack = plan(job, self._found.identity, region, self._settings, self._version, self._created)
         self._say(f"making {len(stack.resources)} resources in {region}")
         try:
@@ -114,13 +153,49 @@ class LambdaEngine:
             raise
         return self
 
+    def _adopt(self) -> Deployed:
+        """Find what an earlier command made; raises CountsIncomplete where some of it is gone, after the rest is gone, too."""
+        try:
+            return self._patiently(self._find_made, f"looking for run {self._names.run_id}")
+        except (CountsIncomplete, Interrupted) as error:
+            self.__exit__(type(error), error, None)
+            raise
+        except Detached:
+            raise
+        except NotPermitted as error:
+            raise self._lost(Lack.CREDENTIALS, error) from error
+        except (S3BulkCopyError, ClientError, BotoCoreError) as error:
+            raise self._lost(Lack.NETWORK, translate(error, "looking for the run")) from error
+
+    def _find_made(self) -> Deployed:
+        region, names = self._found.region, self._names
+        urls = discover.queue_urls(self._session, region, names)
+        size = discover.message_bytes(self._session, region, urls.get("copy", "")) if len(urls) == len(names.queues) else None
+        if size is None:
+            raise CountsIncomplete(
+                f"run {names.run_id} is gone from {region}: it was torn down, and what it had not yet reported is not known",
+                hint=f"what it left, if anything, goes with `s3bulkcopy teardown {names.run_id}`; what is missing at the "
+                "destination is copied by another run with --no-overwrite",
+            )
+        return Deployed(urls, size)
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None:
-        """Unmake everything; after an error the workers are stopped first."""
+        """Unmake everything, unless the run goes on without us; after an error the workers are stopped first."""
+        if isinstance(error, Detached):
+            return
         if error is not None:
             with suppress(S3BulkCopyError):  # teardown says what is left
                 self._halt()
-        if not self._settings.keep:
+        if self._settings.keep_failed and isinstance(error, ObjectsFailed):
+            self._keeps = True
+        if not self._keeps:
             self._unmake(frozenset())
+
+    def keep(self) -> None:
+        """Leave everything in place on leaving, with nobody at work: for a run that ended, and is to be looked into."""
+        self._keeps = True
+        with suppress(S3BulkCopyError):  # mappings of empty queues do no harm
+            teardown.quiet(self._session, self._found.region, self._names.run_id, say=self._say, sleep=self._rest)
 
     def _halt(self) -> None:
         teardown.halt(self._session, self._found.region, self._names.run_id, say=self._say, sleep=self._rest)
@@ -195,16 +270,15 @@ class LambdaEngine:
             bodies = [encode_task(task) for task in tasks if isinstance(task, kind)]
             for batch in _in_batches(bodies, self._made.message_bytes):
                 self._send(urls[role], batch)
-        self._say("queued; a mapping takes up to a minute to become active")
+        if not self._said_queued:
+            self._say("queued; a mapping takes up to a minute to become active")
+        self._said_queued = True
 
     def _send(self, url: str, bodies: list[str]) -> None:
         left = {str(n): body for n, body in enumerate(bodies)}
         for pause in (0.2, 1.0, 3.0, 10.0, 0.0):
             entries = [{"Id": name, "MessageBody": body} for name, body in left.items()]
-            try:
-                answer = self._client("sqs").send_message_batch(QueueUrl=url, Entries=entries)
-            except (ClientError, BotoCoreError) as error:
-                raise translate(error, f"sending to {url}") from error
+            answer = self._ask_sqs("send_message_batch", f"sending to {url}", QueueUrl=url, Entries=entries)
             for entry in answer.get("Successful", ()):
                 left.pop(entry["Id"], None)
             if not left:
@@ -214,7 +288,8 @@ class LambdaEngine:
         raise S3BulkCopyError(f"queue {url} does not take messages: {refused[0].get('Message') if refused else ''}")
 
     def poll(self, seconds: float) -> list[Event]:
-        """Give the events that workers sent, and the tasks that died."""
+        """Give the events that workers sent, and the tasks that died; raises Halted where someone has halted the run."""
+        self._look_whether_halted()
         events: list[Event] = []
         wait = int(seconds)
         while len(events) < _POLL_MESSAGES:
@@ -231,16 +306,82 @@ class LambdaEngine:
         return events + self._dead_letters()
 
     def _receive(self, role: str, wait_seconds: int) -> list[dict[str, Any]]:
-        try:
-            answer = self._client("sqs").receive_message(
-                QueueUrl=self._made.queue_urls[role],
-                MaxNumberOfMessages=BATCH_MESSAGES,
-                WaitTimeSeconds=wait_seconds,
-                VisibilityTimeout=_EVENT_VISIBILITY_SECONDS,
-            )
-        except (ClientError, BotoCoreError) as error:
-            raise translate(error, f"receiving from the {role} queue") from error
+        answer = self._ask_sqs(
+            "receive_message",
+            f"receiving from the {role} queue",
+            QueueUrl=self._made.queue_urls[role],
+            MaxNumberOfMessages=BATCH_MESSAGES,
+            WaitTimeSeconds=wait_seconds,
+            VisibilityTimeout=_EVENT_VISIBILITY_SECONDS if role == "reports" else _LETTER_VISIBILITY_SECONDS,
+        )
         return list(answer.get("Messages", ()))
+
+    def _look_whether_halted(self) -> None:
+        if self._clock() - self._halted_seen_at < _HALTED_SECONDS:
+            return
+        self._halted_seen_at = self._clock()
+        queue = discover.FoundResource("queue", "reports", self._made.queue_urls["reports"])
+        with self._session.hasty():
+            when = (discover.tags_of(self._session, self._found.region, queue) or {}).get("s3bulkcopy:halted")
+        if when is not None:
+            raise Halted(f"run {self._names.run_id} was halted at {when}", hint=_HALTED_HINT)
+
+    # ------------------------------------------------------------------------------------------------------ patience
+
+    def _ask_sqs(self, operation: str, doing: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401 - boto3's
+        """Ask SQS, as often as it takes; raises Halted where the queue is gone, since we did not remove it."""
+
+        def ask() -> dict[str, Any]:
+            answer: dict[str, Any] = getattr(self._client("sqs"), operation)(**arguments)
+            return answer
+
+        try:
+            return self._patiently(ask, doing)
+        except ClientError as error:
+            if discover.is_gone(error):
+                gone = f"the queues of run {self._names.run_id} are gone: someone has torn it down"
+                raise Halted(gone, hint=_HALTED_HINT) from error
+            raise translate(error, doing) from error
+        except BotoCoreError as error:
+            raise translate(error, doing) from error
+
+    def _patiently(self, call: Callable[[], T], doing: str) -> T:
+        """Call until there is an answer: while we cannot be heard, the run goes on in the cloud.
+
+        A machine may have slept, a network be gone, credentials have expired; raises OutOfReach or SignedOut after a
+        quarter of an hour of that, and what the call raises where something else is the matter.
+        """
+        since = said_at = None
+        pause, longest = _LOST_PAUSES
+        while True:
+            try:
+                with self._session.hasty():
+                    answer = call()
+            except (ClientError, BotoCoreError, S3BulkCopyError) as error:
+                what = lack(error)
+                if what is None:
+                    raise
+                known, now = translate(error, doing), self._clock()
+                since = now if since is None else since
+                if now - since >= LOST_SECONDS:
+                    raise self._lost(what, known) from error
+                if said_at is None or now - said_at >= _LOST_SAY_SECONDS:
+                    said_at = now
+                    left = f"for {(since + LOST_SECONDS - now) / 60:.0f} more minutes"
+                    self._say(f"asking again {left}, the run goes on meanwhile: {known.message}")
+                if what is Lack.CREDENTIALS:
+                    with suppress(S3BulkCopyError):  # it is asked again
+                        self._session.renew()
+                self._sleep(pause)
+                pause = min(longest, pause * 2)
+            else:
+                if since is not None:
+                    self._say("connected again")
+                return answer
+
+    def _lost(self, what: Lack, known: S3BulkCopyError) -> Detached:
+        kind = SignedOut if what is Lack.CREDENTIALS else OutOfReach
+        return kind(f"run {self._names.run_id} goes on without this command: {known.message}", hint=known.hint)
 
     def _dead_letters(self) -> list[Event]:
         """Look for tasks that died. Dead letters stay where they are: they are what a retry begins with."""
@@ -279,7 +420,7 @@ class LambdaEngine:
         now = self._clock()
         if now - self._depths_read_at >= _DEPTHS_SECONDS:
             self._depths_read_at = now
-            with suppress(S3BulkCopyError):
+            with suppress(S3BulkCopyError), self._session.hasty():
                 self._last_depths = self._read_depths()
         return self._last_depths
 
@@ -298,7 +439,11 @@ class LambdaEngine:
 
     def settle(self) -> None:
         """Disable the mappings and wait until nothing is in flight, for one function timeout at most."""
-        teardown.quiet(self._session, self._found.region, self._names.run_id, say=self._say, sleep=self._sleep)
+
+        def settle() -> None:
+            teardown.quiet(self._session, self._found.region, self._names.run_id, say=self._say, sleep=self._sleep)
+
+        self._patiently(settle, "waiting for the workers")
         self._dead_seen_at = float("-inf")  # who died meanwhile is to be seen by the next poll
 
 

@@ -600,7 +600,7 @@ class LocalEngine:
         if found == self._said:
             raise NotPermitted(
                 "the credentials have expired",
-                hint="refresh them, for example with `aws sso login`, and run the command again with --no-overwrite",
+                hint="refresh them, for example with `aws sso login`",
             )
         self._spread(found)
 

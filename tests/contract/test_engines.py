@@ -155,6 +155,17 @@ def test_proving_copies_a_first_object_and_says_so(made: tuple[Engine, Store, st
     assert list(store.items(destination)) == [first[0].key]
 
 
+def test_proving_without_objects_copies_nothing_and_says_so(made: tuple[Engine, Store, str, str]) -> None:
+    engine, store, _, destination = made
+
+    proof = engine.prove("run.0", [])
+
+    (event,) = proof.events
+    assert isinstance(event, Done)
+    assert (event.counts.copied, event.counts.failed, proof.taken) == (0, 0, 0)
+    assert not store.items(destination)
+
+
 def test_an_object_that_cannot_be_copied_is_a_failure_of_its_task(made: tuple[Engine, Store, str, str]) -> None:
     engine, store, source, _ = made
     item = next(iter(store.items(source).values()))

@@ -60,6 +60,26 @@ def run(url: str, *arguments: str, **changes: str) -> Ended:
     return Ended.of(start(url, *arguments, **changes))
 
 
+def run_id_of(ended: Ended) -> str:
+    """Give the id of a run that did not come to its end."""
+    return re.findall(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}", ended.out)[0]
+
+
+def attach(ended: Ended) -> Ended:
+    """Go on with such a run."""
+    command = [sys.executable, "-m", "s3bulkcopy", "attach", run_id_of(ended), "--output", "json"]
+    return Ended.of(
+        subprocess.Popen(
+            command,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    )
+
+
 def counts(ended: Ended, *names: str) -> dict[str, Any]:
     """Give some counts of the summary."""
     return {name: ended.summary[name] for name in names}
@@ -406,15 +426,31 @@ def test_a_signal_lets_requests_land_and_says_how_to_go_on(number: signal.Signal
         assert ended.code == 130, ended.err
         assert "stopping: requests on their way land first" in ended.err
         assert re.search(r"interrupted; of 5,000 objects listed so far (at least|about) [\d,]+ were copied", ended.err)
-        assert "to go on, run it again with --no-overwrite" in ended.err
         assert not any(map(is_alive, workers))
         assert (landed, server.stats()["requests"]["copy"]) == (asked, asked)
 
-        again = run(server.url, "s3://source", "s3://target", "--no-overwrite")
+        again = attach(ended)
 
         assert again.code == 0, again.err
-        names = ("listed", "copied", "skipped", "failed")
-        assert counts(again, *names) == dict(zip(names, (SOME_OBJECTS, SOME_OBJECTS - landed, landed, 0), strict=True))
+        assert counts(again, "listed", "copied", *CLEAN) == copied_all(SOME_OBJECTS)
+        assert keys_at(server, "target") == sorted(shaped_keys("hex", SOME_OBJECTS))
+
+
+def test_a_command_that_is_killed_is_gone_on_with_and_every_count_is_exact() -> None:
+    with store(SOME_OBJECTS, *SLOW) as server:
+        process = start(server.url, "s3://source", "s3://target", "--processes", "2")
+        until_copying(server)
+        workers = workers_of(process)
+        process.kill()
+        ended = Ended.of(process)
+        until_gone(workers, 10)
+
+        again = attach(ended)
+
+        assert again.code == 0, again.err
+        assert counts(again, "listed", "copied", *CLEAN) == copied_all(SOME_OBJECTS)
+        assert keys_at(server, "target") == sorted(shaped_keys("hex", SOME_OBJECTS))
+        assert attach(ended).code == 0  # it has ended, and how
 
 
 def test_a_second_signal_leaves_at_once() -> None:
@@ -439,10 +475,11 @@ def test_expired_credentials_stop_the_run_with_one_error() -> None:
     with store(4000, "--expire-after", "1500") as server:
         ended = run(server.url, "s3://source", "s3://target", "--processes", "2")
 
+    command = f"s3bulkcopy attach {run_id_of(ended)} --region us-east-1 --endpoint-url {server.url}"
     assert ended.code == 5
     assert ended.err.splitlines() == [
         "error: the credentials have expired",
-        "hint: refresh them, for example with `aws sso login`, and run the command again with --no-overwrite",
+        f"hint: refresh them, for example with `aws sso login`; then go on with: {command}",
     ]
 
 

@@ -39,6 +39,12 @@ def filled(cloud: Cloud, buckets: tuple[str, str]) -> tuple[str, str]:
         (["status", "nonsense"], 2, ["nonsense", "not a run id"]),
         (["teardown", "--all", "20260101-000000-000000"], 2, ["not both"]),
         (["status", "20260101-000000-000000"], 2, ["no run 20260101-000000-000000"]),
+        (["attach", "20260101-000000-000000"], 2, ["no journal of that run on this machine", "no run 20260101-000000-000000"]),
+        (["halt", "20260101-000000-000000"], 2, ["no run 20260101-000000-000000"]),
+        (["failures", "20260101-000000-000000"], 1, ["no journal of that run on this machine"]),
+        (["retry"], 2, ["--failures FILE"]),
+        (["teardown", "--older-than", "2w", "--all"], 2, ["2w", "12h"]),
+        (["run", "a-bucket", "b-bucket", "--engine", "local", "--detach"], 2, ["--detach", "lambda engine"]),
     ],
 )
 def test_bad_usage_is_named(cloud: Cloud, arguments: list[str], code: int, words: list[str]) -> None:
@@ -196,5 +202,5 @@ def test_a_teardown_that_is_not_permitted_says_what_is_left(cloud: Cloud, filled
     assert "sqs:DeleteQueue" in ended.out
     assert "aws sqs delete-queue" in ended.out
     assert cloud.leftovers()
-    assert cloud.run("teardown", "--all").code == 0
+    assert cloud.run("teardown", "--all", "--everyone").code == 0
     assert cloud.leftovers() == []

@@ -24,11 +24,13 @@ from s3bulkcopy.aws.session import (
     _SERVICES,
     AwsSession,
     Identity,
+    Lack,
     action_of,
     bucket_region,
     bucket_url,
     free_concurrency,
     identity,
+    lack,
     translate,
 )
 from s3bulkcopy.errors import BucketUnavailable, NotPermitted, S3BulkCopyError, UsageError
@@ -332,3 +334,57 @@ def test_credentials_that_were_looked_for_anew_stay_in_use(monkeypatch: pytest.M
     renewed = session.renewed_credentials().access_key
 
     assert (before, renewed, session.credentials().access_key) == ("old", "new", "new")
+
+
+# -------------------------------------------------------------------------------------------------------- while we watch
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (EndpointConnectionError(endpoint_url="https://sqs"), Lack.NETWORK),
+        (ConnectTimeoutError(endpoint_url="https://sqs"), Lack.NETWORK),
+        (refusal("ServiceUnavailable"), Lack.NETWORK),
+        (refusal("RequestThrottled"), Lack.NETWORK),
+        (refusal("ExpiredToken"), Lack.CREDENTIALS),
+        (refusal("com.amazon#ExpiredTokenException"), Lack.CREDENTIALS),
+        (refusal("UnrecognizedClientException"), Lack.CREDENTIALS),
+        (UnauthorizedSSOTokenError(), Lack.CREDENTIALS),
+        (NoCredentialsError(), Lack.CREDENTIALS),
+        (refusal("AccessDenied"), None),
+        (refusal("AWS.SimpleQueueService.NonExistentQueue"), None),
+        (UsageError("no"), None),
+        (ValueError("no"), None),
+    ],
+)
+def test_what_may_pass_is_told_from_what_will_not(error: Exception, what: Lack | None) -> None:
+    assert lack(error) is what
+    told = S3BulkCopyError("in our words")
+    told.__cause__ = error
+    assert lack(told) is what
+
+
+def test_credentials_are_looked_for_again_where_a_session_is_renewed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    file.write_text("[default]\naws_access_key_id = old\naws_secret_access_key = x\n")
+    session = AwsSession(AwsSettings(region=REGION))
+    before = session.client("sqs", REGION)
+    file.write_text("[default]\naws_access_key_id = new\naws_secret_access_key = x\n")
+
+    session.renew()
+
+    assert session.credentials().access_key == "new"
+    assert session.client("sqs", REGION) is not before
+
+
+def test_who_asks_again_is_told_soon_that_nobody_answers(aws: Aws) -> None:  # noqa: ARG001 - its environment
+    session = AwsSession(AwsSettings(region=REGION))
+    patient = session.client("sqs", REGION)
+    with session.hasty():
+        hasty = session.client("sqs", REGION)
+
+    assert session.client("sqs", REGION) is patient
+    assert hasty.meta.config.retries["total_max_attempts"] < patient.meta.config.retries["total_max_attempts"]

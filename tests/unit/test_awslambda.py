@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 
 from s3bulkcopy.aws.deploy import Deployed
 from s3bulkcopy.aws.preflight import Preflight
 from s3bulkcopy.aws.session import AwsSession, Identity
 from s3bulkcopy.engines.awslambda import LambdaEngine
-from s3bulkcopy.errors import DeployFailed, NotPermitted, S3BulkCopyError
+from s3bulkcopy.errors import DeployFailed, Detached, Halted, NotPermitted, OutOfReach, S3BulkCopyError, SignedOut
 from s3bulkcopy.settings import AwsSettings, StackSettings
 from s3bulkcopy.worker.model import (
     Attempt,
@@ -44,6 +45,9 @@ class Sqs:
         self.taken: dict[str, list[str]] = {kind: [] for kind in KINDS}
         self.deleted: list[str] = []
         self.refused: list[set[str]] = []
+        self.tags: dict[str, str] = {}
+        #: What is raised by the next requests, before one is answered.
+        self.trouble: list[Exception] = []
 
     def send_message_batch(self, QueueUrl: str, Entries: list[dict[str, str]]) -> dict[str, Any]:  # noqa: N803 - boto3's
         refused = self.refused.pop(0) if self.refused else set()
@@ -53,7 +57,12 @@ class Sqs:
             "Failed": [{"Id": name, "Message": "busy"} for name in refused],
         }
 
+    def list_queue_tags(self, QueueUrl: str) -> dict[str, Any]:  # noqa: N803, ARG002
+        return {"Tags": self.tags}
+
     def receive_message(self, QueueUrl: str, MaxNumberOfMessages: int, **_: Any) -> dict[str, Any]:  # noqa: N803
+        if self.trouble:
+            raise self.trouble.pop(0)
         some = self.queues[QueueUrl][:MaxNumberOfMessages]
         del self.queues[QueueUrl][:MaxNumberOfMessages]
         self.taken[QueueUrl] += some
@@ -200,3 +209,94 @@ def test_a_function_that_breaks_in_its_probe_is_named_with_its_log() -> None:
     with pytest.raises(DeployFailed, match="failed its probe: No module named x") as error:
         Made(**{"lambda": Functions("No module named x")}).engine.prove("run.0", [Item("k", 1, '"e"')])
     assert "/aws/lambda/s3bulkcopy-" in error.value.hint
+
+
+# -------------------------------------------------------------------------------------------------------------- watching
+
+
+def refusal(code: str, status: int = 400) -> ClientError:
+    return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "ReceiveMessage")
+
+
+UNREACHABLE = EndpointConnectionError(endpoint_url="https://sqs")
+
+
+def test_a_halted_run_ends_whoever_watches_it() -> None:
+    sqs = Sqs()
+    sqs.tags = {"s3bulkcopy:halted": "2026-11-23T12:16:32Z"}
+
+    with pytest.raises(Halted, match="was halted at 2026-11-23T12:16:32Z"):
+        Made(sqs=sqs).engine.poll(1.0)
+
+
+def test_it_is_looked_for_a_halt_now_and_then_only() -> None:
+    sqs = Sqs()
+    made = Made(sqs=sqs)
+    made.engine.poll(1.0)
+    sqs.tags = {"s3bulkcopy:halted": "now"}
+
+    assert made.engine.poll(1.0) == []  # no time has passed
+    made.slept.append(6.0)
+    with pytest.raises(Halted):
+        made.engine.poll(1.0)
+
+
+def test_a_run_whose_queues_are_gone_was_torn_down_by_someone() -> None:
+    sqs = Sqs()
+    sqs.trouble = [refusal("AWS.SimpleQueueService.NonExistentQueue")]
+
+    with pytest.raises(Halted, match="someone has torn it down"):
+        Made(sqs=sqs).engine.poll(1.0)
+
+
+@pytest.mark.parametrize("trouble", [UNREACHABLE, refusal("InternalError", 500), refusal("ThrottlingException")])
+def test_a_network_that_is_gone_for_minutes_does_not_end_a_run(trouble: Exception) -> None:
+    sqs = Sqs()
+    sqs.queues["reports"] = [encode_event(DONE)]
+    sqs.trouble = [trouble] * 5
+    made = Made(sqs=sqs)
+    made.engine._clock = lambda: sum(made.slept)
+
+    assert made.engine.poll(1.0) == [DONE]
+    assert made.said[0].startswith("asking again for 15 more minutes, the run goes on meanwhile")
+    assert made.said[-1] == "connected again"
+    assert len(made.slept) == 5
+
+
+def test_credentials_that_are_refreshed_in_time_do_not_end_a_run() -> None:
+    sqs = Sqs()
+    sqs.queues["reports"] = [encode_event(DONE)]
+    sqs.trouble = [refusal("ExpiredToken"), NoCredentialsError()]
+    made = Made(sqs=sqs)
+    renewed: list[bool] = []
+    made.engine._session.renew = lambda: renewed.append(True)  # type: ignore[method-assign]
+
+    assert made.engine.poll(1.0) == [DONE]
+    assert renewed == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind", "code"), [(UNREACHABLE, OutOfReach, 10), (refusal("ExpiredTokenException"), SignedOut, 5)]
+)
+def test_a_run_that_cannot_be_reached_for_long_is_left_to_go_on(trouble: Exception, kind: type[Detached], code: int) -> None:
+    sqs = Sqs()
+    sqs.trouble = [trouble] * 1000
+    made = Made(sqs=sqs)
+    made.engine._clock = lambda: sum(made.slept)
+
+    with pytest.raises(kind, match="goes on without this command") as caught:
+        made.engine.poll(1.0)
+
+    assert caught.value.exit_code == code
+    assert 900 <= sum(made.slept) < 930
+    made.engine.__exit__(kind, caught.value, None)  # asks nobody for anything: any other client would be a KeyError
+
+
+def test_what_is_denied_is_not_asked_for_again() -> None:
+    sqs = Sqs()
+    sqs.trouble = [refusal("AccessDenied", 403)]
+    made = Made(sqs=sqs)
+
+    with pytest.raises(NotPermitted):
+        made.engine.poll(1.0)
+    assert made.slept == []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from s3bulkcopy import journal as journals
 from s3bulkcopy.errors import JournalUnusable
-from s3bulkcopy.journal import Facts, Journal, journal_path, state_folder
+from s3bulkcopy.journal import Facts, Journal, find_journal, forget_old, journal_path, state_folder
 from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.worker.model import (
     Attempt,
@@ -276,3 +278,85 @@ def test_tasks_are_kept_until_they_have_ended_or_nobody_waits_for_them(tmp_path:
     for _ in range(2):
         with Journal.resume(path) as journal:
             assert journal.kept_tasks(journal.replay()) == [tasks[2]]
+
+
+def test_roots_may_be_rows_and_are_announced_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "run.journal"
+    bodies = [encode_task(CopyTask(f"{RUN}.{n}", JOB, (ITEM,))) for n in (1, 2, 3)]
+    with Journal.create(path, FACTS) as journal:
+        journal.keep_roots(["left over from an attempt"])
+        journal.note(replace(journal.facts, more_roots=journal.keep_roots(iter(bodies))))
+
+    with Journal.resume(path) as journal:
+        assert [encode_task(task) for task in journal.roots()] == bodies
+        assert journal.job() == JOB
+        assert journal.replay().snapshot().tasks == 4
+
+
+def test_a_journal_of_a_run_of_which_nothing_was_queued_names_the_teardown() -> None:
+    with pytest.raises(JournalUnusable) as caught:
+        Journal.in_memory(FACTS).job()
+    assert f"s3bulkcopy teardown {RUN}" in caught.value.hint
+
+
+def test_failures_that_may_count_are_given_while_events_are_owed() -> None:
+    journal, tally = Journal.in_memory(FACTS), Tally()
+    tally.announce(RUN, 1)
+    events: list[Event] = [
+        Done("waits.0", Attempt(1, "x"), 0, Counts(failed=1), (FAILURE,)),
+        Dead("waits.1", CopyTask("waits.1", JOB, (ITEM,))),
+    ]
+    journal.append(events)
+    tally.add(events)
+
+    assert [failure.code for failure in journal.failures(tally)] == ["AccessDenied", "DeadLetter"]
+    tally.add([Done(f"{RUN}.0", Attempt(1, "y"), 0, Counts())])
+    assert tally.complete
+    assert [*journal.failures(tally)] == []
+
+
+def test_a_reader_sees_one_moment_whatever_is_written_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "run.journal"
+    with Journal.create(path, Facts(RUN, "lambda", (ROOT,))) as journal:
+        journal.append(EVENTS)
+        with Journal.resume(path, to_write=False) as reader, reader.steady():
+            before = len([*reader.failures(reader.replay())])
+            journal.append([Done("one.1", Attempt(9, "z"), 0, Counts(failed=1), (FAILURE,))])
+            assert len([*reader.failures(reader.replay())]) == before
+
+
+def test_journals_of_runs_that_ended_long_ago_are_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("S3BULKCOPY_STATE_DIR", str(tmp_path))
+    now = 100 * 24 * 3600.0
+    for name, ended, days in (("old", 0, 31), ("young", 0, 29), ("open", None, 99), ("held", 3, 99), ("failed", 3, 31)):
+        with Journal.create(journal_path(name), Facts(name, "lambda", ended=ended)):
+            pass
+        os.utime(journal_path(name), (now - days * 24 * 3600,) * 2)
+    journal_path("foreign").write_text("no journal")
+    os.utime(journal_path("foreign"), (0, 0))
+
+    with Journal.resume(journal_path("held")):
+        os.utime(journal_path("held"), (0, 0))
+        gone = forget_old(now)
+
+    assert gone == ["failed", "old"]
+    kept = sorted(path.name for path in journal_path("x").parent.glob("*.journal*"))
+    assert kept == ["foreign.journal", "held.journal", "open.journal", "young.journal"]
+
+
+def test_a_journal_is_looked_for_among_temporary_files_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("S3BULKCOPY_STATE_DIR", str(tmp_path))
+    assert find_journal("r") == journal_path("r")
+    monkeypatch.setattr(journals, "makeshift_path", lambda run_id: tmp_path / f"{run_id}.journal")
+    (tmp_path / "r.journal").write_text("")
+    assert find_journal("r") == tmp_path / "r.journal"
+
+
+def test_a_journal_that_cannot_be_written_any_more_is_an_error(tmp_path: Path) -> None:
+    journal = Journal.create(tmp_path / "run.journal", FACTS)
+    journal.__exit__()
+
+    with pytest.raises(JournalUnusable, match="cannot write the journal"):
+        journal.append(EVENTS)
+    with pytest.raises(JournalUnusable, match="cannot write the journal"):
+        journal.note(FACTS)

@@ -20,7 +20,8 @@ PACKAGE = ROOT / "s3bulkcopy"
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"run", "options", "demo", "emulator", "status", "interrupts"},
+    {"commands"},
+    {"run", "options", "demo", "emulator", "status", "failures", "interrupts"},
     {"engines", "view"},
     {"aws"},
     {"journal", "tally", "errors", "settings"},

@@ -6,13 +6,14 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import click
+import pytest
 from click.testing import CliRunner, Result
 
 from s3bulkcopy import options
 from s3bulkcopy.settings import LocalSettings, StackSettings
 
 if TYPE_CHECKING:
-    import pytest
+    from pathlib import Path
 
 
 def chosen(*arguments: str, **variables: str) -> tuple[Result, StackSettings | LocalSettings | None]:
@@ -67,3 +68,27 @@ def test_without_a_number_there_is_a_process_for_each_processor(monkeypatch: pyt
 
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
     assert chosen("--engine", "local")[1] == LocalSettings(os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("15m", 900), ("1.5h", 5400), ("2d", 172_800)])
+def test_an_age_is_a_number_and_a_unit(text: str, seconds: float) -> None:
+    assert options.DurationType().convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "2", "d", "-1d", "2 d", "2w", "1e3s"])
+def test_another_age_is_refused_with_examples(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="write 30s, 15m, 12h or 2d"):
+        options.DurationType().convert(text, None, None)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    assert options.NewFileType().convert(str(tmp_path / "new"), None, None) == tmp_path / "new"
+    for path in (tmp_path, tmp_path / "missing" / "new"):
+        with pytest.raises(click.BadParameter, match="folder"):
+            options.NewFileType().convert(str(path), None, None)
+
+
+def test_what_goes_on_in_aws_is_for_the_lambda_engine() -> None:
+    result, settings = chosen("--engine", "local", "--keep-failed")
+
+    assert (result.exit_code, settings, "is an option of the lambda engine" in result.stderr) == (2, None, True)

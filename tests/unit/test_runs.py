@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
 from s3bulkcopy.engines import Depth, Depths, Proof
-from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, ObjectsFailed
+from s3bulkcopy.errors import (
+    BucketUnavailable,
+    CountsDiffer,
+    CountsIncomplete,
+    Detached,
+    Halted,
+    Interrupted,
+    NotPermitted,
+    ObjectsFailed,
+)
 from s3bulkcopy.journal import Facts, Journal
-from s3bulkcopy.run import Course, Result, run
+from s3bulkcopy.run import Course, Remnant, Result, check_counts, resume, retry, run
 from s3bulkcopy.worker.model import (
     Attempt,
     CopyTask,
@@ -267,3 +277,174 @@ def test_whatever_stops_the_loop_lets_the_engine_unmake_everything() -> None:
     with pytest.raises(Interrupted):
         run(JOB, Page(ITEMS, truncated=False), course(engine, check=check))
     assert engine.did == ["enter", "exit after an error"]
+
+
+# ------------------------------------------------------------------------------------------- a run beyond its command
+
+
+def test_a_detached_run_is_left_once_its_work_is_queued() -> None:
+    engine = MemoryEngine(lambda _task: [])
+    journal = Journal.in_memory(Facts("run", "memory"))
+
+    with pytest.raises(Detached):
+        run(JOB, Page(ITEMS, truncated=False), course(engine, journal=journal), detached=True)
+
+    assert len(engine.submitted) == 1
+    assert journal.facts.submitted
+    assert journal.replay().snapshot().counts.copied == 1  # by the probe, which nobody would tell again
+
+
+def test_what_the_probe_did_is_on_disk_before_it_is_known_that_work_was_queued() -> None:
+    engine = MemoryEngine(lambda _task: [])
+    journal = Journal.in_memory(Facts("run", "memory"))
+    counted: list[int] = []
+    note = journal.note
+
+    def spy(facts: Facts) -> None:
+        note(facts)
+        counted.append(journal.replay().snapshot().counts.copied)
+
+    journal.note = spy  # type: ignore[method-assign]
+    with pytest.raises(Detached):
+        run(JOB, Page(ITEMS, truncated=False), course(engine, journal=journal), detached=True)
+
+    assert counted == [1, 1]
+
+
+def begun(*, submitted: bool) -> tuple[Journal, MemoryEngine]:
+    """Give the journal of a run whose command ended when it had queued, or was about to, and an engine for the next."""
+    journal = Journal.in_memory(Facts("run", "memory"))
+    with pytest.raises(Detached):
+        run(JOB, Page(ITEMS, truncated=False), course(MemoryEngine(lambda _: []), journal=journal), detached=True)
+    journal.note(replace(journal.facts, submitted=submitted))
+    return journal, MemoryEngine(lambda task: [done(task, Counts(listed=2, copied=2))])
+
+
+def test_a_run_that_is_resumed_counts_what_was_counted_and_queues_nothing_again() -> None:
+    journal, engine = begun(submitted=True)
+    engine.events = [done(ListTask("run.1", JOB, (Range("", None),)), Counts(listed=2, copied=2))]
+
+    result = resume(JOB, course(engine, journal=journal))
+
+    assert engine.submitted == []
+    assert (result.snapshot.counts.listed, result.snapshot.counts.copied) == (3, 3)
+
+
+def test_what_may_not_have_been_queued_is_queued_again() -> None:
+    journal, engine = begun(submitted=False)
+
+    result = resume(JOB, course(engine, journal=journal))
+
+    assert [task.id for task in engine.submitted] == ["run.1"]
+    assert result.snapshot.counts.copied == 3
+
+
+def test_without_roots_everything_counts_that_is_heard_until_nothing_comes_any_more() -> None:
+    engine = MemoryEngine(lambda _task: [])
+    engine.events = [
+        Done("stranger.1", Attempt(1, "x"), 0, Counts(copied=4, failed=1), (Failure("k", 1, "AccessDenied", "no"),)),
+        Dead("other.1", CopyTask("other.1", JOB, ITEMS)),
+    ]
+    times = iter(range(0, 1000, 10))
+
+    result = resume(JOB, course(engine, clock=lambda: float(next(times)), idle_seconds=25.0))
+
+    assert result.snapshot.counts == Counts(listed=8, copied=4, failed=4)
+    assert sorted(failure.key for failure in result.failures) == ["k", "key-0", "key-1", "key-2"]
+    assert "settle" in engine.did
+    with pytest.raises(CountsIncomplete, match="incomplete"):
+        check_counts(result)
+
+
+def test_work_in_the_queues_keeps_an_attached_command_waiting() -> None:
+    class Busy(MemoryEngine):
+        looks = 0
+
+        def depths(self) -> Depths:
+            self.looks += 1
+            return Depths(Depth(0, 1 if self.looks < 20 else 0), Depth(0, 0), 0)
+
+    engine = Busy(lambda _task: [])
+    times = iter(range(0, 10_000, 10))
+
+    resume(JOB, course(engine, clock=lambda: float(next(times)), idle_seconds=25.0))
+
+    assert engine.looks > 20
+
+
+def test_a_halted_run_says_what_was_copied() -> None:
+    class HaltedEngine(MemoryEngine):
+        def poll(self, _seconds: float) -> list[Event]:
+            raise Halted("run run was halted")
+
+    with pytest.raises(Halted) as caught:
+        go(HaltedEngine(lambda _task: []))
+    assert caught.value.message == "run run was halted; of 1 object listed so far at least 1 were copied"
+
+
+def test_whoever_keeps_what_failed_is_told_before_the_engine_is_left() -> None:
+    engine = MemoryEngine(lambda task: [Dead(task.id, task)])
+    told: list[tuple[int, str]] = []
+
+    run(
+        JOB,
+        Page(ITEMS, truncated=False),
+        course(engine, before_leaving=lambda snapshot: told.append((snapshot.ranges_failed, engine.did[-1]))),
+    )
+
+    assert told == [(1, "ack")]
+
+
+# ---------------------------------------------------------------------------------------------------------------- retry
+
+
+def test_a_retry_queues_the_failed_objects_without_their_etags_and_the_dead_ranges() -> None:
+    items = [Item(f"k{n}", 10, "") for n in range(2500)]
+    ranges = [Range("a", "b"), Range("x", None)]
+
+    def answer(task: Task) -> list[Event]:
+        if isinstance(task, CopyTask):
+            return [done(task, Counts(copied=len(task.items)))]
+        return [done(task, Counts(listed=5, copied=5))]
+
+    engine = MemoryEngine(answer)
+    result = retry(JOB, Remnant(lambda: iter(items), lambda: iter(ranges)), course(engine))
+
+    copies = [task for task in engine.submitted if isinstance(task, CopyTask)]
+    assert [item for task in copies for item in task.items] == items[1:]  # the probe took the first
+    assert max(len(task.items) for task in copies) <= JOB.batch_keys
+    assert [task.ranges for task in engine.submitted if isinstance(task, ListTask)] == [(piece,) for piece in ranges]
+    assert [task.id for task in engine.submitted] == [f"run.{n}" for n in range(1, len(engine.submitted) + 1)]
+    assert (result.snapshot.counts.listed, result.snapshot.counts.copied) == (2510, 2510)
+    check_counts(result)
+
+
+def test_a_retry_of_ranges_alone_has_nothing_to_probe_with() -> None:
+    class Engine(MemoryEngine):
+        def prove(self, task_id: str, first_items: Sequence[Item]) -> Proof:
+            assert not first_items
+            return Proof((Done(task_id, Attempt(1, "probe"), 0, Counts()),), 0)
+
+    engine = Engine(lambda task: [done(task, Counts(listed=2, copied=2))])
+
+    result = retry(JOB, Remnant(lambda: iter(()), lambda: iter([Range("", None)])), course(engine))
+
+    assert (result.snapshot.counts.listed, result.snapshot.counts.copied) == (2, 2)
+
+
+# ----------------------------------------------------------------------------------------------------------- the equation
+
+
+def test_counts_that_do_not_add_up_are_an_error_that_says_so() -> None:
+    result = go(MemoryEngine(lambda task: [done(task, Counts(listed=3, copied=1, vanished=1))]))
+
+    with pytest.raises(CountsDiffer) as caught:
+        check_counts(result)
+    assert caught.value.message == (
+        "4 objects were listed, and 3 have an outcome (copied 2 + skipped 0 + vanished 1 + failed 0)"
+    )
+    assert caught.value.exit_code == 8
+
+
+def test_counts_that_add_up_are_no_error() -> None:
+    check_counts(go(MemoryEngine(lambda task: [done(task, Counts(listed=4, copied=1, vanished=1, skipped=1, failed=1))])))

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import pytest
+
 from s3bulkcopy.aws.discover import FoundResource, FoundRun, QueueDepth
-from s3bulkcopy.status import run_as_json, runs_as_text, state_of
+from s3bulkcopy.aws.stack import encode_tag
+from s3bulkcopy.commands.tending import Everything, why_left
+from s3bulkcopy.status import created_at, run_as_json, runs_as_text, state_of
 
 NOW = datetime(2026, 11, 23, 13, 16, 32, tzinfo=UTC)
 RUN = FoundRun(
@@ -69,8 +73,55 @@ def test_json_holds_it_all() -> None:
         "created": "2026-11-23T12:16:32Z",
         "version": "0.1.0",
         "state": "running",
+        "reports_until": None,
         "depths": {"list": [3, 1], "copy": [1200, 4], "copy-dead": [2, 1]},
         "dead_letters": 3,
         "mappings": {"lister": "Enabled"},
         "resources": [{"kind": "queue", "name": "s3bulkcopy-20261123-121632-k3f9xa-copy", "id": "https://q"}],
     }
+
+
+FINISHED = replace(RUN, depths={"list": QueueDepth(0, 0), "copy": QueueDepth(0, 0), "reports": QueueDepth(40, 0)})
+
+
+def test_a_run_without_work_whose_reports_wait_awaits_somebody_to_attach() -> None:
+    assert state_of(FINISHED) == "finished, awaiting attach"
+    assert runs_as_text([FINISHED], "r", NOW).startswith(
+        "20261123-121632-k3f9xa  finished, awaiting attach (probably; its reports wait until 2026-12-07 12:16 UTC), 1:00:00 old"
+    )
+    assert run_as_json(FINISHED)["reports_until"] == "2026-12-07 12:16 UTC"
+    assert "  follow it to its end with: s3bulkcopy attach 20261123-121632-k3f9xa" in runs_as_text(
+        [FINISHED], "r", NOW, flags=""
+    )
+
+
+def test_a_run_with_work_or_with_a_watcher_is_running() -> None:
+    for kind, depth in (("copy", QueueDepth(1, 0)), ("list", QueueDepth(0, 1)), ("reports", QueueDepth(0, 10))):
+        assert state_of(replace(FINISHED, depths={**FINISHED.depths, kind: depth})) == "running"
+
+
+def test_the_age_of_a_run_is_told_by_its_tag_or_else_by_its_name() -> None:
+    assert created_at(RUN) == datetime(2026, 11, 23, 12, 16, 32, tzinfo=UTC)
+    assert created_at(replace(RUN, created="")) == datetime(2026, 11, 23, 12, 16, 32, tzinfo=UTC)
+    assert created_at(replace(RUN, created="", run_id="99999999-999999-aaaaaa")) is None
+
+
+ME = "arn:aws:sts::123456789012:assumed-role/admin/me@example.org"
+MINE = replace(RUN, owner=encode_tag(ME))
+
+
+@pytest.mark.parametrize(
+    ("found", "everything", "why"),
+    [
+        (MINE, Everything(), ""),
+        (RUN, Everything(), "as it does not say whose it is"),
+        (RUN, Everything(of_everyone=True), ""),
+        (replace(RUN, owner=encode_tag(ME + "2")), Everything(), f"as it is {ME}2's"),
+        (MINE, Everything(3600), ""),
+        (MINE, Everything(3601), "as it is younger than that"),
+        (replace(MINE, created="", run_id="99999999-999999-aaaaaa"), Everything(1), "as its age is not known"),
+    ],
+)
+def test_all_means_ones_own_runs_that_are_old_enough(found: FoundRun, everything: Everything, why: str) -> None:
+    assert why_left(found, everything, ME, NOW).startswith(why)
+    assert bool(why_left(found, everything, ME, NOW)) == bool(why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import errno
 import json
 from dataclasses import dataclass, field, replace
 from io import BytesIO, StringIO, TextIOWrapper
@@ -633,46 +634,48 @@ def test_an_error_is_told_with_its_hint() -> None:
     assert without.getvalue() == "error: no bucket\n"
 
 
-# --------------------------------------------------------------------------------------------------------------- dry runs
+# ------------------------------------------------------------------------------------------------- a run beyond its command
 
 
-DRY = replace(
-    RESULT,
-    engine="local",
-    dry=True,
-    snapshot=replace(RESULT.snapshot, counts=Counts(listed=1_234_567, listed_bytes=5_230_000_000, pages=1_400)),
-)
+@pytest.mark.parametrize("settings", [OutputSettings(), OutputSettings(quiet=True)])
+def test_a_detached_run_names_the_command_that_follows_it(settings: OutputSettings) -> None:
+    desk = Desk(settings)
+    desk.view().detached(RUN_ID, f"s3bulkcopy attach {RUN_ID}", "2026-12-07 12:16 UTC")
 
-
-def test_a_dry_run_tells_what_there_is_to_copy_and_what_it_costs() -> None:
-    assert view.summary_lines(DRY)[:2] == [
-        "would copy 1,234,567 objects (5.2 GB) from s3://a/x to s3://b",
-        "  cost        $6.17 for 1,234,567 COPY requests (S3 Standard, us-east-1), $0.01 for LIST",
+    assert desk.out == [
+        f"{RUN_ID}: queued; it goes on without this command. Follow it with: s3bulkcopy attach {RUN_ID}",
     ]
-    assert view.one_line(DRY) == f"{RUN_ID}: would copy 1,234,567 objects (5.2 GB)"
+    assert desk.err == ([] if settings.quiet else ["its reports wait until 2026-12-07 12:16 UTC"])
 
 
-def test_a_dry_run_tells_its_prices_to_scripts() -> None:
-    told = view.summary_object(DRY)
+def test_a_detached_run_is_a_line_of_json_too() -> None:
+    desk = Desk(OutputSettings(json=True))
+    desk.view().detached(RUN_ID, "attach", "then")
 
-    assert {name: told[name] for name in ("dry_run", "list_requests", "list_dollars", "copy_requests", "copy_dollars")} == {
-        "dry_run": True,
-        "list_requests": 1_400,
-        "list_dollars": 0.007,
-        "copy_requests": 1_234_567,
-        "copy_dollars": 6.172835,
-    }
-    assert view.summary_object(RESULT).keys() == told.keys() - {
-        "dry_run", "list_requests", "list_dollars", "copy_requests", "copy_dollars"
-    }  # fmt: skip
+    assert desk.events == [{"event": "detached", "run_id": RUN_ID, "attach": "attach", "reports_until": "then"}]
 
 
-def test_a_dry_run_that_could_not_list_everything_says_so() -> None:
-    result = replace(
-        DRY,
-        snapshot=replace(DRY.snapshot, ranges_failed=1),
-        failed_ranges=(RangeFailure(Range("x/m", None), "killed"),),
-    )
+def test_counts_that_are_incomplete_are_called_so() -> None:
+    owed = replace(RESULT, snapshot=replace(RESULT.snapshot, complete=False))
+    whole, short = Desk(), Desk(OutputSettings(quiet=True))
+    whole.view().summary(owed)
+    short.view().summary(owed)
 
-    assert view.one_line(result) == f"{RUN_ID}: would copy at least 1,234,567 objects (5.2 GB)"
-    assert "    after 'x/m' to the end: killed" in view.summary_lines(result)
+    assert "  counts      incomplete: what the run's reports still told" in whole.out
+    assert short.out[0].endswith(", the counts are incomplete")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch, *, is_terminal: bool) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    desk = Desk(OutputSettings(verbose=1), is_terminal)
+
+    def write(_: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    shown = desk.view()
+    monkeypatch.setattr(desk.stderr, "write", write)
+    monkeypatch.setattr(desk.stdout, "write", write)
+    shown.step("listing")
+    shown.summary(RESULT, ["a note"])
+    shown.__exit__()

@@ -120,7 +120,7 @@ def test_a_long_text_is_cut_between_characters() -> None:
 def test_the_users_tags_stand_beside_ours_and_cannot_take_their_place() -> None:
     settings = StackSettings(tags=(("team", "storage"), ("s3bulkcopy:run", "mine")))
 
-    assert tags_for(JOB, settings, "0.1.0", CREATED) == {
+    assert tags_for(JOB, settings, "0.1.0", CREATED, "arn:aws:sts::1:assumed-role/x/a@b") == {
         "team": "storage",
         "s3bulkcopy:run": RUN_ID,
         "s3bulkcopy:source": "s3://source/in/",
@@ -128,6 +128,8 @@ def test_the_users_tags_stand_beside_ours_and_cannot_take_their_place() -> None:
         "s3bulkcopy:region": "eu-west-1",
         "s3bulkcopy:version": "0.1.0",
         "s3bulkcopy:created": CREATED,
+        "s3bulkcopy:owner": "arn:aws:sts::1:assumed-role/x/a@40b",
+        "s3bulkcopy:overwrite": "yes",
     }
 
 

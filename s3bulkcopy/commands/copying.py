@@ -1,0 +1,402 @@
+"""`run`, and what all commands that carry a run to its end have in common."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from s3bulkcopy import __version__, failures, options
+from s3bulkcopy import run as runs
+from s3bulkcopy.aws.preflight import Preflight, check_overlap, check_quota, look, preflight
+from s3bulkcopy.aws.session import AwsSession
+from s3bulkcopy.aws.stack import RETENTION_SECONDS, new_run_id
+from s3bulkcopy.commands import accounts
+from s3bulkcopy.commands.accounts import flags
+from s3bulkcopy.engines.awslambda import LambdaEngine
+from s3bulkcopy.errors import (
+    CountsIncomplete,
+    Detached,
+    HungUp,
+    Interrupted,
+    JournalUnusable,
+    LeftBehind,
+    NotPermitted,
+    ObjectsFailed,
+    S3BulkCopyError,
+)
+from s3bulkcopy.interrupts import Interrupts
+from s3bulkcopy.journal import Facts, Journal, forget_old, journal_path, makeshift_path
+from s3bulkcopy.settings import REQUEST_DOLLARS, LifeSettings, LocalSettings, StackSettings
+from s3bulkcopy.status import time_text
+from s3bulkcopy.tally import RangeFailure, Tally
+from s3bulkcopy.view import make_view
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from s3bulkcopy.aws.preflight import Found
+    from s3bulkcopy.engines import Engine
+    from s3bulkcopy.run import Course, Result
+    from s3bulkcopy.settings import AwsSettings, CopySettings, OutputSettings
+    from s3bulkcopy.tally import Snapshot
+    from s3bulkcopy.view import View
+    from s3bulkcopy.worker.model import Failure, Job
+
+Settings = StackSettings | LocalSettings
+
+
+# ------------------------------------------------------------------------------------------------------------------ run
+
+
+def run(
+    copy: CopySettings,
+    settings: Settings,
+    aws: AwsSettings,
+    output: OutputSettings,
+    life: LifeSettings | None = None,
+    *,
+    last_words: Callable[[], str] | None = None,
+) -> int:
+    """Run; `last_words` are said in place of the command that cleans up where a second Ctrl-C leaves at once.
+
+    Who gives them has a cloud that ends with the command, and a journal that does, too.
+    """
+    run_id, life = new_run_id(time.time(), os.urandom(3).hex()), life or LifeSettings()
+    view = open_view(output)
+    check_overlap(copy.source, copy.destination)
+    if copy.dry and isinstance(settings, StackSettings):
+        settings = LocalSettings(options.processors())
+    with view:
+        view.step("checking credentials and buckets")
+        session = AwsSession(aws)
+        found = look_at(session, copy, settings, aws, run_id)
+        show_plan(found, copy.overwrite, settings, view)
+        if found.uncut:
+            view.warning(f"{found.job.source} is listed page after page, not in ranges of keys: {found.uncut}")
+        if not found.first_page.items:
+            return nothing_to_copy(found.job, settings, view, life, facts_of(found, copy, settings, aws))
+        facts = facts_of(found, copy, settings, aws)
+        with begin_journal(facts, view, is_passing=copy.dry or last_words is not None) as journal:
+            make = partial(make_engine, found, settings, session, view, journal)
+            work = Work(found.job, journal, view, settings, life, copy.max_failures, make, last_words)
+            go = partial(runs.run, found.job, found.first_page, is_cut=not found.uncut, detached=life.detach)
+            result = work.carry(go)
+        return work.close(result)
+
+
+def look_at(session: AwsSession, copy: CopySettings, settings: Settings, aws: AwsSettings, run_id: str) -> Found:
+    """Look at what an engine needs to know, before anything is made."""
+    if isinstance(settings, LocalSettings):
+        return look(session, copy, run_id)
+    found = preflight(session, aws, copy, run_id)
+    check_quota(found, settings)
+    return found
+
+
+def open_view(output: OutputSettings) -> View:
+    return make_view(output, stdout=sys.stdout, stderr=sys.stderr, is_terminal=sys.stderr.isatty(), clock=time.monotonic)
+
+
+def show_plan(found: Found, overwrite: bool, settings: Settings, view: View) -> None:  # noqa: FBT001 - a rule
+    existing = "existing objects are overwritten" if overwrite else "existing objects are left alone"
+    job = found.job
+    here, there = job.source.region, job.destination.region
+    where = here if here == there else f"{here} to {there}"
+    what = f"run {job.run_id}: copying {job.source} to {job.destination} ({where}), current versions only; {existing}"
+    line = f"{what}; a million COPY requests cost ${REQUEST_DOLLARS * 1_000_000:.2f}"
+    if job.dry:
+        line = f"dry run {job.run_id}: listing {job.source}; nothing is made, and nothing is copied to {job.destination}"
+    lines = [line, _workers(found, settings)]
+    view.plan(job.run_id, lines, source=str(job.source), destination=str(job.destination))
+
+
+def _workers(found: Found, settings: Settings) -> str:
+    if isinstance(settings, LocalSettings) or not isinstance(found, Preflight):
+        processes = settings.processes if isinstance(settings, LocalSettings) else 0
+        return f"with {processes} worker processes on this machine"
+    workers = f"up to {settings.copy_workers} copy and {settings.list_workers} list workers of {settings.memory_mib} MiB"
+    return f"with {workers} in account {found.identity.account}"
+
+
+def engine_name(settings: Settings) -> str:
+    return "local" if isinstance(settings, LocalSettings) else "lambda"
+
+
+def facts_of(found: Found, copy: CopySettings, settings: Settings, aws: AwsSettings) -> Facts:
+    asked: dict[str, Any] = {"max_failures": copy.max_failures, engine_name(settings): asdict(settings)}
+    if isinstance(found, Preflight):
+        asked["account"] = found.identity.account
+    where = tuple(accounts.words(aws, found.region).items())
+    return Facts(found.job.run_id, engine_name(settings), version=__version__, aws=where, settings=asked)
+
+
+def begin_journal(facts: Facts, view: View, *, is_passing: bool) -> Journal:
+    """Begin a run's journal: in the state folder, or, where that cannot be written, in the folder for temporary files."""
+    if is_passing:
+        return Journal.in_memory(facts)
+    for run_id in forget_old(time.time()):
+        view.detail(f"removed the journal of run {run_id}, which ended more than 30 days ago")
+    try:
+        return Journal.create(journal_path(facts.run_id), facts)
+    except JournalUnusable as error:
+        view.warning(f"{error.message}; it is kept among the temporary files ({error.hint})")
+        return Journal.create(makeshift_path(facts.run_id), facts)
+
+
+def nothing_to_copy(job: Job, settings: Settings, view: View, life: LifeSettings, facts: Facts) -> int:
+    tally = Tally()
+    snapshot = replace(tally.snapshot(), complete=True)
+    name = engine_name(settings)
+    result = runs.Result(job.run_id, name, str(job.source), str(job.destination), snapshot, (), (), runs.Phases(), 0.0)
+    result = replace(result, dry=job.dry)
+    if life.failures is not None:
+        failures.write(life.failures, failures.Header(job.run_id, name, job, portable(facts)), ())
+    view.summary(result)
+    return 0
+
+
+def make_engine(
+    found: Found,
+    settings: Settings,
+    session: AwsSession,
+    view: View,
+    journal: Journal,
+    interrupts: Interrupts,
+    *,
+    adopts: bool = False,
+) -> Engine:
+    if isinstance(found, Preflight) and isinstance(settings, StackSettings):
+        return LambdaEngine(
+            session,
+            found,
+            settings,
+            version=__version__,
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            say=view.step,
+            detail=view.detail,
+            sleep=interrupts.sleep,
+            rest=time.sleep,
+            clock=time.monotonic,
+            adopts=adopts,
+        )
+    from s3bulkcopy.engines.local import LocalEngine  # noqa: PLC0415 - the lambda engine does without
+
+    return LocalEngine(
+        found.job,
+        settings if isinstance(settings, LocalSettings) else LocalSettings(),
+        credentials=session.credentials,
+        renewed_credentials=session.renewed_credentials,
+        ca_file=session.ca_file,
+        proxy=session.proxy(found.job.source.url, found.job.destination.url),
+        journal=journal,
+        say=view.step,
+        check=interrupts.check,
+        clock=time.monotonic,
+    )
+
+
+# ----------------------------------------------------------------------------------------- what all of them have in common
+
+
+@dataclass
+class Work:
+    """A run that is carried to its end, or left to go on by itself."""
+
+    job: Job
+    journal: Journal
+    view: View
+    settings: Settings
+    life: LifeSettings
+    max_failures: int | None
+    make: Callable[[Interrupts], Engine]
+    last_words: Callable[[], str] | None = None
+    #: Seconds without work and reports after which nothing is waited for any more; None for never.
+    idle_seconds: float | None = None
+    #: Whether its work was queued by another command.
+    is_attached: bool = False
+
+    def carry(self, go: Callable[[Course], Result]) -> Result | Detached:
+        """Let the run go its course; gives its result, or Detached where that was asked for. Raises what ended it."""
+        gc.freeze()
+        gc.enable()
+        interrupts = self._interrupts()
+        with interrupts:
+            engine = self.make(interrupts)
+            course = runs.Course(
+                engine,
+                self.view,
+                self.journal,
+                time.monotonic,
+                self.max_failures,
+                interrupts.check,
+                self.idle_seconds,
+                partial(self._keep_if_failed, engine),
+                time.time,
+            )
+            try:
+                result = go(course)
+            except Detached as error:
+                error.hint = f"{error.hint}. " if error.hint else ""
+                error.hint += f"Follow it to its end with: {self._attach_command}; its reports wait until {self._deadline}"
+                if type(error) is not Detached:
+                    raise
+                return error
+            except S3BulkCopyError as error:
+                self._end(error.exit_code, is_over=not self._may_go_on(error))
+                self._say_what_is_left(engine, error)
+                raise
+        self._take_down(result)
+        return result
+
+    def close(self, result: Result | Detached) -> int:
+        """Show what came of it, and give the exit code; raises CountsIncomplete where counts are not what they should be."""
+        if isinstance(result, Detached):
+            self.view.detached(self.job.run_id, self._attach_command, self._deadline)
+            return result.exit_code
+        self.view.summary(result)
+        runs.check_counts(result)
+        return exit_code(result, is_kept=self._is_kept(result.snapshot))
+
+    def _take_down(self, result: Result) -> None:
+        """Take down how the run ended, and say what of it stays."""
+        is_kept = self._is_kept(result.snapshot)
+        try:
+            runs.check_counts(result)
+        except CountsIncomplete as error:
+            self._end(error.exit_code)
+        else:
+            self._end(exit_code(result, is_kept=is_kept))
+        if is_kept:
+            self._say_kept(result)
+
+    def _interrupts(self) -> Interrupts:
+        is_local = isinstance(self.settings, LocalSettings)
+        farewell = "left at once; nothing to clean up" if is_local else f"left at once; clean up with: {self._clean_up}"
+        return Interrupts(
+            stopping=self._say_stopping,
+            last_words=self.last_words or (lambda: farewell),
+            hung_up=self._hung_up,
+        )
+
+    def _say_stopping(self, number: int) -> None:
+        is_local = isinstance(self.settings, LocalSettings)
+        how = "requests on their way land first" if is_local else "workers first, then everything is torn down"
+        if number == signal.SIGHUP:
+            self.view.stopping("the terminal was closed")
+        else:
+            self.view.stopping(f"stopping: {how} (again to leave at once)")
+
+    def _hung_up(self) -> S3BulkCopyError:
+        """Say what a closed terminal does: what is queued goes on in the cloud, all else stops."""
+        is_queued = self.is_attached or self.journal.facts.has_roots
+        if isinstance(self.settings, StackSettings) and self.last_words is None and is_queued:
+            return HungUp(f"the terminal was closed; run {self.job.run_id} goes on without this command")
+        return Interrupted("interrupted")
+
+    @property
+    def _flags(self) -> str:
+        return flags(dict(self.journal.facts.aws))
+
+    @property
+    def _clean_up(self) -> str:
+        return f"s3bulkcopy teardown {self.job.run_id}{self._flags}"
+
+    @property
+    def _attach_command(self) -> str:
+        return f"s3bulkcopy attach {self.job.run_id}{self._flags}"
+
+    @property
+    def _deadline(self) -> str:
+        return when(time.time() + RETENTION_SECONDS)
+
+    def _is_kept(self, snapshot: Snapshot) -> bool:
+        return isinstance(self.settings, StackSettings) and (self.settings.keep or self._is_kept_for_failures(snapshot))
+
+    def _is_kept_for_failures(self, snapshot: Snapshot) -> bool:
+        has_failures = bool(snapshot.counts.failed or snapshot.ranges_failed)
+        return isinstance(self.settings, StackSettings) and self.settings.keep_failed and has_failures
+
+    def _keep_if_failed(self, engine: Engine, snapshot: Snapshot) -> None:
+        if isinstance(engine, LambdaEngine) and self._is_kept_for_failures(snapshot):
+            engine.keep()
+
+    def _say_kept(self, result: Result) -> None:
+        if isinstance(self.settings, StackSettings) and self.settings.keep:
+            self.view.note(f"the run's resources stay in place (--keep); remove them with: {self._clean_up}")
+        else:
+            began = datetime.strptime(result.run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
+            self._say_kept_for_failures(when(began + RETENTION_SECONDS))
+
+    def _say_kept_for_failures(self, until: str) -> None:
+        self.view.note(
+            f"the run's resources stay in place, as something failed (--keep-failed); its dead letters live until {until}"
+        )
+        self.view.note(f"copy what failed with: s3bulkcopy retry {self.job.run_id}{self._flags}")
+        self.view.note(f"remove everything with: {self._clean_up}")
+
+    def _say_what_is_left(self, engine: Engine, error: S3BulkCopyError) -> None:
+        for line in engine.left:
+            self.view.warning(f"left behind: {line}")
+        if self._may_go_on(error):
+            error.hint = f"{error.hint}; then go on" if error.hint else "go on"
+            error.hint += f" with: {self._attach_command}"
+        elif isinstance(error, Interrupted):
+            again = "nothing is left of this run but its copies; to go on, run it again with --no-overwrite"
+            error.hint = f"clean up with: {self._clean_up}" if engine.left else again
+        if isinstance(self.settings, StackSettings) and (self.is_attached or self.journal.facts.has_roots):
+            if self.settings.keep:
+                self.view.note(f"the run's resources stay in place (--keep); remove them with: {self._clean_up}")
+            elif self.settings.keep_failed and isinstance(error, ObjectsFailed):
+                self._say_kept_for_failures(when(time.time() + RETENTION_SECONDS))
+
+    def _may_go_on(self, error: S3BulkCopyError) -> bool:
+        """Tell whether another command can go on where an error ended this one: its tasks are in the journal."""
+        is_local = isinstance(self.settings, LocalSettings)
+        return is_local and self.journal.facts.has_roots and isinstance(error, Interrupted | NotPermitted)
+
+    def _end(self, code: int, *, is_over: bool = True) -> None:
+        """Take down how the run ended, if it has, and write what failed."""
+        with suppress(JournalUnusable):  # who could not be written to is not the worse for it
+            self.journal.note(replace(self.journal.facts, ended=code if is_over else None))
+        if self.life.failures is None:
+            return
+        header = failures.Header(self.job.run_id, self.journal.facts.engine, self.job, portable(self.journal.facts))
+        try:
+            number = failures.write(self.life.failures, header, all_failures(self.journal))
+        except (OSError, JournalUnusable) as error:
+            self.view.warning(f"could not write {self.life.failures}: {error}; see `s3bulkcopy failures {self.job.run_id}`")
+        else:
+            self.view.note(f"wrote {number:,} failures to {self.life.failures}")
+
+
+def all_failures(journal: Journal) -> Iterator[Failure | RangeFailure]:
+    """Give every object and every range of a journal that failed."""
+    tally = journal.replay()
+    return chain(journal.failures(tally), journal.failed_ranges(tally))
+
+
+def portable(facts: Facts) -> tuple[tuple[str, str], ...]:
+    """Give the options that mean the same on another machine."""
+    return tuple((name, value) for name, value in facts.aws if name != "profile")
+
+
+def when(seconds: float) -> str:
+    return time_text(datetime.fromtimestamp(seconds, UTC))
+
+
+def exit_code(result: Result, *, is_kept: bool) -> int:
+    """Give the code of a run that ended with counts that add up."""
+    if result.snapshot.counts.failed or result.snapshot.ranges_failed:
+        return ObjectsFailed.exit_code
+    if result.resources_left and not is_kept:
+        return LeftBehind.exit_code
+    return 0

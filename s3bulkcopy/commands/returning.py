@@ -1,0 +1,364 @@
+"""`attach` and `retry`: what comes back to a run that an earlier command began."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from s3bulkcopy import __version__, failures
+from s3bulkcopy import run as runs
+from s3bulkcopy.aws import dead_letters, teardown
+from s3bulkcopy.aws.discover import find_run, queue_urls
+from s3bulkcopy.aws.preflight import Found, Preflight
+from s3bulkcopy.aws.session import AwsSession, identity
+from s3bulkcopy.aws.stack import RETENTION_SECONDS, Names, new_run_id
+from s3bulkcopy.commands import accounts
+from s3bulkcopy.commands.copying import (
+    Work,
+    all_failures,
+    begin_journal,
+    facts_of,
+    look_at,
+    make_engine,
+    nothing_to_copy,
+    open_view,
+    portable,
+    show_plan,
+    when,
+)
+from s3bulkcopy.errors import (
+    EXIT_CODES,
+    Detached,
+    JournalHeld,
+    JournalMissing,
+    JournalUnusable,
+    S3BulkCopyError,
+    UsageError,
+)
+from s3bulkcopy.journal import Facts, Journal, find_journal
+from s3bulkcopy.settings import LocalSettings, StackSettings
+from s3bulkcopy.tally import RangeFailure
+from s3bulkcopy.worker.model import CopyTask, Failure, Item, Job, Location, encode_task
+from s3bulkcopy.worker.s3 import Page
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from s3bulkcopy.aws.discover import FoundRun
+    from s3bulkcopy.commands.copying import Settings
+    from s3bulkcopy.engines import Engine
+    from s3bulkcopy.interrupts import Interrupts
+    from s3bulkcopy.run import Result
+    from s3bulkcopy.settings import AwsSettings, CopySettings, LifeSettings, OutputSettings
+    from s3bulkcopy.view import View
+    from s3bulkcopy.worker.model import Range
+
+S = TypeVar("S", StackSettings, LocalSettings)
+
+
+# --------------------------------------------------------------------------------------------------------------- attach
+
+
+def attach(
+    run_id: str,
+    aws: AwsSettings,
+    output: OutputSettings,
+    life: LifeSettings,
+    *,
+    take_over: bool,
+    idle_seconds: float,
+    look_on: Callable[[str], int],
+) -> int:
+    """Follow a run that goes on by itself to its end, as the command that began it would have.
+
+    Where this machine has no journal of it, or another process holds it, `look_on(why)` is called, unless to take over.
+    """
+    accounts.check_run_id(run_id)
+    view, path = open_view(output), find_journal(run_id)
+    try:
+        journal = _readable(path)
+    except JournalMissing as error:
+        if not take_over:
+            return look_on(f"{error.message}: looking on. `--take-over` counts what the run's reports still hold, and ends it")
+        journal = None
+    except JournalHeld as error:
+        if take_over:
+            raise
+        return look_on(f"{error.message}: looking on")
+    except JournalUnusable as error:
+        if not take_over:
+            raise
+        view.warning(f"{error.message}: it is set aside as {_set_aside(path)}")
+        journal = None
+    with view:
+        if journal is None:
+            return _take_over(run_id, aws, view, life, path, idle_seconds)
+        with journal:
+            return _follow(journal, aws, view, life, idle_seconds)
+
+
+def _readable(path: Path) -> Journal:
+    """Open a journal that can be read to its end."""
+    journal = Journal.resume(path)
+    try:
+        journal.replay()
+        next(journal.roots(), None)
+    except BaseException:
+        journal.__exit__()
+        raise
+    return journal
+
+
+def _set_aside(path: Path) -> Path:
+    """Let a journal that is of no use make room for another one."""
+    aside = path.with_suffix(".damaged")
+    path.replace(aside)
+    for end in ("-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)
+    return aside
+
+
+def _follow(journal: Journal, aws: AwsSettings, view: View, life: LifeSettings, idle_seconds: float) -> int:
+    facts = journal.facts
+    if facts.ended is not None:
+        return _show_end(journal, facts.ended, view, life)
+    if facts.engine == "local":
+        return _go_on_here(journal, aws, view, life)
+    job = journal.job()
+    if not facts.has_roots:
+        view.warning(f"run {facts.run_id} was taken over: its counts will be incomplete")
+        return _carry_on(job, journal, aws, view, life, idle_seconds=idle_seconds)
+    if time.time() > facts.watched + RETENTION_SECONDS:
+        view.warning(
+            f"nobody has listened to run {facts.run_id} since {when(facts.watched)}, and SQS keeps a message for 14 "
+            "days: what waits no longer cannot be counted"
+        )
+        return _carry_on(job, journal, aws, view, life, idle_seconds=idle_seconds)
+    return _carry_on(job, journal, aws, view, life, idle_seconds=None)
+
+
+def _go_on_here(journal: Journal, aws: AwsSettings, view: View, life: LifeSettings) -> int:
+    """Go on with a run of the local engine, whose workers ended with their command: with the tasks that it kept."""
+    facts = journal.facts
+    if not facts.has_roots:
+        raise UsageError(
+            f"run {facts.run_id} had not begun to copy when it ended", hint="nothing of it is left: run the command again"
+        )
+    job, settings = journal.job(), _known(LocalSettings, facts.settings.get("local", {}))
+    where = accounts.settings(aws, dict(facts.aws))
+    _show_following("going on with", job, view)
+    session, found = AwsSession(where), Found(job, Page((), truncated=False))
+    return _work(job, journal, view, settings, life, partial(make_engine, found, settings, session, view, journal), session)
+
+
+def _show_following(doing: str, job: Job, view: View) -> None:
+    plan = [f"run {job.run_id}: {doing} the copy of {job.source} to {job.destination}"]
+    view.plan(job.run_id, plan, source=str(job.source), destination=str(job.destination))
+
+
+def _carry_on(
+    job: Job, journal: Journal, aws: AwsSettings, view: View, life: LifeSettings, *, idle_seconds: float | None
+) -> int:
+    facts = journal.facts
+    settings = _stack_settings(facts.settings.get("lambda", {}))
+    where = accounts.settings(aws, dict(facts.aws))
+    _show_following("following", job, view)
+    session = AwsSession(where)
+    who, account = identity(session), facts.settings.get("account")
+    if account is not None and who.account != account:
+        raise UsageError(
+            f"run {job.run_id} is in account {account}, and these credentials are of {who.account}", hint="see --profile"
+        )
+    found = Preflight(job, Page((), truncated=False), identity=who, free_concurrency=None)
+    make = partial(make_engine, found, settings, session, view, journal, adopts=True)
+    return _work(job, journal, view, settings, life, make, session, idle_seconds=idle_seconds)
+
+
+def _work(
+    job: Job,
+    journal: Journal,
+    view: View,
+    settings: Settings,
+    life: LifeSettings,
+    make: Callable[[Interrupts], Engine],
+    session: AwsSession,
+    *,
+    idle_seconds: float | None = None,
+) -> int:
+    """Carry a run to its end that another command began."""
+    facts = journal.facts
+    most = facts.settings.get("max_failures")
+    work = Work(job, journal, view, settings, life, most, make, idle_seconds=idle_seconds, is_attached=True)
+    result = work.carry(lambda course: runs.resume(job, course))
+    if (retried := facts.settings.get("retries")) is not None:
+        _tend_retried(str(retried), job, session, journal, result, view)
+    return work.close(result)
+
+
+def _stack_settings(data: dict[str, Any]) -> StackSettings:
+    return _known(StackSettings, {**data, "tags": tuple((name, value) for name, value in data.get("tags", ()))})
+
+
+def _known(kind: type[S], data: dict[str, Any]) -> S:
+    """Read the settings that a run began with; what another version calls otherwise is as by default."""
+    known = {field.name for field in fields(kind)}
+    return kind(**{name: value for name, value in data.items() if name in known})
+
+
+def _show_end(journal: Journal, code: int, view: View, life: LifeSettings) -> int:
+    """Show how a run ended that has ended."""
+    facts = journal.facts
+    view.note(f"run {facts.run_id} has ended, with code {code}: {EXIT_CODES.get(code, 'unexpected')}")
+    if facts.has_roots:
+        job, tally = journal.job(), journal.replay()
+        if life.failures is not None:
+            failures.write(
+                life.failures, failures.Header(job.run_id, facts.engine, job, portable(facts)), all_failures(journal)
+            )
+        view.summary(runs.result_of(job, tally, journal, facts.engine))
+    return code
+
+
+def _take_over(run_id: str, aws: AwsSettings, view: View, life: LifeSettings, path: Path, idle_seconds: float) -> int:
+    """Count what a run's reports still hold, and end it: all that can be done without its journal."""
+    session = AwsSession(aws)
+    region = accounts.look_in(session, aws)
+    found = find_run(session, region, run_id)
+    if found is None:
+        raise UsageError(
+            f"there is no run {run_id} in {region}", hint="`s3bulkcopy status` lists the runs of a region; see --region"
+        )
+    job = _job_of(found, region)
+    known = {"job": encode_task(CopyTask(run_id, job, ()))}
+    where = tuple(accounts.words(aws, region).items())
+    facts = Facts(run_id, "lambda", version=__version__, aws=where, settings=known, submitted=True, watched=time.time())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Journal.create(path, facts) as journal:
+        view.warning(f"taking over run {run_id}: what was reported before is not known here, so the counts will be incomplete")
+        return _carry_on(job, journal, aws, view, life, idle_seconds=idle_seconds)
+
+
+def _job_of(found: FoundRun, region: str) -> Job:
+    """Give the job of a run as its tags tell it; without buckets where they were too long for that."""
+    source, destination = (_place_of(text, region) for text in (found.source, found.destination))
+    return Job(found.run_id, source, destination, overwrite=found.overwrite)
+
+
+def _place_of(text: str, region: str) -> Location:
+    bucket, _, prefix = text.removeprefix("s3://").partition("/")
+    is_whole = text.startswith("s3://") and not text.endswith("...")
+    return Location(bucket if is_whole else "", prefix, region, "")
+
+
+# ---------------------------------------------------------------------------------------------------------------- retry
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """What is to be done again, and how it was done before."""
+
+    header: failures.Header
+    failed: Callable[[], Iterator[Failure | RangeFailure]]
+
+    @property
+    def remnant(self) -> runs.Remnant:
+        """Give it as the run takes it: what is there now is copied, so that no ETag is asked for."""
+
+        def items() -> Iterator[Item]:
+            return (Item(one.key, one.size, "") for one in self.failed() if isinstance(one, Failure))
+
+        def ranges() -> Iterator[Range]:
+            return (one.range for one in self.failed() if isinstance(one, RangeFailure))
+
+        return runs.Remnant(items, ranges)
+
+
+@contextmanager
+def open_retry(run_id: str | None, file: Path | None) -> Iterator[Retry]:
+    """Open what failed of a run: its journal, held meanwhile, or a file; raises UsageError where there is neither."""
+    if file is not None:
+        header = failures.read_header(file)
+        yield Retry(header, partial(failures.read, file))
+        return
+    if run_id is None:
+        raise UsageError("name the run of which to retry what failed, or give --failures FILE")
+    accounts.check_run_id(run_id)
+    try:
+        opened = _readable(find_journal(run_id))
+    except JournalHeld as error:
+        raise UsageError(f"run {run_id} is being counted by another process", "retry it when it has ended") from error
+    with opened as journal:
+        if journal.facts.ended is None:
+            raise UsageError(f"run {run_id} has not ended", hint=f"`s3bulkcopy attach {run_id}` follows it to its end")
+        if not journal.job().source.bucket:
+            raise UsageError(f"run {run_id} was taken over, and its tags were too short to tell what it copied where")
+        yield Retry(
+            failures.Header(run_id, journal.facts.engine, journal.job(), journal.facts.aws), partial(all_failures, journal)
+        )
+
+
+def retry(
+    again: Retry,
+    copy: CopySettings,
+    settings: Settings,
+    aws: AwsSettings,
+    output: OutputSettings,
+    life: LifeSettings,
+) -> int:
+    """Copy what failed of another run, in a run of its own; `copy` has its rules."""
+    old, view, run_id = again.header, open_view(output), new_run_id(time.time(), os.urandom(3).hex())
+    objects = ranges = 0
+    for one in again.failed():
+        objects, ranges = objects + isinstance(one, Failure), ranges + isinstance(one, RangeFailure)
+    with view:
+        session = AwsSession(aws)
+        found = look_at(session, copy, settings, aws, run_id)
+        job = old.job._replace(
+            run_id=run_id,
+            source=found.job.source,
+            destination=found.job.destination,
+            overwrite=copy.overwrite,
+            batch_keys=copy.batch_keys,
+        )
+        found = replace(found, job=job)
+        facts = facts_of(found, copy, settings, aws)
+        if not objects and not ranges:
+            view.note(f"nothing failed in run {old.run_id}: there is nothing to retry")
+            return nothing_to_copy(job, settings, view, life, facts)
+        facts = replace(facts, settings={**facts.settings, "retries": old.run_id})
+        show_plan(found, copy.overwrite, settings, view)
+        view.note(f"only what failed of run {old.run_id}: {objects:,} objects and {ranges:,} ranges")
+        with begin_journal(facts, view, is_passing=False) as journal:
+            make = partial(make_engine, found, settings, session, view, journal)
+            work = Work(job, journal, view, settings, life, copy.max_failures, make)
+            result = work.carry(lambda course: runs.retry(job, again.remnant, course, detached=life.detach))
+            _tend_retried(old.run_id, job, session, journal, result, view)
+        return work.close(result)
+
+
+def _tend_retried(old: str, job: Job, session: AwsSession, journal: Journal, result: Result | Detached, view: View) -> None:
+    """Delete the dead letters of what was retried with success, and what was kept of the old run if nothing failed again."""
+    region = job.destination.region
+    if isinstance(result, Detached) or journal.facts.engine not in ("lambda", "local"):
+        return
+    try:
+        if not (urls := queue_urls(session, region, Names(old))):
+            return
+        if result.snapshot.complete and not (result.snapshot.counts.failed or result.snapshot.ranges_failed):
+            view.step(f"nothing of run {old} is left to retry: removing what was kept of it")
+            done = teardown.teardown(session, region, old, say=view.step, sleep=time.sleep)
+            for left in done.left:
+                view.warning(f"left behind: {left.name} ({left.why}): {left.command}")
+            return
+        tally = journal.replay()
+        failed = frozenset(one.key for one in journal.failures(tally))
+        ranges = tuple(one.range for one in journal.failed_ranges(tally))
+        number = dead_letters.forget(session, region, urls, old, failed, ranges, say=view.step, sleep=time.sleep)
+        view.note(f"deleted {number:,} dead letters of run {old}: what they asked for is done")
+    except S3BulkCopyError as error:
+        view.warning(f"could not tend the dead letters of run {old}: {error.message}")

@@ -1,0 +1,254 @@
+"""`status`, `failures`, `halt` and `teardown`: whatever looks at runs, or ends them from outside."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from s3bulkcopy import failures as failed_ones
+from s3bulkcopy.aws import teardown as teardowns
+from s3bulkcopy.aws.discover import find_run, find_runs
+from s3bulkcopy.aws.session import AwsSession, identity
+from s3bulkcopy.aws.stack import decode_tag, encode_tag
+from s3bulkcopy.commands import accounts
+from s3bulkcopy.commands.copying import all_failures
+from s3bulkcopy.errors import LeftBehind, S3BulkCopyError, UsageError
+from s3bulkcopy.journal import Journal, find_journal
+from s3bulkcopy.status import created_at, run_as_json, runs_as_text
+from s3bulkcopy.tally import RangeFailure
+from s3bulkcopy.view import count_text, make_view, put_line, range_text, safe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from s3bulkcopy.aws.discover import FoundRun
+    from s3bulkcopy.settings import AwsSettings, OutputSettings
+    from s3bulkcopy.view import View
+    from s3bulkcopy.worker.model import Failure
+
+#: How often `status --watch` looks again, in seconds.
+WATCH_SECONDS = 2.0
+
+#: What clears a terminal, and puts the cursor at its top.
+_CLEAR = "\x1b[2J\x1b[H"
+
+
+# --------------------------------------------------------------------------------------------------------------- status
+
+
+def status(run_id: str | None, aws: AwsSettings, output: OutputSettings, *, watch: bool) -> int:
+    """Show the runs of an account and region, or one in detail."""
+    if run_id is not None:
+        accounts.check_run_id(run_id)
+    session = AwsSession(aws)
+    region = accounts.look_in(session, aws)
+    flags = accounts.flags(accounts.words(aws, region))
+    with suppress(KeyboardInterrupt):
+        for runs in _again(partial(_find, session, region, run_id), watch=watch):
+            _show_runs(runs, output, region, flags=flags, detail=run_id is not None, live=watch)
+    return 0
+
+
+def look_on(run_id: str, aws: AwsSettings, output: OutputSettings, why: str) -> int:
+    """Follow a run that another process, or another machine, counts: until it is gone, or Ctrl-C."""
+    put_line(sys.stderr, why)
+    session = AwsSession(aws)
+    region = accounts.look_in(session, aws)
+    runs = _find(session, region, run_id)
+    flags = accounts.flags(accounts.words(aws, region))
+    with suppress(KeyboardInterrupt):
+        while runs:
+            _show_runs(runs, output, region, flags=flags, detail=True, live=True)
+            time.sleep(WATCH_SECONDS)
+            found = find_run(session, region, run_id)
+            runs = [found] if found is not None else []
+        put_line(sys.stderr, f"run {run_id} is gone: it ended, or was torn down")
+    return 0
+
+
+def _find(session: AwsSession, region: str, run_id: str | None) -> list[FoundRun]:
+    if run_id is None:
+        return find_runs(session, region)
+    found = find_run(session, region, run_id)
+    if found is None:
+        raise UsageError(
+            f"there is no run {run_id} in {region}", hint="`s3bulkcopy status` lists the runs of a region; see --region"
+        )
+    return [found]
+
+
+def _again(look: Callable[[], list[FoundRun]], *, watch: bool) -> Iterator[list[FoundRun]]:
+    yield look()
+    while watch:
+        time.sleep(WATCH_SECONDS)
+        yield look()
+
+
+def _show_runs(runs: Sequence[FoundRun], output: OutputSettings, region: str, *, flags: str, detail: bool, live: bool) -> None:
+    if output.json:
+        for found in runs:
+            put_line(sys.stdout, json.dumps(run_as_json(found)))
+        return
+    clear = _CLEAR if live and sys.stdout.isatty() else ""
+    put_line(sys.stdout, clear + runs_as_text(runs, region, datetime.now(UTC), flags=flags if detail else None))
+
+
+# ------------------------------------------------------------------------------------------------------------- failures
+
+
+def failures(run_id: str, form: Literal["text", "json", "csv"]) -> int:
+    """Show what failed of a run, and what to do about it; another process may be counting it meanwhile."""
+    accounts.check_run_id(run_id)
+    with Journal.resume(find_journal(run_id), to_write=False) as journal, journal.steady():
+        number = 0
+        for line in _FORMS[form](all_failures(journal)):
+            put_line(sys.stdout, line)
+            number += 1
+        if form == "text":
+            _say_how_complete(journal, number)
+    return 0
+
+
+def _say_how_complete(journal: Journal, number: int) -> None:
+    facts = journal.facts
+    if not number:
+        put_line(sys.stderr, f"nothing failed in run {facts.run_id}{'' if facts.ended is not None else ' so far'}")
+    elif facts.ended is None:
+        put_line(sys.stderr, f"run {facts.run_id} has not ended: more may follow")
+    else:
+        flags = accounts.flags(dict(facts.aws))
+        put_line(sys.stderr, f"copy what failed with: s3bulkcopy retry {facts.run_id}{flags}")
+
+
+def _as_text(failed: Iterator[Failure | RangeFailure]) -> Iterator[str]:
+    for one in failed:
+        if isinstance(one, RangeFailure):
+            yield safe(f"range {range_text(one)}; {failed_ones.RANGE_ADVICE}")
+        else:
+            yield safe(f"{one.key!r} ({count_text(one.size)} B): {one.code}: {one.cause}; {failed_ones.advice(one.code)}")
+
+
+def _as_json(failed: Iterator[Failure | RangeFailure]) -> Iterator[str]:
+    return (json.dumps(failed_ones.failure_object(one)) for one in failed)
+
+
+_COLUMNS = ("key", "size", "code", "cause", "advice", "after", "until")
+
+
+def _as_csv(failed: Iterator[Failure | RangeFailure]) -> Iterator[str]:
+    yield ",".join(_COLUMNS)
+    for one in failed:
+        row: dict[str, Any] = failed_ones.failure_object(one)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="").writerow([row.get(name) for name in _COLUMNS])
+        yield text.getvalue()
+
+
+_FORMS = {"text": _as_text, "json": _as_json, "csv": _as_csv}
+
+
+# ----------------------------------------------------------------------------------------------------------------- halt
+
+
+def halt(run_id: str, aws: AwsSettings, output: OutputSettings) -> int:
+    """Stop a run at once: no task is begun any more, and its queues are emptied. Whoever watches it ends and tears it down."""
+    accounts.check_run_id(run_id)
+    session = AwsSession(aws)
+    region = accounts.look_in(session, aws)
+    _find(session, region, run_id)
+    view = _plain_view(output)
+    teardowns.halt(session, region, run_id, say=view.step, sleep=time.sleep)
+    left = teardowns.empty(session, region, run_id, say=view.step, sleep=time.sleep)
+    again = f"s3bulkcopy teardown {run_id}{accounts.flags(accounts.words(aws, region))}"
+    if output.json:
+        put_line(sys.stdout, json.dumps({"run_id": run_id, "halted": True, "messages_left": left}))
+    else:
+        put_line(sys.stdout, f"{run_id}: halted")
+    if left:
+        view.warning(f"about {left:,} messages are still in its queues; nobody is given them any more")
+    view.note(f"whoever watches it tears it down; where nobody does: {again}")
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------------- teardown
+
+
+@dataclass(frozen=True, slots=True)
+class Everything:
+    """Which runs are meant by all."""
+
+    #: Only those that are older, in seconds.
+    older_than: float | None = None
+    #: Those of other people, too.
+    of_everyone: bool = False
+
+
+def teardown(run_ids: tuple[str, ...], everything: Everything | None, aws: AwsSettings, output: OutputSettings) -> int:
+    """Stop runs and remove what they left: those that are named, or all that are meant."""
+    for name in run_ids:
+        accounts.check_run_id(name)
+    session = AwsSession(aws)
+    region = accounts.look_in(session, aws)
+    view = _plain_view(output)
+    names = run_ids if everything is None else tuple(_meant(session, region, everything, view))
+    left = [line for name in names for line in _tear_down(session, region, name, output, view)]
+    if not names and not output.json:
+        put_line(sys.stdout, f"no runs in {region}: nothing to remove" if everything == Everything() else "nothing to remove")
+    return LeftBehind.exit_code if left else 0
+
+
+def _meant(session: AwsSession, region: str, everything: Everything, view: View) -> Iterator[str]:
+    """Give the ids of the runs that are meant, and name the others."""
+    me, now = identity(session).arn, datetime.now(UTC)
+    for found in find_runs(session, region):
+        why = why_left(found, everything, me, now)
+        if why:
+            view.note(f"{found.run_id}: left alone, {why}")
+        else:
+            yield found.run_id
+
+
+def why_left(found: FoundRun, everything: Everything, me: str, now: datetime) -> str:
+    """Say why a run is not meant by all; nothing where it is. `me` is the caller's ARN."""
+    if not everything.of_everyone and found.owner != encode_tag(me):
+        whose = f"it is {decode_tag(found.owner)}'s" if found.owner else "it does not say whose it is"
+        return f"as {whose} (name it to remove it, or give --everyone)"
+    if everything.older_than is not None:
+        began = created_at(found)
+        if began is None:
+            return "as its age is not known (name it to remove it)"
+        if (now - began).total_seconds() < everything.older_than:
+            return "as it is younger than that"
+    return ""
+
+
+def _tear_down(session: AwsSession, region: str, run_id: str, output: OutputSettings, view: View) -> list[str]:
+    try:
+        teardowns.halt(session, region, run_id, say=view.step, sleep=time.sleep)
+    except S3BulkCopyError as error:
+        view.warning(f"could not stop the workers first: {error.message}")
+    done = teardowns.teardown(session, region, run_id, say=view.step, sleep=time.sleep)
+    left = [f"{left.name} ({left.why}): {left.command}" for left in done.left]
+    if output.json:
+        put_line(sys.stdout, json.dumps({"run_id": run_id, "removed": list(done.removed), "left": left}))
+        return left
+    removed = f"removed {len(done.removed)} resources" if done.removed else "nothing was there"
+    put_line(sys.stdout, f"{run_id}: {removed}")
+    if not output.quiet:
+        for name in done.removed:
+            put_line(sys.stdout, f"  removed {name}")
+    for line in left:
+        put_line(sys.stderr, f"  left    {line}")
+    return left
+
+
+def _plain_view(output: OutputSettings) -> View:
+    return make_view(output, stdout=sys.stdout, stderr=sys.stderr, is_terminal=False, clock=time.monotonic)

@@ -1,0 +1,131 @@
+"""What failed of a run, as people read it and as files keep it: what to do about it, and enough to do it again."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from s3bulkcopy.errors import UsageError
+from s3bulkcopy.tally import RangeFailure
+from s3bulkcopy.worker.model import CopyTask, Failure, Job, Range, decode_task, encode_task, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+#: What tells a file of failures from another, and one format of it from another.
+KIND, FORMAT = "failures", 1
+
+#: What is to be done about a failure, by its code.
+_ADVICE = {
+    "AccessDenied": "allow s3:GetObject on the source and s3:PutObject on the destination (tags and KMS keys need their own)",
+    "PreconditionFailed": "it was changed after it was listed; a retry copies what is there now",
+    "InvalidObjectState": "it is archived: restore it first",
+    "EntityTooLarge": "it is larger than one CopyObject copies: 5 GB",
+    "InvalidRequest": "CopyObject does not take it as it is: it may be larger than 5 GB, or encrypted with your own key",
+    "KMS.DisabledException": "enable the key",
+    "KMS.NotFoundException": "the object's key is gone",
+    "SlowDown": "the store had enough for a quarter of an hour; retry with a lower --max-rate",
+    "DeadLetter": "its task was given up after five deliveries; see the functions' logs if a retry ends so too",
+}
+
+#: What is to be done about codes that are not known, and about ranges.
+_RETRY = "retry it"
+RANGE_ADVICE = "retry: what is in this range was not listed to the end"
+
+
+def advice(code: str) -> str:
+    """Say what to do about a failure of this code.
+
+    >>> advice("InvalidObjectState")
+    'it is archived: restore it first'
+    """
+    return _ADVICE.get(code, _RETRY)
+
+
+def failure_object(failure: Failure | RangeFailure) -> dict[str, Any]:
+    """Give what failed as JSON has it."""
+    if isinstance(failure, RangeFailure):
+        return {"after": failure.range.after, "until": failure.range.until, "cause": failure.cause, "advice": RANGE_ADVICE}
+    return {**failure._asdict(), "advice": advice(failure.code)}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file of failures says of their run."""
+
+    run_id: str
+    engine: str
+    job: Job
+    #: Options that reach the same account: region, endpoint.
+    aws: tuple[tuple[str, str], ...] = ()
+
+
+def write(path: Path, header: Header, failed: Iterable[Failure | RangeFailure]) -> int:
+    """Write what failed of a run, a line each, in place of what is there; gives how many lines. Raises OSError.
+
+    JSON in pure ASCII, so that every key survives, whatever its characters.
+    """
+    part, number = path.with_name(path.name + ".part"), 0
+    job = header.job
+    head = {
+        "s3bulkcopy": KIND,
+        "format": FORMAT,
+        "run_id": header.run_id,
+        "engine": header.engine,
+        "source": str(job.source),
+        "destination": str(job.destination),
+        "aws": dict(header.aws),
+        "rules": json.loads(encode_task(CopyTask(header.run_id, job, ()))),
+    }
+    with part.open("w", encoding="ascii") as file:
+        file.write(to_json(head) + "\n")
+        for number, failure in enumerate(failed, 1):  # noqa: B007 - it is counted
+            file.write(to_json(failure_object(failure)) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    return number
+
+
+def read_header(path: Path) -> Header:
+    """Read what a file of failures says of their run; raises UsageError where it is none."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            head = json.loads(file.readline())
+        if head["s3bulkcopy"] != KIND:
+            raise ValueError("another kind of file")
+        if head["format"] != FORMAT:
+            raise UsageError(f"{path} has format {head['format']}, and this version of s3bulkcopy reads {FORMAT}")
+        rules = decode_task(to_json(head["rules"]))
+        if not isinstance(rules, CopyTask):
+            raise TypeError("no rules")
+        return Header(str(head["run_id"]), str(head["engine"]), rules.job, tuple(dict(head["aws"]).items()))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        hint = "`run --failures FILE` and `attach --failures FILE` write one"
+        raise UsageError(f"{path} is not a file of failures, as this version of s3bulkcopy writes it: {error}", hint) from error
+
+
+def read(path: Path) -> Iterator[Failure | RangeFailure]:
+    """Read what failed, line by line; raises UsageError at a line that says something else."""
+    with path.open(encoding="utf-8") as file:
+        file.readline()
+        for number, line in enumerate(file, 2):
+            try:
+                yield _failure(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise UsageError(f"{path}, line {number}, is no failure: {error}", "is the file whole?") from error
+
+
+def _failure(data: dict[str, Any]) -> Failure | RangeFailure:
+    if "key" in data:
+        if not isinstance(data["key"], str) or not isinstance(data["size"], int):
+            raise TypeError("a key is a text, and a size a number")
+        return Failure(data["key"], data["size"], str(data["code"]), str(data["cause"]))
+    if not isinstance(data["after"], str) or not isinstance(data["until"], str | None):
+        raise TypeError("a range is two keys")
+    return RangeFailure(Range(data["after"], data["until"]), str(data["cause"]))

@@ -1,0 +1,295 @@
+"""A run's life beyond its command, with queues and no workers: what is found there decides how it ends."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+
+from s3bulkcopy.aws import bundle
+from s3bulkcopy.aws.dead_letters import forget
+from s3bulkcopy.aws.deploy import Deployed, deploy
+from s3bulkcopy.aws.discover import find_run
+from s3bulkcopy.aws.teardown import empty, halt, quiet
+from s3bulkcopy.commands import returning
+from s3bulkcopy.commands.tending import failures
+from s3bulkcopy.errors import CountsIncomplete, Detached, Halted, JournalUnusable, NotPermitted, ObjectsFailed, UsageError
+from s3bulkcopy.journal import Facts, Journal, journal_path
+from s3bulkcopy.settings import AwsSettings, LifeSettings, OutputSettings
+from s3bulkcopy.worker.model import (
+    Attempt,
+    CopyTask,
+    Counts,
+    Dead,
+    Done,
+    Failure,
+    Item,
+    ListTask,
+    Range,
+    encode_event,
+    encode_task,
+)
+from tests.moto.conftest import REGION, RUN_ID, Aws, job, leftovers, refusal, silently, stack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+JOB = job()
+ROOT = ListTask(f"{RUN_ID}.1", JOB, (Range("", None),))
+PROBED = Done(f"{RUN_ID}.0", Attempt(1, "probe"), 0, Counts(listed=1, copied=1))
+LISTED = Done(f"{RUN_ID}.1", Attempt(1, "n"), 0, Counts(listed=4, copied=4))
+NOW = 4e9  # a journal that was watched then is always young
+
+
+@pytest.fixture(autouse=True)
+def state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder for journals of this test's own."""
+    monkeypatch.setenv("S3BULKCOPY_STATE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def make(aws: Aws) -> Deployed:
+    return deploy(stack(), aws, bundle.build(), say=silently, sleep=silently)
+
+
+def send(made: Deployed, kind: str, *bodies: str) -> None:
+    sqs = boto3.client("sqs", region_name=REGION)
+    for body in bodies:
+        sqs.send_message(QueueUrl=made.queue_urls[kind], MessageBody=body)
+
+
+def left_behind(**changes: Any) -> None:
+    """Leave the journal of a run whose command was killed when it had queued everything."""
+    facts = Facts(RUN_ID, "lambda", (encode_task(ROOT),), submitted=True, aws=(("region", REGION),), watched=NOW)
+    with Journal.create(journal_path(RUN_ID), replace(facts, **changes)) as journal:
+        if journal.facts.has_roots:
+            journal.append([PROBED])
+
+
+def attach(**changes: Any) -> int:
+    arguments = {"take_over": False, "idle_seconds": 0.2, "look_on": lambda _why: 77, **changes}
+    life = arguments.pop("life", LifeSettings())
+    return returning.attach(RUN_ID, AwsSettings(region=REGION), OutputSettings(json=True), life, **arguments)
+
+
+def ended() -> int | None:
+    with Journal.resume(journal_path(RUN_ID)) as journal:
+        return journal.facts.ended
+
+
+def test_a_run_is_followed_to_its_end_counted_and_torn_down(aws: Aws, capsys: pytest.CaptureFixture[str]) -> None:
+    send(make(aws), "reports", encode_event(LISTED))
+    left_behind()
+
+    assert attach() == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["copied"] == 5
+    assert (leftovers(), ended()) == ([], 0)
+
+
+def test_what_the_first_command_was_asked_for_is_heeded_and_what_failed_is_written(aws: Aws, state: Path) -> None:
+    failed = Done(f"{RUN_ID}.1", Attempt(1, "n"), 1, Counts(listed=1, failed=1), (Failure("k", 1, "AccessDenied", "no"),))
+    send(make(aws), "reports", encode_event(failed))
+    left_behind(settings={"max_failures": 0, "lambda": {"keep_failed": True, "tags": [["a", "b"]], "new": 1}})
+
+    with pytest.raises(ObjectsFailed, match="more than --max-failures 0"):
+        attach(life=LifeSettings(failures=state / "f"))
+    assert [json.loads(line).get("key") for line in (state / "f").read_text().splitlines()] == [None, "k"]
+    assert len(leftovers()) == 12
+    assert ended() == 3
+
+
+def test_past_the_retention_nothing_is_waited_for(aws: Aws, capsys: pytest.CaptureFixture[str]) -> None:
+    make(aws)
+    left_behind(watched=1e9)
+
+    with pytest.raises(CountsIncomplete, match="incomplete"):
+        attach()
+    said = capsys.readouterr()
+    assert "nobody has listened to run" in said.err
+    assert "SQS keeps a message for 14 days" in said.err
+    assert json.loads(said.out.splitlines()[-1])["copied"] == 1
+    assert (leftovers(), ended()) == ([], 8)
+
+
+def test_a_run_that_is_gone_is_not_waited_for(aws: Aws) -> None:  # noqa: ARG001 - an empty account
+    left_behind()
+
+    with pytest.raises(CountsIncomplete, match=f"run {RUN_ID} is gone from {REGION}"):
+        attach()
+    assert ended() == 8
+
+
+def test_a_run_that_cannot_be_looked_at_is_left_to_go_on(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(aws)
+    left_behind()
+
+    def refuse(*_: object) -> None:
+        raise NotPermitted("looking for queue x: sqs:GetQueueUrl is denied")
+
+    monkeypatch.setattr("s3bulkcopy.aws.discover.queue_urls", refuse)
+    with pytest.raises(Detached, match="goes on without this command") as caught:
+        attach()
+    assert caught.value.exit_code == 5
+    assert f"s3bulkcopy attach {RUN_ID}" in caught.value.hint
+    assert (len(leftovers()), ended()) == (12, None)
+
+
+def test_a_halted_run_ends_with_a_code_of_its_own(aws: Aws) -> None:
+    make(aws)
+    left_behind()
+    halt(aws, REGION, RUN_ID, say=silently, sleep=silently)
+
+    with pytest.raises(Halted) as caught:
+        attach()
+    assert caught.value.message.endswith("; of 1 object listed so far at least 1 were copied")
+    assert (leftovers(), ended()) == ([], 9)
+
+
+def test_a_run_of_which_nothing_was_queued_names_the_teardown(aws: Aws) -> None:
+    make(aws)
+    left_behind(roots=())
+
+    with pytest.raises(JournalUnusable, match="nothing of run") as caught:
+        attach()
+    assert f"s3bulkcopy teardown {RUN_ID}" in caught.value.hint
+
+
+def test_a_run_in_another_account_is_named(aws: Aws) -> None:  # noqa: ARG001
+    left_behind(settings={"account": "210987654321"})
+
+    with pytest.raises(UsageError, match="is in account 210987654321, and these credentials are of 123456789012"):
+        attach()
+    assert ended() is None
+
+
+def test_a_local_run_does_not_go_on_by_itself(aws: Aws) -> None:  # noqa: ARG001
+    left_behind(engine="local")
+
+    with pytest.raises(UsageError, match="local engine"):
+        attach()
+
+
+def test_a_run_that_has_ended_is_shown(aws: Aws, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: ARG001
+    left_behind(ended=130)
+
+    assert attach() == 130
+    said = capsys.readouterr()
+    assert "has ended, with code 130: interrupted" in said.err
+    assert json.loads(said.out.splitlines()[-1])["copied"] == 1
+
+
+def test_without_a_journal_or_with_one_that_is_held_it_is_only_looked_on(aws: Aws) -> None:  # noqa: ARG001
+    assert attach() == 77
+    left_behind()
+    with Journal.resume(journal_path(RUN_ID)):
+        assert attach() == 77
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_a_run_whose_journal_is_lost_is_taken_over(aws: Aws, state: Path, damaged: bool) -> None:  # noqa: FBT001
+    send(make(aws), "reports", encode_event(LISTED))
+    if damaged:
+        journal_path(RUN_ID).parent.mkdir()
+        journal_path(RUN_ID).write_text("nonsense " * 500)
+        with pytest.raises(JournalUnusable, match="damaged") as caught:
+            attach()
+        assert "--take-over" in caught.value.hint
+    file = state / "failures"
+
+    with pytest.raises(CountsIncomplete):
+        attach(take_over=True, life=LifeSettings(failures=file))
+
+    assert (leftovers(), ended()) == ([], 8)
+    assert json.loads(file.read_text())["source"] == "s3://source/in/ø"
+    assert journal_path(RUN_ID).with_suffix(".damaged").exists() == damaged
+
+
+def test_what_failed_is_shown_in_each_form(capsys: pytest.CaptureFixture[str]) -> None:
+    left_behind()
+    with Journal.resume(journal_path(RUN_ID)) as journal:
+        refused = Failure('a,"b"\x01\n\udcff', 1234, "InvalidObjectState", "archived")
+        dead = ListTask("n.0", JOB, (Range("x", "y"),))
+        journal.append([Done(ROOT.id, Attempt(1, "n"), 1, Counts(failed=1), (refused,)), Dead(dead.id, dead)])
+        assert failures(RUN_ID, "json") == 0
+        objects = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        failures(RUN_ID, "csv")
+        rows = capsys.readouterr().out
+        failures(RUN_ID, "text")
+        text = capsys.readouterr()
+
+    assert [one.get("key") for one in objects] == ['a,"b"\x01\n\udcff', None]
+    assert rows.startswith("key,size,code,cause,advice,after,until\n")
+    assert "it is archived: restore it first" in rows
+    assert "(1,234 B): InvalidObjectState: archived; it is archived: restore it first" in text.out
+    assert "range after 'x' until 'y': killed, or never started" in text.out
+    assert "\x01" not in text.out
+
+
+# ----------------------------------------------------------------------------------------------------------------- halting
+
+
+def test_a_halt_purges_again_what_workers_in_flight_refilled(aws: Aws) -> None:
+    made = make(aws)
+    quiet(aws, REGION, RUN_ID, say=silently, sleep=silently)
+    send(made, "copy", "late")
+    slept: list[float] = []
+    purges = iter([True, False])
+
+    def before(name: str, _: dict[str, Any]) -> None:
+        if name == "sqs.purge_queue" and next(purges, False):
+            raise refusal("AWS.SimpleQueueService.PurgeQueueInProgress", operation="PurgeQueue")
+
+    aws.before = before
+    said: list[str] = []
+
+    assert empty(aws, REGION, RUN_ID, say=said.append, sleep=slept.append) == 0
+    assert [seconds for seconds in slept if seconds > 60] == [61.0]
+    assert "1 messages are left or have come since the queues were purged" in said[0]
+    found = find_run(aws, REGION, RUN_ID)
+    assert found is not None
+    assert found.depths["copy"].waiting == 0
+
+
+def test_queues_that_do_not_become_empty_are_said_to_hold_something(aws: Aws) -> None:
+    made = make(aws)
+    quiet(aws, REGION, RUN_ID, say=silently, sleep=silently)
+
+    def refill(_: float) -> None:
+        send(made, "list", "again")
+
+    send(made, "list", "first")
+    assert empty(aws, REGION, RUN_ID, say=silently, sleep=refill) > 0
+
+
+# ------------------------------------------------------------------------------------------------------------ dead letters
+
+
+def test_dead_letters_of_what_is_done_are_deleted_and_others_stay(aws: Aws) -> None:
+    made = make(aws)
+    tasks = [CopyTask(f"t.{n}", JOB, (Item(f"a{n}", 1, ""), Item(f"b{n}", 1, ""))) for n in range(3)]
+    strange = CopyTask("t.9", JOB._replace(run_id="another"), (Item("c", 1, ""),))
+    send(made, "copy-dead", *map(encode_task, [*tasks, strange]), "poison")
+    lists = [ListTask("l.1", JOB, (Range("a", "m"),)), ListTask("l.2", JOB, (Range("m", None),))]
+    send(made, "list-dead", *map(encode_task, lists))
+
+    number = forget(aws, REGION, made.queue_urls, RUN_ID, frozenset({"b1"}), [Range("n", "o")], say=silently, sleep=silently)
+
+    assert number == 3
+    found = find_run(aws, REGION, RUN_ID)
+    assert found is not None
+    assert {kind: sum((depth.waiting, depth.in_flight)) for kind, depth in found.depths.items() if kind.endswith("-dead")} == {
+        "copy-dead": 3,
+        "list-dead": 1,
+    }
+
+
+def test_a_run_says_whose_it_is(aws: Aws) -> None:
+    make(aws)
+
+    found = find_run(aws, REGION, RUN_ID)
+
+    assert found is not None
+    assert (found.owner, found.overwrite) == ("arn:aws:iam::123456789012:user/someone", True)
