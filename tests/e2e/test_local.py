@@ -62,7 +62,7 @@ def run(url: str, *arguments: str, **changes: str) -> Ended:
 
 def run_id_of(ended: Ended) -> str:
     """Give the id of a run that did not come to its end."""
-    return re.findall(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}", ended.out)[0]
+    return str(re.findall(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}", ended.out)[0])
 
 
 def attach(ended: Ended) -> Ended:
