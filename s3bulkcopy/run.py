@@ -93,10 +93,10 @@ def run(
             engine.submit(roots)
             watcher.step("listing and copying")
             _watch(engine, tally, watcher, max_failures, check)
-            if tally.snapshot().unquiet:
-                watcher.step("waiting until no worker is at work any more")
-                engine.settle()
-                tally.add(_drain(engine))
+            watcher.step("waiting until no worker is at work any more")
+            # Always: of a task that a queue holds twice, nothing tells before the second worker reports.
+            engine.settle()
+            tally.add(_drain(engine, POLL_SECONDS if tally.snapshot().unquiet else 0.0))
             worked = clock()
             watcher.step("tearing down")
     except Interrupted as error:
@@ -152,10 +152,10 @@ def _watch(engine: Engine, tally: Tally, watcher: Watcher, max_failures: int | N
         watcher.progress(snapshot, engine.depths())
 
 
-def _drain(engine: Engine) -> list[Event]:
-    """Take the events that are still there once nobody works any more."""
+def _drain(engine: Engine, seconds: float) -> list[Event]:
+    """Take the events that are still there once nobody works any more; wait so long for each."""
     events: list[Event] = []
-    while more := engine.poll(POLL_SECONDS):
+    while more := engine.poll(seconds):
         events += more
         engine.ack()
     return events
