@@ -34,7 +34,8 @@ def main() -> int:
     sys.stdout.write(
         f"{found.seen['schedules']:,} schedules (seeds from {seeds[0]:,}), {len(INVARIANTS)} invariants, "
         f"{len(found.broken)} schedules broken; "
-        f"{60 * found.seen['schedules'] / cpu_seconds:,.0f} schedules a minute of one core ({cpu_seconds:.0f} s of processor, {seconds:.0f} s)\n"
+        f"{60 * found.seen['schedules'] / cpu_seconds:,.0f} schedules a minute of one core "
+        f"({cpu_seconds:.0f} s of processor, {seconds:.0f} s)\n"
     )
     return int(bool(found.broken))
 

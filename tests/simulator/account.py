@@ -31,6 +31,7 @@ class Account:
     ) -> None:
         """Show a run's resources."""
         self.world, self.names, self.queues, self.store = world, names, queues, store
+        self.poll_slowness = store.weather.poll_slowness
         self.functions = {function.name: function for function in functions}
         self.mappings = {mapping.uuid: mapping for mapping in mappings}
 
@@ -124,8 +125,8 @@ class SqsClient:
         self._account.pass_time()
         queues, queue = self._account.queues, self._queue(QueueUrl)
         if self._world.strikes(queues.lost_answers / 2):
-            queues.take(queue, Entries, 0.0)
-        outcome = queues.take(queue, Entries, self._world.random.random() / 10)  # the engine gives up after five times
+            queues.take(queue, Entries, 0.0, 0.0)
+        outcome = queues.take(queue, Entries, self._world.random.random() / 10, 0.0)  # the engine gives up after five times
         assert len(Entries) <= 10
         return {kind: entries for kind, entries in outcome.items() if entries}
 
@@ -139,7 +140,7 @@ class SqsClient:
         """Wait for messages and deliver them."""
         queue = self._queue(QueueUrl)
         self._account.pass_time()
-        self._world.go_on(WaitTimeSeconds, queue.has_visible)
+        self._world.go_on(WaitTimeSeconds * self._account.poll_slowness, queue.has_visible)
         messages = queue.receive(MaxNumberOfMessages, VisibilityTimeout)
         if not messages:
             return {}

@@ -39,6 +39,7 @@ class World:
         #: Whether nothing goes wrong yet.
         self.is_calm = True
         self.strikes_left = MOST_STRIKES
+        self.invocations = 0
         self.trace: list[str] | None = [] if tracing else None
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = count()

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: How many steps an invocation that is killed takes at most before it, as a power of two.
 _MOST_STEPS_POWER = 11.0
 
+#: Invocations after which the weather clears up, so that no schedule takes seconds; most have some tens.
+MOST_INVOCATIONS = 250
+
 #: How long a mapping takes to see that a message is there, and to be disabled, in seconds at most.
 _LOOK_SECONDS = 0.5
 _DISABLE_SECONDS = 20.0
@@ -121,6 +124,9 @@ class Function:
     def invoke(self, event: dict[str, Any], ended: Callable[[Any], object]) -> None:
         """Serve an invocation in an idle environment, or in a new one."""
         random = self.world.random
+        self.world.invocations += 1
+        if self.world.invocations >= MOST_INVOCATIONS:
+            self.world.is_calm = True
         if self.idle and random.random() < 0.9:
             sandbox = self.idle.pop(random.randrange(len(self.idle)))
         else:

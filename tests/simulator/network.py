@@ -38,6 +38,8 @@ class Wire:
         world, faults = loop.world, self._weather.faults
         random = world.random.random
         there_seconds = back_seconds = self._weather.latency * (0.25 + random() / 2)
+        if request.startswith(b"GET "):
+            back_seconds += self._weather.list_latency
         if world.strikes(faults.slow):
             back_seconds *= _SLOWNESS ** random()
         world.later(there_seconds, partial(self._arrive, request, back_seconds, deadline, receiver))
@@ -45,7 +47,7 @@ class Wire:
     def _arrive(self, request: bytes, back_seconds: float, deadline: float, receiver: Receiver) -> None:
         loop, faults = self._loop, self._weather.faults
         world = loop.world
-        is_lost = bool(faults.lost_request) and not world.is_calm and world.random.random() < faults.lost_request / 2
+        is_lost = bool(faults.lost_request) and not world.is_calm and world.random.random() < faults.lost_request / 4
         response = None if is_lost else self._serve(request)
         if world.strikes(faults.lost_answer / 2) or (is_lost and not world.strikes(0.3)):
             error: OSError = ConnectionLost("reset")

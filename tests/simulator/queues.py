@@ -173,26 +173,28 @@ class Queues:
         return FINE
 
     def _send(self, loop: EnvironmentLoop, queue: Queue, entries: list[dict[str, str]]) -> Response:
-        outcome = self.take(queue, entries, self._weather.faults.refused_entry / 2)
+        faults = self._weather.faults
+        outcome = self.take(queue, entries, faults.refused_entry / 2, faults.denied_entry / 2)
         if self._world.trace is not None:
             for entry in entries:
                 taken = [kind for kind, some in outcome.items() if any(entry["Id"] == one["Id"] for one in some)]
                 self._world.note(f"  {queue.name} is sent by {loop.name}, {taken}: {_brief(entry['MessageBody'])}")
-        faults = self._weather.faults
         deadly = faults.killed_reporting if queue is self.by_kind["reports"] else faults.killed_sending
         if self._world.strikes(deadly / 4):
             loop.kill()
         return answer(200, json.dumps(outcome))
 
-    def take(self, queue: Queue, entries: list[dict[str, str]], refused: float) -> dict[str, list[dict[str, Any]]]:
-        """Take messages, but for a share that is refused, nor always saying so."""
-        faults, random = self._weather.faults, self._random.random
+    def take(
+        self, queue: Queue, entries: list[dict[str, str]], refused: float, denied: float
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Take messages, but for a share that is refused; of another it is denied that they were taken."""
+        random = self._random.random
         outcome: dict[str, list[dict[str, Any]]] = {"Successful": [], "Failed": []}
         for entry in entries:
             is_refused = not self._world.is_calm and random() < refused
             if not is_refused:
                 queue.send(entry["MessageBody"])
-            if not is_refused and not self._world.strikes(faults.denied_entry / 2):
+            if not is_refused and not self._world.strikes(denied):
                 outcome["Successful"].append({"Id": entry["Id"], "MessageId": "m"})
             elif random() < 0.7:
                 outcome["Failed"].append({"Id": entry["Id"], "Code": "InternalError", "SenderFault": False, "Message": "busy"})

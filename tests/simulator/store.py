@@ -57,7 +57,7 @@ class Store:
 
     def __init__(self, world: World, weather: Weather) -> None:
         """Fill the source, and plan what will happen to its objects."""
-        self._world, self._weather = world, weather
+        self._world, self.weather = world, weather
         self._random = world.random
         self.keys: list[str] = []
         self.source: dict[str, Item] = {}
@@ -80,7 +80,7 @@ class Store:
 
     def target(self, key: str) -> str:
         """Give the key at the destination."""
-        return self._weather.destination_prefix + key[len(self._weather.prefix) :]
+        return self.weather.destination_prefix + key[len(self.weather.prefix) :]
 
     def _put(self, key: str) -> None:
         if key not in self.source:
@@ -95,7 +95,7 @@ class Store:
 
     def stir(self) -> None:
         """Let faults come from now on, and objects vanish, change and appear within the next minutes."""
-        faults, random, world = self._weather.faults, self._random, self._world
+        faults, random, world = self.weather.faults, self._random, self._world
         for key in [*self.keys]:
             if random.random() < faults.cursed:
                 self._curse(key, random.choice(CURSES))
@@ -105,12 +105,12 @@ class Store:
             elif random.random() < faults.changing:
                 self.changing.add(key)
                 world.later(self._some_seconds(), lambda key=key: self._put(key))  # type: ignore[misc]
-        for key in draw_keys(random, self._weather.prefix, self._weather.objects):
+        for key in draw_keys(random, self.weather.prefix, self.weather.objects):
             if key not in self.source and random.random() < faults.appearing:
                 self.moving.add(key)
                 world.later(self._some_seconds(), lambda key=key: self._put(key))  # type: ignore[misc]
-        if self._weather.bucket_gone_at is not None:
-            world.later(self._weather.bucket_gone_at, self._lose_bucket)
+        if self.weather.bucket_gone_at is not None:
+            world.later(self.weather.bucket_gone_at, self._lose_bucket)
 
     def _curse(self, key: str, curse: Response | None) -> None:
         if curse in (SLOW_DOWN, SERVER_ERROR, ERROR_INSIDE):  # it may be handed on twenty times; see MOST_STRIKES
@@ -131,7 +131,7 @@ class Store:
         first = bisect_right(self.keys, after) if after >= prefix else bisect_right(self.keys, prefix)
         if first and self.keys[first - 1] == prefix and after < prefix:
             first -= 1
-        most = min(most, self._weather.page_keys)
+        most = min(most, self.weather.page_keys)
         found = [key for key in self.keys[first : first + most + 1] if key.startswith(prefix)]
         return [self.source[key] for key in found[:most]], len(found) > most
 
@@ -149,7 +149,7 @@ class Store:
         return response
 
     def _fault(self) -> Response | None:
-        faults, chance = self._weather.faults, self._random.random() * 2
+        faults, chance = self.weather.faults, self._random.random() * 2
         if self._world.is_calm:
             return None
         if chance < faults.throttled:

@@ -76,6 +76,10 @@ class Weather:
     destination_prefix: str
     #: How long a request takes, in seconds.
     latency: float
+    #: How much longer a list request takes, in seconds; where that is long, ranges are handed on.
+    list_latency: float
+    #: How many times as long as it asks for the engine waits where there are no reports: its machine may be busy.
+    poll_slowness: int
     timeout_seconds: int
     list_workers: int
     copy_workers: int
@@ -116,6 +120,8 @@ def draw(random: Random) -> Weather:
         prefix=choice(("", "", "a/", "ø &%")),
         destination_prefix=choice(("", "", "b+/", "日")),
         latency=choice((0.01, 0.05, 0.1)) if timeout_seconds < 20 else choice((0.02, 0.3, 1.5)),
+        poll_slowness=choice((1, 10, 20, 20)),
+        list_latency=choice((0.0, 0.0, 0.8, 2.5)),
         timeout_seconds=timeout_seconds,
         list_workers=choice((2, 3)),
         copy_workers=choice((2, 6)),
