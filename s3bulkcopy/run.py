@@ -96,7 +96,9 @@ def run(
             watcher.step("waiting until no worker is at work any more")
             # Always: of a task that a queue holds twice, nothing tells before the second worker reports.
             engine.settle()
-            tally.add(_drain(engine, POLL_SECONDS if tally.snapshot().unquiet else 0.0))
+            late = _drain(engine, POLL_SECONDS if tally.snapshot().unquiet else 0.0)
+            # Nobody works on what a late Done would announce: its task stays dead, and what it was to do is named.
+            tally.add([event for event in late if not tally.would_reopen(event)])
             worked = clock()
             watcher.step("tearing down")
     except Interrupted as error:
