@@ -77,6 +77,7 @@ class Engine(LambdaEngine):
         #: What the probe counts for, as the run has it.
         self.proof: list[Event] = []
         self.settled_at: float | None = None
+        self.heard_before_settling = 0
 
     def __enter__(self) -> Self:
         """Take what is there."""
@@ -106,6 +107,7 @@ class Engine(LambdaEngine):
 
     def settle(self) -> None:
         """Take down when it is said that nobody is at work any more."""
+        self.heard_before_settling = len(self.events)
         super().settle()
         self.settled_at = self._simulation.world.now
 
