@@ -14,8 +14,8 @@ from s3bulkcopy.worker import aio
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-#: Virtual seconds after which a schedule is said never to end: half a day, where the slowest take two hours.
-MOST_SECONDS = 40_000.0
+#: Virtual seconds after which a schedule is said never to end: more than three hours, where the slowest take one or two.
+MOST_SECONDS = 12_000.0
 
 #: How often faults strike in one schedule after which work is done again, at most. A task that is handed on twenty times, and
 #: twice each time, is a million tasks.

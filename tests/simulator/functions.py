@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from s3bulkcopy.worker.handler import Environment
 from s3bulkcopy.worker.s3 import S3
 from s3bulkcopy.worker.sqs import Sqs
-from tests.simulator.clock import EnvironmentLoop
+from tests.simulator.clock import EnvironmentLoop, NeverEnds
 from tests.simulator.network import host
 from tests.unit.worker.worker_fakes import CREDENTIALS, NOW
 
@@ -26,6 +26,9 @@ _MOST_STEPS_POWER = 11.0
 
 #: Invocations after which the weather clears up, so that no schedule takes seconds; most have some tens.
 MOST_INVOCATIONS = 250
+
+#: Invocations after which a schedule is said never to end; those that do end take some hundreds.
+TOO_MANY_INVOCATIONS = 3000
 
 #: How long a mapping takes to see that a message is there, and to be disabled, in seconds at most.
 _LOOK_SECONDS = 0.5
@@ -127,6 +130,8 @@ class Function:
         self.world.invocations += 1
         if self.world.invocations >= MOST_INVOCATIONS:
             self.world.is_calm = True
+        if self.world.invocations >= TOO_MANY_INVOCATIONS:
+            raise NeverEnds(f"after {self.world.invocations:,} invocations the run has not ended")
         if self.idle and random.random() < 0.9:
             sandbox = self.idle.pop(random.randrange(len(self.idle)))
         else:

@@ -110,7 +110,7 @@ def draw(random: Random) -> Weather:
     shares = {field.name: 0.0 if calm else _share(random, field.name) for field in fields(Faults)}
     return Weather(
         faults=Faults(**shares),
-        objects=1 + int(30 * chance() ** 2),
+        objects=1 + int(25 * chance() ** 2),
         page_keys=choice((1, 2, 3, 5, 8)),
         batch_keys=choice((1, 2, 4, 8, 1000)),
         message_bytes=choice((262_144, 1_048_576)),
