@@ -227,10 +227,10 @@ def _carry_through(job: Job, tally: Tally, course: Course, begin: Callable[[], N
             proven = clock()
             watcher.step("listing" if job.dry else "listing and copying")
             _watch(tally, course)
-            if tally.snapshot().unquiet or not tally.complete:
-                watcher.step("waiting until no worker is at work any more")
-                engine.settle()
-                _drain(tally, course)
+            watcher.step("waiting until no worker is at work any more")
+            # Always: of a task that a queue holds twice, nothing tells before the second worker reports.
+            engine.settle()
+            _drain(tally, course)
             worked = clock()
             course.before_leaving(_final(tally))
             watcher.step("tearing down")
@@ -380,9 +380,16 @@ def _poll(tally: Tally, course: Course) -> list[Event]:
 
 
 def _drain(tally: Tally, course: Course) -> None:
-    """Take the events that are still there once nobody works any more."""
-    while _poll(tally, course):
-        pass
+    """Take the events that are still there once nobody works any more.
+
+    Nobody works on what a late Done of a dead task would announce: the task stays dead, and what it was to do is named.
+    """
+    seconds = POLL_SECONDS if tally.snapshot().unquiet or not tally.complete else 0.0
+    while events := course.engine.poll(seconds):
+        for event in events:
+            if not tally.would_reopen(event):
+                _count([event], tally, course.journal)
+        course.engine.ack()
 
 
 def _stop_if_hopeless(snapshot: Snapshot, tally: Tally, max_failures: int | None) -> None:

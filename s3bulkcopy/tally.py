@@ -134,6 +134,10 @@ class Tally:
                 case Fatal():
                     self.fatal = self.fatal or event
 
+    def would_reopen(self, event: Event) -> bool:
+        """Tell whether an event is the late `Done` of a task that is taken for dead, and announces children."""
+        return isinstance(event, Done) and event.children > 0 and event.id in self._dead
+
     @property
     def complete(self) -> bool:
         """Tell whether every announced task has ended."""

@@ -130,7 +130,8 @@ class LambdaEngine:
         self._last_depths = Depths(Depth(0, 0), Depth(0, 0), 0)
         self._depths_read_at = float("-inf")
         self._dead_seen_at = float("-inf")
-        self._strays: set[str] = set()
+        #: The dead letters that were told of, by their ids.
+        self._told: set[str] = set()
         self.left: tuple[str, ...] = ()
 
     # -------------------------------------------------------------------------------------------- making and unmaking
@@ -384,14 +385,18 @@ class LambdaEngine:
         return kind(f"run {self._names.run_id} goes on without this command: {known.message}", hint=known.hint)
 
     def _dead_letters(self) -> list[Event]:
-        """Look for tasks that died. Dead letters stay where they are: they are what a retry begins with."""
+        """Look for tasks that died, and tell of each once.
+
+        Dead letters stay where they are: they are what a retry begins with. So they are received again and again.
+        """
         if not self._last_depths.dead and self._clock() - self._dead_seen_at < _DEAD_SECONDS:
             return []
         self._dead_seen_at = self._clock()
         events: list[Event] = []
         for role in ("list-dead", "copy-dead"):
-            while messages := self._receive(role, 0):
-                for message in messages:
+            while new := [message for message in self._receive(role, 0) if message["MessageId"] not in self._told]:
+                for message in new:
+                    self._told.add(message["MessageId"])
                     task = _task_in(message["Body"])
                     if task is not None:
                         events.append(Dead(task.id, task))
@@ -400,10 +405,8 @@ class LambdaEngine:
         return events
 
     def _name_stray(self, message: dict[str, Any]) -> None:
-        """Say, once, that a message was no task: it concerns nobody's counts, but somebody sent it."""
-        if message["MessageId"] not in self._strays:
-            self._strays.add(message["MessageId"])
-            self._say(f"a message that is no task of this run ended as a dead letter: {message['Body'][:80]!r}")
+        """Say that a message was no task: it concerns nobody's counts, but somebody sent it."""
+        self._say(f"a message that is no task of this run ended as a dead letter: {message['Body'][:80]!r}")
 
     def ack(self) -> None:
         """Delete the events of the last poll from their queue."""

@@ -250,7 +250,7 @@ class Copier:
         finally:
             self._under_way.discard(batch)
             self._expire(batch)
-            batch.leave([turn.item for turn in batch.in_flight])
+            batch.leave(sorted(turn.item for turn in batch.in_flight))  # a set has an order of its own in each process
             batch.in_flight.clear()
         return batch.outcome()
 

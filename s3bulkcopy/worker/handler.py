@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3bulkcopy.worker import aio
@@ -70,8 +71,9 @@ class Environment:
         idle_seconds: Callable[[], float] | None = None,
         s3: S3 | None = None,
         sqs: Sqs | None = None,
+        random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        """Read everything from the environment's variables; tests give clients of their own.
+        """Read everything from the environment's variables; tests give clients and randomness of their own.
 
         `idle_seconds` tells how long this process had nothing to do.
         """
@@ -84,14 +86,15 @@ class Environment:
         self._queues = Queues(*(variables[f"S3BULKCOPY_{name}_QUEUE"] for name in ("LIST", "COPY", "REPORTS")))
         self._s3 = s3 or S3(lambda: credentials)
         self._sqs = sqs or Sqs(lambda: credentials, variables["AWS_REGION"], endpoint=self._endpoint)
-        self._pauses = full_jitter(chance)
+        self._random_bytes = random_bytes
+        self._pauses = full_jitter(partial(chance, random_bytes))
         rate = float(variables.get("S3BULKCOPY_MAX_RATE", "inf"))
         pace = Pace(most=CONNECTIONS, most_a_second=rate, idle_seconds=idle_seconds)
         self._copier = Copier(self._s3, pace, self._pauses)
         self._worker = Worker(self._s3, self._copier, self._pauses)
         self._outboxes: dict[str, Outbox] = {}
         #: What the nonces of its attempts begin with, so that reports tell which of them were one environment's.
-        self._name = os.urandom(4).hex()
+        self._name = random_bytes(4).hex()
         #: Set when this environment's credentials have expired: nothing done here can succeed any more.
         self.expired = False
 
@@ -121,7 +124,7 @@ class Environment:
             return False
         if isinstance(task, Nothing):
             return True
-        attempt = Attempt(number, self._name + os.urandom(8).hex())
+        attempt = Attempt(number, self._nonce())
         try:
             async with aio.timeout(max(1.0, seconds_left - REPORT_MARGIN_SECONDS)):
                 done = await self._work(self._relocated(task), attempt, seconds_left)
@@ -136,6 +139,10 @@ class Environment:
             return True
         await self._deliver_again(record, number)
         return False
+
+    def _nonce(self) -> str:
+        """Give what names an attempt, and no other one."""
+        return self._name + self._random_bytes(8).hex()
 
     async def _work(self, task: Task, attempt: Attempt, seconds_left: float) -> Done:
         now = aio.get_running_loop().time()
@@ -213,7 +220,7 @@ class Environment:
         if isinstance(outcome, Failed):
             what = f"{task.job.source} -> {task.job.destination}"
             return _refused("s3:GetObject, s3:PutObject", what, outcome.fault.next, str(outcome.fault))
-        done = Done(task.id, Attempt(1, os.urandom(8).hex()), 0, outcome.counts, outcome.failures)
+        done = Done(task.id, Attempt(1, self._nonce()), 0, outcome.counts, outcome.failures)
         return {"ok": True, "done": encode_event(done), "rest": len(outcome.rest)}
 
 

@@ -72,9 +72,9 @@ _ANSWER_SECONDS = 0.05
 _SLACK_SECONDS = 0.01
 
 
-def chance() -> float:
+def chance(random_bytes: Callable[[int], bytes] = os.urandom) -> float:
     """Give any number from 0 up to 1, as likely as any other."""
-    return int.from_bytes(os.urandom(4), "big") / 2**32
+    return int.from_bytes(random_bytes(4), "big") / 2**32
 
 
 def full_jitter(random: Callable[[], float], base_seconds: float = 0.1, most_seconds: float = 10.0) -> Callable[[int], float]:

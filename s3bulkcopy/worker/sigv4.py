@@ -22,6 +22,9 @@ _ALGORITHM = "AWS4-HMAC-SHA256"
 #: What SHA-256 hashes at a time.
 _BLOCK_BYTES = 64
 
+#: What each byte of a key becomes before it is hashed, inside and outside (RFC 2104).
+_INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
+
 #: Finds paths that are encoded as they stand.
 _UNRESERVED = re.compile(r"[A-Za-z0-9_.~/-]*").fullmatch
 
@@ -80,8 +83,8 @@ def _keyed(key: bytes) -> tuple[Any, Any]:
     """Give what HMAC-SHA256 (RFC 2104) hashes first for a key, inside and outside; kept, it halves the price of a signature."""
     if len(key) > _BLOCK_BYTES:
         key = sha256(key).digest()
-    inner, outer = (sha256(bytes(b ^ pad for b in key.ljust(_BLOCK_BYTES, b"\0"))) for pad in (0x36, 0x5C))
-    return inner, outer
+    key = key.ljust(_BLOCK_BYTES, b"\0")
+    return sha256(key.translate(_INNER)), sha256(key.translate(_OUTER))
 
 
 class Signer:

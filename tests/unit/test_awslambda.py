@@ -175,6 +175,18 @@ def test_a_dead_letter_is_a_dead_task_and_stays_where_it_is() -> None:
     assert sqs.deleted == []
 
 
+def test_a_dead_letter_that_is_received_again_is_no_news() -> None:
+    sqs = Sqs()
+    engine = Made(sqs=sqs).engine
+    told = []
+    for _ in range(2):
+        sqs.queues["copy-dead"] = [encode_task(DEAD)]
+        engine._dead_seen_at = float("-inf")
+        told.append(engine.poll(1.0))
+
+    assert told == [[Dead("run.2", DEAD)], []]
+
+
 def test_a_message_that_is_no_task_is_named_once_and_counts_for_nobody() -> None:
     sqs = Sqs()
     made = Made(sqs=sqs)

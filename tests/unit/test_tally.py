@@ -378,3 +378,16 @@ def test_names_that_no_attempt_gives_are_never_announced() -> None:
     tally = tallied(1, [COPIED._replace(id=name) for name in odd])
 
     assert (tally.snapshot().counts, tally.snapshot().tasks_open) == (Counts(), 1)
+
+
+def test_the_late_end_of_a_dead_task_would_reopen_a_run_where_it_announces_children() -> None:
+    tally = Tally()
+    tally.announce("run", 1)
+    task = CopyTask("run.0", JOB, ())
+    late = Done("run.0", Attempt(1, "n"), 1, Counts())
+    assert not tally.would_reopen(late)
+
+    tally.add([Dead("run.0", task)])
+
+    assert tally.would_reopen(late)
+    assert not tally.would_reopen(late._replace(children=0))
