@@ -672,11 +672,14 @@ def summary_lines(result: Result) -> list[str]:
         ("duplicates", snapshot.duplicates, "copied more than once, counted once"),
         ("failed", counts.failed, "not at the destination"),
     )
+    # Of a run that another command began it is not known where its time went.
+    known = phases != type(phases)()
+    rate = f"  rate        {_rate_text(counts.copied, phases)} while at work"
+    spent = [rate, f"  time        {_times(phases)}"] if known else []
     owed = [] if snapshot.complete else ["  counts      incomplete: what the run's reports still told"]
     return [
         f"copied {_copied(counts)} {where} in {seconds_text(result.seconds)}",
-        f"  rate        {_rate_text(counts.copied, phases)} while at work",
-        f"  time        {_times(phases)}",
+        *spent,
         f"  requests    {_requests(counts)}",
         *owed,
         *(f"  {word:10}  {count_text(number)} ({meaning})" for word, number, meaning in notable if number),

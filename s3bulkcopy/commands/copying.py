@@ -254,6 +254,8 @@ class Work:
                 self._end(error.exit_code, is_over=not self._may_go_on(error))
                 self._say_what_is_left(engine, error)
                 raise
+        if self.is_attached:
+            result = replace(result, seconds=time.time() - _begun(self.job.run_id), phases=runs.Phases())
         self._take_down(result)
         return result
 
@@ -333,8 +335,7 @@ class Work:
         if isinstance(self.settings, StackSettings) and self.settings.keep:
             self.view.note(f"the run's resources stay in place (--keep); remove them with: {self._clean_up}")
         else:
-            began = datetime.strptime(result.run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
-            self._say_kept_for_failures(when(began + RETENTION_SECONDS))
+            self._say_kept_for_failures(when(_begun(result.run_id) + RETENTION_SECONDS))
 
     def _say_kept_for_failures(self, until: str) -> None:
         self.view.note(
@@ -366,7 +367,10 @@ class Work:
     def _end(self, code: int, *, is_over: bool = True) -> None:
         """Take down how the run ended, if it has, and write what failed."""
         with suppress(JournalUnusable):  # who could not be written to is not the worse for it
-            self.journal.note(replace(self.journal.facts, ended=code if is_over else None))
+            took = {"seconds": time.time() - _begun(self.job.run_id)}
+            self.journal.note(
+                replace(self.journal.facts, ended=code if is_over else None, settings={**self.journal.facts.settings, **took})
+            )
         if self.life.failures is None:
             return
         header = failures.Header(self.job.run_id, self.journal.facts.engine, self.job, portable(self.journal.facts))
@@ -391,6 +395,11 @@ def portable(facts: Facts) -> tuple[tuple[str, str], ...]:
 
 def when(seconds: float) -> str:
     return time_text(datetime.fromtimestamp(seconds, UTC))
+
+
+def _begun(run_id: str) -> float:
+    """Give when a run was begun, which its id tells, in seconds since the epoch."""
+    return datetime.strptime(run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
 
 
 def exit_code(result: Result, *, is_kept: bool) -> int:

@@ -213,14 +213,16 @@ def _known(kind: type[S], data: dict[str, Any]) -> S:
 def _show_end(journal: Journal, code: int, view: View, life: LifeSettings) -> int:
     """Show how a run ended that has ended."""
     facts = journal.facts
-    view.note(f"run {facts.run_id} has ended, with code {code}: {EXIT_CODES.get(code, 'unexpected')}")
+    meaning = EXIT_CODES.get(code, "unexpected").split(";")[0]
+    view.note(f"run {facts.run_id} has ended, with code {code}: {meaning}")
     if facts.has_roots:
         job, tally = journal.job(), journal.replay()
         if life.failures is not None:
             failures.write(
                 life.failures, failures.Header(job.run_id, facts.engine, job, portable(facts)), all_failures(journal)
             )
-        view.summary(runs.result_of(job, tally, journal, facts.engine))
+        result = runs.result_of(job, tally, journal, facts.engine)
+        view.summary(replace(result, seconds=float(facts.settings.get("seconds", 0.0))))
     return code
 
 

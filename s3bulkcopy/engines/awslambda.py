@@ -118,6 +118,7 @@ class LambdaEngine:
         self._keeps = settings.keep
         self._said_queued = False
         self._halted_seen_at = float("-inf")
+        self._halted: Halted | None = None
         self._session = session
         self._found = found
         self._settings = settings
@@ -289,7 +290,10 @@ class LambdaEngine:
         raise S3BulkCopyError(f"queue {url} does not take messages: {refused[0].get('Message') if refused else ''}")
 
     def poll(self, seconds: float) -> list[Event]:
-        """Give the events that workers sent, and the tasks that died; raises Halted where someone has halted the run."""
+        """Give the events that workers sent, and the tasks that died.
+
+        Raises Halted where someone has halted the run, once there is no more to hear of what was done until then.
+        """
         self._look_whether_halted()
         events: list[Event] = []
         wait = int(seconds)
@@ -304,6 +308,8 @@ class LambdaEngine:
             if len(messages) < BATCH_MESSAGES:
                 break
             wait = 0
+        if self._halted and not events:
+            raise self._halted
         return events + self._dead_letters()
 
     def _receive(self, role: str, wait_seconds: int) -> list[dict[str, Any]]:
@@ -320,12 +326,14 @@ class LambdaEngine:
     def _look_whether_halted(self) -> None:
         if self._clock() - self._halted_seen_at < _HALTED_SECONDS:
             return
+        if self._halted:  # what is still reported after that long is not waited for
+            raise self._halted
         self._halted_seen_at = self._clock()
         queue = discover.FoundResource("queue", "reports", self._made.queue_urls["reports"])
         with self._session.hasty():
             when = (discover.tags_of(self._session, self._found.region, queue) or {}).get("s3bulkcopy:halted")
         if when is not None:
-            raise Halted(f"run {self._names.run_id} was halted at {when}", hint=_HALTED_HINT)
+            self._halted = Halted(f"run {self._names.run_id} was halted at {when}", hint=_HALTED_HINT)
 
     # ------------------------------------------------------------------------------------------------------ patience
 

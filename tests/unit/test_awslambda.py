@@ -241,6 +241,30 @@ def test_a_halted_run_ends_whoever_watches_it() -> None:
         Made(sqs=sqs).engine.poll(1.0)
 
 
+def test_what_was_reported_until_the_halt_is_heard_first() -> None:
+    sqs = Sqs()
+    sqs.tags = {"s3bulkcopy:halted": "now"}
+    sqs.queues["reports"] = [encode_event(DONE)]
+    engine = Made(sqs=sqs).engine
+
+    assert engine.poll(1.0) == [DONE]
+    with pytest.raises(Halted):
+        engine.poll(1.0)
+
+
+def test_reports_that_do_not_end_are_not_waited_for_after_a_halt() -> None:
+    sqs = Sqs()
+    sqs.tags = {"s3bulkcopy:halted": "now"}
+    sqs.queues["reports"] = [encode_event(DONE)] * 3
+    made = Made(sqs=sqs)
+    made.engine.poll(1.0)
+    sqs.queues["reports"] = [encode_event(DONE)] * 3
+    made.slept.append(6.0)
+
+    with pytest.raises(Halted):
+        made.engine.poll(1.0)
+
+
 def test_it_is_looked_for_a_halt_now_and_then_only() -> None:
     sqs = Sqs()
     made = Made(sqs=sqs)

@@ -374,7 +374,7 @@ def test_a_run_without_work_has_a_summary_too() -> None:
 
     assert desk.out[:2] == [
         "copied 0 of 0 objects (0 B) from s3://a/x to s3://b in 0.0 s",
-        "  rate        0 objects/s while at work",
+        "  requests    0 LIST, 0 COPY; 0 repeated, 0 throttled",
     ]
 
 
