@@ -27,8 +27,8 @@ _MOST_STEPS_POWER = 11.0
 #: Invocations after which the weather clears up, so that no schedule takes seconds; most have some tens.
 MOST_INVOCATIONS = 250
 
-#: Invocations after which a schedule is said never to end; those that do end take some hundreds.
-TOO_MANY_INVOCATIONS = 3000
+#: Invocations after which a schedule is said never to end; of ten thousand one takes half as many, most take some tens.
+TOO_MANY_INVOCATIONS = 8000
 
 #: How long a mapping takes to see that a message is there, and to be disabled, in seconds at most.
 _LOOK_SECONDS = 0.5
