@@ -54,7 +54,10 @@ def run(**values: Any) -> None:  # noqa: ANN401 - click's own
     With --detach, or where the terminal is closed, a run goes on in AWS: `s3bulkcopy attach` follows it to its end.
     """
     output, life = options.output_settings(values), options.life_settings(values)
-    copy, engine, aws = options.copy_settings(values), options.engine_settings(values), options.aws_settings(values)
+    copy, aws = options.copy_settings(values), options.aws_settings(values)
+    engine = options.engine_settings(values, dry=copy.dry)
+    if copy.dry and life.detach:
+        raise UsageError("a dry run queues nothing that could go on: --dry-run and --detach exclude each other")
     _speak(output)
     from s3bulkcopy.commands import copying  # noqa: PLC0415
 
@@ -119,6 +122,8 @@ def retry(context: click.Context, /, run_id: str | None, file: Path | None, **va
         if context.get_parameter_source("batch_size") is ParameterSource.DEFAULT:
             values["batch_size"] = job.batch_keys
         copy, engine = options.copy_settings(values), options.engine_settings(values)
+        if copy.dry:
+            raise UsageError("a retry cannot be tried dry", hint="`s3bulkcopy failures` shows what it would copy")
         copy = replace(copy, overwrite=copy.overwrite and job.overwrite)
         sys.exit(returning.retry(again, copy, engine, accounts.settings(aws, dict(again.header.aws)), output, life))
 

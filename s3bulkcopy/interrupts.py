@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
@@ -25,6 +26,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def _interrupted() -> S3BulkCopyError:
     return Interrupted("interrupted")
+
+
+#: A signal that comes so soon after the first is the same: `timeout`, for one, tells the command and then its whole group.
+_SAME_SECONDS = 0.1
 
 
 class Interrupts:
@@ -45,6 +50,7 @@ class Interrupts:
         self._last_words = last_words
         self._hung_up = hung_up
         self._asked = threading.Event()
+        self._asked_at = 0.0
         self._make: Callable[[], S3BulkCopyError] = _interrupted
         self._before: dict[signal.Signals, object] = {}
         self._terminals: list[int] = []
@@ -78,13 +84,18 @@ class Interrupts:
         if number == signal.SIGHUP:
             self._lose_terminal()
         if not self._asked.is_set():
+            # A terminal that closes tells some shells, too, and those tell us again.
             self._make = self._hung_up if number == signal.SIGHUP else _interrupted
+            self._asked_at = time.monotonic()
             self._asked.set()
             self._stopping(number)
-        elif number != signal.SIGHUP:  # a terminal that closes tells some shells, and those tell us again
+        elif number != signal.SIGHUP and not self._is_echo():
             with suppress(OSError):
                 os.write(sys.stderr.fileno(), f"\n{self._last_words()}\n".encode())
             os._exit(Interrupted.exit_code)
+
+    def _is_echo(self) -> bool:
+        return time.monotonic() - self._asked_at <= _SAME_SECONDS
 
     def _lose_terminal(self) -> None:
         """Let what is still to be said go nowhere: writing to a terminal that is gone is an error."""

@@ -232,13 +232,15 @@ def copy_settings(values: dict[str, Any]) -> CopySettings:
     )
 
 
-def engine_settings(values: dict[str, Any]) -> StackSettings | LocalSettings:
+def engine_settings(values: dict[str, Any], *, dry: bool = False) -> StackSettings | LocalSettings:
     """Take the engine and stack groups out of a command's values; raises UsageError for those of the other engine.
 
-    Variables may be set for many commands, so one that says something of the other engine is named and ignored.
+    Variables may be set for many commands, so one that says something of the other engine is named and ignored. A `dry` run is
+    the local engine's whatever else is said, so that the command line that it is to try may stay as it is.
     """
-    is_local = values.pop("engine") == "local"
-    _refuse_other(_STACK_NAMES if is_local else ("processes",), "lambda" if is_local else "local")
+    is_local = values.pop("engine") == "local" or dry
+    if not dry:
+        _refuse_other(_STACK_NAMES if is_local else ("processes",), "lambda" if is_local else "local")
     processes, max_rate = values.pop("processes"), values.pop("max_rate")
     stack = _stack_settings(values, max_rate)
     return LocalSettings(processes or processors(), max_rate) if is_local else stack

@@ -485,6 +485,16 @@ class LiveView(_Lines):
         """Show what is known now."""
         self._progress = self._meter.read(snapshot, depths)
 
+    def detached(self, run_id: str, attach: str, until: str) -> None:
+        """Take the display away first, which would take with it what is written below it."""
+        self.__exit__()
+        super().detached(run_id, attach, until)
+
+    def summary(self, result: Result, notes: Sequence[str] = ()) -> None:
+        """Take the display away first, which would take with it what is written below it."""
+        self.__exit__()
+        super().summary(result, notes)
+
     def stopping(self, text: str) -> None:
         """Show with the next frame that the run is being stopped; takes no lock, so a signal handler may call it."""
         self._stopping = text

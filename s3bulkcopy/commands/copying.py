@@ -14,7 +14,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from s3bulkcopy import __version__, failures, options
+from s3bulkcopy import __version__, failures
 from s3bulkcopy import run as runs
 from s3bulkcopy.aws.preflight import Preflight, check_overlap, check_quota, look, preflight
 from s3bulkcopy.aws.session import AwsSession
@@ -73,8 +73,6 @@ def run(
     run_id, life = new_run_id(time.time(), os.urandom(3).hex()), life or LifeSettings()
     view = open_view(output)
     check_overlap(copy.source, copy.destination)
-    if copy.dry and isinstance(settings, StackSettings):
-        settings = LocalSettings(options.processors())
     with view:
         view.step("checking credentials and buckets")
         session = AwsSession(aws)

@@ -244,13 +244,18 @@ class LambdaEngine:
     def _probe(self, function: str, task: Task) -> dict[str, Any]:
         payload = json.dumps({"probe": encode_task(task)})
         give_up_at = self._clock() + PROVE_SECONDS
+        said = ""
         while True:
             answer = self._invoke(function, payload)
             if answer.get("ok"):
                 return answer
             if not answer["passing"] or self._clock() > give_up_at:
                 raise _not_proven(answer)
-            self._say(f"waiting until {answer['action']} on {answer['what']} succeeds: {answer['cause']}")
+            waiting = (
+                f"waiting until {answer['action']} on {answer['what']} succeeds, for two minutes at most: {answer['cause']}"
+            )
+            if waiting != said:
+                self._say(said := waiting)
             self._sleep(_PROBE_PAUSE_SECONDS)
 
     def _invoke(self, function: str, payload: str) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import distribution
 from typing import TYPE_CHECKING, Any
@@ -297,6 +299,30 @@ def test_counts_go_up_while_a_task_goes_on() -> None:
         assert counts(ended, "listed", "copied", *CLEAN) == copied_all(900)
 
 
+def test_in_a_terminal_the_summary_stays_on_the_screen() -> None:
+    ours, theirs = pty.openpty()
+    with store(300) as server:
+        options = ["--engine", "local", "--endpoint-url", server.url, "--processes", "1"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "s3bulkcopy", "run", "s3://source", "s3://target", *options],
+            env={**environment(), "TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # which is how a terminal says that nobody writes to it any more
+            while some := os.read(ours, 1 << 16):
+                shown += some
+        os.close(ours)
+
+    assert process.wait() == 0
+    _, _, behind = shown.rpartition(b"copied 300 of 300 objects")
+    assert behind
+    assert b"\x1b[1A" not in behind  # nothing moves up again to draw over it
+
+
 def test_few_file_descriptors_are_enough() -> None:
     few = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)); from s3bulkcopy.cli import main; main()"
     with store(3000, "--copy-ms", "100") as server:
@@ -461,6 +487,7 @@ def test_a_second_signal_leaves_at_once() -> None:
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert "again to leave at once" in process.stderr.readline()
+        time.sleep(0.2)  # as soon as a person can
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=10)
 

@@ -144,7 +144,7 @@ def test_a_second_signal_leaves_at_once_with_the_command_that_cleans_up(cloud: C
     run_id = until_copying(process)
 
     process.send_signal(signal.SIGINT)
-    time.sleep(0.05)
+    time.sleep(0.2)  # as soon as a person can
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
 

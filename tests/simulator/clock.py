@@ -25,6 +25,26 @@ MOST_STRIKES = 25
 _MOST_CLOSES = 100
 
 
+class _InOrder(set[aio.Task]):
+    """Tasks in the order in which they were begun: a set has an order of its own in each process."""
+
+    def __init__(self) -> None:
+        self._begun: dict[aio.Task, None] = {}
+
+    def add(self, task: aio.Task) -> None:
+        super().add(task)
+        self._begun[task] = None
+
+    def discard(self, task: Any) -> None:
+        super().discard(task)
+        self._begun.pop(task, None)
+
+    def pop(self) -> aio.Task:
+        task = next(iter(self._begun))
+        self.discard(task)
+        return task
+
+
 class NeverEnds(AssertionError):
     """A schedule that goes on and on."""
 
@@ -89,6 +109,7 @@ class EnvironmentLoop(aio.Loop):
         """Begin frozen; `killed` is called when a step was the last."""
         super().__init__()
         super().close()  # nothing here waits for the kernel
+        self.tasks = _InOrder()
         self.world, self.name = world, name
         self.is_frozen = True
         self.is_dead = False

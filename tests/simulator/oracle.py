@@ -215,7 +215,7 @@ class _Account:
             in_dead_range = any(key in failed.range for failed in self.failed_ranges)
             _hold(times[key] == 1 or in_dead_range, f"{key!r} was not listed")
         _hold(
-            len(self.failed_ranges) == sum(isinstance(task, ListTask) for task in self.dead),
+            len(self.failed_ranges) == sum(len(task.ranges) for task in self.dead if not isinstance(task, CopyTask)),
             f"{len(self.failed_ranges)} ranges are named as not listed",
         )
 

@@ -207,7 +207,7 @@ def test_a_probe_is_repeated_while_a_permission_is_on_its_way() -> None:
     proof = made.engine.prove("run.0", [Item(str(n), 1, '"e"') for n in range(3)])
 
     assert (proof.events, proof.taken) == ((DONE,), 1)
-    assert "waiting until s3:PutObject on b succeeds: AccessDenied" in made.said
+    assert made.said == ["waiting until s3:PutObject on b succeeds, for two minutes at most: AccessDenied"]  # once
 
 
 def test_a_permission_that_never_comes_is_named() -> None:

@@ -387,7 +387,7 @@ def test_whoever_keeps_what_failed_is_told_before_the_engine_is_left() -> None:
         course(engine, before_leaving=lambda snapshot: told.append((snapshot.ranges_failed, engine.did[-1]))),
     )
 
-    assert told == [(1, "ack")]
+    assert told == [(1, "settle")]
 
 
 # ---------------------------------------------------------------------------------------------------------------- retry
