@@ -113,6 +113,26 @@ def forget_old(now: float) -> list[str]:
     return gone
 
 
+def unended_here() -> list[tuple[str, bool]]:
+    """Give the runs of the local engine that have begun on this machine and not ended: the id, and whether one goes on."""
+    found = []
+    for path in sorted((state_folder() / "runs").glob("*.journal")):
+        with suppress(OSError, sqlite3.Error, JournalUnusable):
+            with Journal.resume(path, to_write=False) as journal:
+                facts = journal.facts
+            if facts.engine == "local" and facts.has_roots and facts.ended is None:
+                found.append((facts.run_id, _is_held(path)))
+    return found
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        _hold(path).close()
+    except JournalHeld:
+        return True
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a run is: enough to go on with it, or to do again what failed of it."""

@@ -21,7 +21,7 @@ from s3bulkcopy.aws.stack import decode_tag, encode_tag
 from s3bulkcopy.commands import accounts
 from s3bulkcopy.commands.copying import all_failures
 from s3bulkcopy.errors import LeftBehind, S3BulkCopyError, UsageError
-from s3bulkcopy.journal import Journal, find_journal
+from s3bulkcopy.journal import Journal, find_journal, unended_here
 from s3bulkcopy.status import created_at, run_as_json, runs_as_text
 from s3bulkcopy.tally import RangeFailure
 from s3bulkcopy.view import count_text, make_view, put_line, range_text, safe
@@ -48,6 +48,8 @@ def status(run_id: str | None, aws: AwsSettings, output: OutputSettings, *, watc
     """Show the runs of an account and region, or one in detail."""
     if run_id is not None:
         accounts.check_run_id(run_id)
+    else:
+        _show_runs_here(output)
     session = AwsSession(aws)
     region = accounts.look_in(session, aws)
     flags = accounts.flags(accounts.words(aws, region))
@@ -55,6 +57,18 @@ def status(run_id: str | None, aws: AwsSettings, output: OutputSettings, *, watc
         for runs in _again(partial(_find, session, region, run_id), watch=watch):
             _show_runs(runs, output, region, flags=flags, detail=run_id is not None, live=watch)
     return 0
+
+
+def _show_runs_here(output: OutputSettings) -> None:
+    """Show the local engine's runs that have not ended: nothing of them is in any account."""
+    for name, is_held in unended_here():
+        if output.json:
+            state = "running" if is_held else "stopped"
+            put_line(sys.stdout, json.dumps({"run_id": name, "engine": "local", "state": state}))
+        elif is_held:
+            put_line(sys.stdout, f"{name}  running on this machine (local engine)")
+        else:
+            put_line(sys.stdout, f"{name}  stopped (local engine); go on with: s3bulkcopy attach {name}")
 
 
 def look_on(run_id: str, aws: AwsSettings, output: OutputSettings, why: str) -> int:

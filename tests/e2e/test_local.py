@@ -20,6 +20,7 @@ import psutil
 import pytest
 from model_server import ModelServer, shaped_keys
 
+from s3bulkcopy.journal import unended_here
 from tests.e2e.conftest import Ended
 from tests.e2e.test_run import wait_for
 
@@ -467,15 +468,18 @@ def test_a_command_that_is_killed_is_gone_on_with_and_every_count_is_exact() -> 
         process = start(server.url, "s3://source", "s3://target", "--processes", "2")
         until_copying(server)
         workers = workers_of(process)
+        assert True in dict(unended_here()).values()
         process.kill()
         ended = Ended.of(process)
         until_gone(workers, 10)
+        assert (run_id_of(ended), False) in unended_here()
 
         again = attach(ended)
 
         assert again.code == 0, again.err
         assert counts(again, "listed", "copied", *CLEAN) == copied_all(SOME_OBJECTS)
         assert keys_at(server, "target") == sorted(shaped_keys("hex", SOME_OBJECTS))
+        assert run_id_of(ended) not in dict(unended_here())
         assert attach(ended).code == 0  # it has ended, and how
 
 
