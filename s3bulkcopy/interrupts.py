@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Self
 
 from s3bulkcopy.errors import Interrupted, S3BulkCopyError
@@ -44,12 +44,14 @@ class Interrupts:
     ) -> None:
         """Call `stopping` with the first signal; at the second, print `last_words()` and leave.
 
-        `hung_up` gives what is raised where the terminal is closed. Where SIGHUP is ignored, as under nohup, it stays so.
+        `hung_up` gives what is raised where the terminal is closed. What is ignored, as SIGHUP is under nohup, stays so.
         """
         self._stopping = stopping
         self._last_words = last_words
         self._hung_up = hung_up
-        self._asked = threading.Event()
+        # What a handler may touch while the main thread is anywhere: a lock of `threading` it may hold itself.
+        self._is_asked = False
+        self._bell: SimpleQueue[None] = SimpleQueue()
         self._asked_at = 0.0
         self._make: Callable[[], S3BulkCopyError] = _interrupted
         self._before: dict[signal.Signals, object] = {}
@@ -60,7 +62,7 @@ class Interrupts:
         self._terminals = [number for number in (1, 2) if os.isatty(number)]
         for number in _SIGNALS:
             before = signal.getsignal(number)
-            if number != signal.SIGHUP or before != signal.SIG_IGN:
+            if before != signal.SIG_IGN:
                 self._before[number] = before
                 signal.signal(number, self._take)
         return self
@@ -72,22 +74,25 @@ class Interrupts:
 
     def check(self) -> None:
         """Raise what the signal that came asks for, if one did."""
-        if self._asked.is_set():
+        if self._is_asked:
             raise self._make()
 
     def sleep(self, seconds: float) -> None:
         """Sleep, but no longer than until a signal comes; then raise as `check` does."""
-        self._asked.wait(seconds)
+        if not self._is_asked:
+            with suppress(Empty):
+                self._bell.get(timeout=seconds)
         self.check()
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             self._lose_terminal()
-        if not self._asked.is_set():
+        if not self._is_asked:
             # A terminal that closes tells some shells, too, and those tell us again.
             self._make = self._hung_up if number == signal.SIGHUP else _interrupted
             self._asked_at = time.monotonic()
-            self._asked.set()
+            self._is_asked = True
+            self._bell.put(None)
             self._stopping(number)
         elif number != signal.SIGHUP and not self._is_echo():
             with suppress(OSError):

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import sqlite3
+import stat
 import sys
 import tempfile
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -84,14 +85,24 @@ def journal_path(run_id: str) -> Path:
 
 
 def makeshift_path(run_id: str) -> Path:
-    """Give where the journal of a run is if the state folder could not be written."""
-    return Path(tempfile.gettempdir()) / f"s3bulkcopy-{os.getuid()}" / f"{run_id}.journal"
+    """Give where the journal of a run is if the state folder could not be written; raises JournalUnusable where others may."""
+    folder = Path(tempfile.gettempdir()) / f"s3bulkcopy-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise JournalUnusable(f"{folder} is not ours alone", hint="remove it, or name a folder in S3BULKCOPY_STATE_DIR")
+    return folder / f"{run_id}.journal"
 
 
 def find_journal(run_id: str) -> Path:
     """Give where the journal of a run is: the path at which it should be if it is nowhere."""
-    paths = (journal_path(run_id), makeshift_path(run_id))
-    return next((path for path in paths if path.exists()), paths[0])
+    usual = journal_path(run_id)
+    if usual.exists():
+        return usual
+    with suppress(JournalUnusable, OSError):
+        if (makeshift := makeshift_path(run_id)).exists():
+            return makeshift
+    return usual
 
 
 def forget_old(now: float) -> list[str]:
@@ -183,9 +194,8 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = _hold(path)
-            # What SQS has forgotten must be on the disk. The local engine's events and tasks are all here: should the machine
-            # itself fail, an earlier state of both will do.
-            database = _begun(str(path), is_durable=facts.engine != "local")
+            database = _begun(str(path))
+            _set_durable(database, facts)
         except (OSError, sqlite3.Error) as error:
             hint = "S3BULKCOPY_STATE_DIR names another folder for it"
             raise JournalUnusable(f"cannot keep a journal in {path}: {error}", hint) from error
@@ -210,6 +220,7 @@ class Journal:
                 database = opened.enter_context(closing(_connect(str(path))))
                 _check(database, path)
                 journal = cls(database, _facts(json.loads(_fact(database, "run") or "")), path, lock)
+                _set_durable(database, journal.facts)
             except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
                 raise _damaged(path, error) from error
             opened.pop_all()
@@ -240,33 +251,39 @@ class Journal:
         """Take down events; durable when this returns."""
         if not events:
             return
-        try:
-            with self._database:
-                for event in events:
-                    self._database.executemany("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?)", _failure_rows(event))
-                texts = ((_event_text(event),) for event in events)
-                self._database.executemany("INSERT INTO events (body) VALUES (?)", texts)
-                ended = ((event.id,) for event in events if isinstance(event, (Done, Dead)))
-                self._database.executemany("DELETE FROM tasks WHERE id = ?", ended)
-        except sqlite3.Error as error:
-            raise JournalUnusable(f"cannot write the journal {self._path}: {error}", "is the disk full?") from error
+        with self._writing():
+            for event in events:
+                self._database.executemany("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?)", _failure_rows(event))
+            texts = ((_event_text(event),) for event in events)
+            self._database.executemany("INSERT INTO events (body) VALUES (?)", texts)
+            ended = ((event.id,) for event in events if isinstance(event, (Done, Dead)))
+            self._database.executemany("DELETE FROM tasks WHERE id = ?", ended)
         self._since += len(events)
 
     def compact_into(self, tally: Tally) -> None:
         """Keep a tally, which counts all events so far, in their place, once they are many."""
         if self._since >= COMPACT_AFTER:
-            with self._database:
+            with self._writing():
                 self._put("tally", to_json(tally.dump()))
                 self._database.execute("DELETE FROM events")
             self._since = 0
 
     def keep_roots(self, bodies: Iterable[str]) -> int:
         """Take down roots, as messages, in place of those that are there; gives how many. `note` is to say how many, too."""
-        with self._database:
+        with self._writing():
             self._database.execute("DELETE FROM roots")
             self._database.executemany("INSERT INTO roots (body) VALUES (?)", ((body,) for body in bodies))
             (number,) = self._database.execute("SELECT count(*) FROM roots").fetchone()
         return int(number)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Write in one transaction; raises JournalUnusable where that cannot be done."""
+        try:
+            with self._database:
+                yield
+        except sqlite3.Error as error:
+            raise JournalUnusable(f"cannot write the journal {self._path}: {error}", "is the disk full?") from error
 
     def _put(self, name: str, value: str) -> None:
         self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
@@ -348,7 +365,7 @@ class Journal:
 
         Nobody works on any when this is called, so that what nobody has announced by now is an orphan.
         """
-        with self._database, closing(self._database.execute("SELECT id, body FROM tasks")) as rows:
+        with self._writing(), closing(self._database.execute("SELECT id, body FROM tasks")) as rows:
             kept = {name: body for name, body in rows if tally.waits_for(name)}
             self._database.execute("DELETE FROM tasks")
             self._database.executemany("INSERT INTO tasks VALUES (?, ?)", kept.items())
@@ -356,13 +373,14 @@ class Journal:
 
     def keep_tasks(self, tasks: Iterable[tuple[str, str]]) -> None:
         """Keep tasks (id and message) whose only other copy is in memory, until an event that ends them is appended."""
-        with self._database:
+        with self._writing():
             self._database.executemany("INSERT OR REPLACE INTO tasks VALUES (?, ?)", tasks)
 
 
 def _hold(path: Path) -> IO[str]:
     """Take the lock of a journal, which ends with the process; raises JournalUnusable where another process has it."""
-    lock = path.with_suffix(".lock").open("w")
+    opened = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    lock = os.fdopen(opened, "w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -372,20 +390,27 @@ def _hold(path: Path) -> IO[str]:
     return lock
 
 
-def _begun(name: str, *, is_durable: bool = True) -> sqlite3.Connection:
-    database = _connect(name, is_durable=is_durable)
+def _set_durable(database: sqlite3.Connection, facts: Facts) -> None:
+    """Have what is written reach the disk at once, as what SQS has forgotten must.
+
+    The local engine's events and tasks are all here: should the machine itself fail, an earlier state of both will do.
+    """
+    database.execute(f"PRAGMA synchronous = {'NORMAL' if facts.engine == 'local' else 'FULL'}")
+
+
+def _begun(name: str) -> sqlite3.Connection:
+    database = _connect(name)
     database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
     database.execute(f"PRAGMA user_version = {FORMAT}")
     database.executescript(_SCHEMA)
     return database
 
 
-def _connect(name: str, *, is_durable: bool = True) -> sqlite3.Connection:
+def _connect(name: str) -> sqlite3.Connection:
     database = sqlite3.connect(name, timeout=5.0)
     try:
         database.execute("PRAGMA page_size = 32768")  # tasks have some 64 KiB
         database.execute("PRAGMA journal_mode = WAL")
-        database.execute(f"PRAGMA synchronous = {'FULL' if is_durable else 'NORMAL'}")
     except sqlite3.Error:
         database.close()
         raise

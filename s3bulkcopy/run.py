@@ -172,15 +172,23 @@ def resume(job: Job, course: Course) -> Result:
     kept = course.journal.kept_tasks(tally)
 
     def begin() -> None:
-        if kept:
-            course.watcher.step(f"going on with {_some(len(kept), 'task')}")
-            course.engine.submit(kept)
-        elif facts.has_roots and not facts.submitted:
+        if facts.has_roots and not facts.submitted:  # nothing was heard before that was noted: all that is kept is roots
             number = len(facts.roots) + facts.more_roots
             course.watcher.step(f"queueing {_some(number, 'task')} again, some of which may be queued already")
             _submit(course)
+        elif kept:
+            course.watcher.step(f"going on with {_some(len(kept), 'task')}")
+            course.engine.submit(kept)
 
-    return _carry_through(job, tally, course, begin)
+    if facts.engine == "local":
+        tally.fatal = None  # what stopped it may have been mended, and the task that told of it is kept
+    try:
+        return _carry_through(job, tally, course, begin)
+    except CountsIncomplete:
+        if not tally.complete:
+            raise
+    # It was killed while it was torn down: nothing is owed, and the engine has removed the rest.
+    return replace(result_of(job, tally, course.journal, course.engine.name), resources_left=course.engine.left)
 
 
 def _begin(job: Job, course: Course, prepare: Callable[[], tuple[Facts, list[Event]]], *, detached: bool) -> Result:
@@ -386,9 +394,12 @@ def _drain(tally: Tally, course: Course) -> None:
     """
     seconds = POLL_SECONDS if tally.snapshot().unquiet or not tally.complete else 0.0
     while events := course.engine.poll(seconds):
+        kept = []
         for event in events:
             if not tally.would_reopen(event):
-                _count([event], tally, course.journal)
+                tally.add([event])
+                kept.append(event)
+        course.journal.append(kept)
         course.engine.ack()
 
 

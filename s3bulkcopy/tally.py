@@ -317,6 +317,7 @@ class Tally:
     def _end(self, marks: array[int], place: int, name: str, done: _Waiting) -> None:
         marks[place] = _mark(done.nonce)
         self._sums = [*map(add, self._sums, done.counts)]
+        self._words.pop(name, None)  # only of the dead it is asked
         if self._dead.pop(name, None) is None:
             self._open -= 1
 

@@ -30,11 +30,15 @@ def forget(
     run_id: str,
     failed: Collection[str],
     ranges: Sequence[Range],
+    retried: Collection[str] | None = None,
     *,
     say: Callable[[str], None],
     sleep: Callable[[float], None],
-) -> int:
-    """Delete the letters of which nothing failed again, neither one of the keys nor one of the ranges; gives how many.
+) -> tuple[int, int]:
+    """Delete the letters of which nothing failed again, neither one of the keys nor one of the ranges.
+
+    Gives how many, and how many tasks are left there. Where not all that had failed was retried, `retried` has the keys that
+    were, and only letters that hold no others are deleted.
 
     Letters that someone looked at a moment ago are waited for: they cannot be seen for a while.
     """
@@ -45,7 +49,7 @@ def forget(
             say(f"waiting until the dead letters of run {run_id} can be seen again, for {_WAIT_SECONDS:.0f} s at most")
         sleep(_PAUSE_SECONDS)
         waited += _PAUSE_SECONDS
-    number = 0
+    number = left = 0
     sqs = session.client("sqs", region)
     for kind in ("list-dead", "copy-dead"):
         if (url := urls.get(kind)) is None:
@@ -53,12 +57,16 @@ def forget(
         try:
             for message in _messages(sqs, url):
                 task = _task_in(message["Body"])
-                if task is not None and task.job.run_id == run_id and _is_done(task, failed, ranges):
+                if task is None or task.job.run_id != run_id:
+                    continue
+                if _is_done(task, failed, ranges, retried):
                     sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
                     number += 1
+                else:
+                    left += 1
         except (ClientError, BotoCoreError) as error:
             raise translate(error, f"tending the dead letters in {url}") from error
-    return number
+    return number, left
 
 
 def _messages(sqs: Any, url: str) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - boto3's
@@ -80,10 +88,10 @@ def _task_in(body: str) -> Task | None:
     return task if isinstance(task, CopyTask | ListTask) else None
 
 
-def _is_done(task: Task, failed: Collection[str], ranges: Sequence[Range]) -> bool:
+def _is_done(task: Task, failed: Collection[str], ranges: Sequence[Range], retried: Collection[str] | None) -> bool:
     if isinstance(task, CopyTask):
-        return not any(item.key in failed for item in task.items)
-    return not any(_meet(*mine, *other) for mine in task.ranges for other in ranges)
+        return not any(item.key in failed or (retried is not None and item.key not in retried) for item in task.items)
+    return retried is None and not any(_meet(*mine, *other) for mine in task.ranges for other in ranges)
 
 
 def _meet(after: str, until: str | None, other_after: str, other_until: str | None) -> bool:

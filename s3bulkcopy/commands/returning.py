@@ -195,7 +195,7 @@ def _work(
     most = facts.settings.get("max_failures")
     work = Work(job, journal, view, settings, life, most, make, idle_seconds=idle_seconds, is_attached=True)
     result = work.carry(lambda course: runs.resume(job, course))
-    if (retried := facts.settings.get("retries")) is not None:
+    if (retried := facts.settings.get("retries")) is not None and facts.settings.get("retries_all"):
         _tend_retried(str(retried), job, session, journal, result, view)
     return work.close(result)
 
@@ -266,6 +266,8 @@ class Retry:
 
     header: failures.Header
     failed: Callable[[], Iterator[Failure | RangeFailure]]
+    #: Whether it is all that had failed; a file may have been cut.
+    has_all: bool
 
     @property
     def remnant(self) -> runs.Remnant:
@@ -285,7 +287,7 @@ def open_retry(run_id: str | None, file: Path | None) -> Iterator[Retry]:
     """Open what failed of a run: its journal, held meanwhile, or a file; raises UsageError where there is neither."""
     if file is not None:
         header = failures.read_header(file)
-        yield Retry(header, partial(failures.read, file))
+        yield Retry(header, partial(failures.read, file), has_all=False)
         return
     if run_id is None:
         raise UsageError("name the run of which to retry what failed, or give --failures FILE")
@@ -300,7 +302,9 @@ def open_retry(run_id: str | None, file: Path | None) -> Iterator[Retry]:
         if not journal.job().source.bucket:
             raise UsageError(f"run {run_id} was taken over, and its tags were too short to tell what it copied where")
         yield Retry(
-            failures.Header(run_id, journal.facts.engine, journal.job(), journal.facts.aws), partial(all_failures, journal)
+            failures.Header(run_id, journal.facts.engine, journal.job(), journal.facts.aws),
+            partial(all_failures, journal),
+            has_all=True,
         )
 
 
@@ -332,35 +336,52 @@ def retry(
         if not objects and not ranges:
             view.note(f"nothing failed in run {old.run_id}: there is nothing to retry")
             return nothing_to_copy(job, settings, view, life, facts)
-        facts = replace(facts, settings={**facts.settings, "retries": old.run_id})
+        is_kept = old.engine == "lambda"
+        facts = replace(facts, settings={**facts.settings, "retries": old.run_id, "retries_all": is_kept and again.has_all})
         show_plan(found, copy.overwrite, settings, view)
         view.note(f"only what failed of run {old.run_id}: {objects:,} objects and {ranges:,} ranges")
         with begin_journal(facts, view, is_passing=False) as journal:
             make = partial(make_engine, found, settings, session, view, journal)
             work = Work(job, journal, view, settings, life, copy.max_failures, make)
             result = work.carry(lambda course: runs.retry(job, again.remnant, course, detached=life.detach))
-            _tend_retried(old.run_id, job, session, journal, result, view)
+            if is_kept:
+                retried = None if again.has_all else frozenset(item.key for item in again.remnant.items())
+                _tend_retried(old.run_id, job, session, journal, result, view, retried)
         return work.close(result)
 
 
-def _tend_retried(old: str, job: Job, session: AwsSession, journal: Journal, result: Result | Detached, view: View) -> None:
-    """Delete the dead letters of what was retried with success, and what was kept of the old run if nothing failed again."""
-    region = job.destination.region
-    if isinstance(result, Detached) or journal.facts.engine not in ("lambda", "local"):
+def _tend_retried(
+    old: str,
+    job: Job,
+    session: AwsSession,
+    journal: Journal,
+    result: Result | Detached,
+    view: View,
+    retried: frozenset[str] | None = None,
+) -> None:
+    """Delete the dead letters of what was retried with success, and what was kept of the old run if nothing failed again.
+
+    `retried` has the keys that were, where that is not known to be all that had failed.
+    """
+    region, snapshot = job.destination.region, None if isinstance(result, Detached) else result.snapshot
+    if snapshot is None:
         return
     try:
         if not (urls := queue_urls(session, region, Names(old))):
             return
-        if result.snapshot.complete and not (result.snapshot.counts.failed or result.snapshot.ranges_failed):
-            view.step(f"nothing of run {old} is left to retry: removing what was kept of it")
-            done = teardown.teardown(session, region, old, say=view.step, sleep=time.sleep)
-            for left in done.left:
-                view.warning(f"left behind: {left.name} ({left.why}): {left.command}")
-            return
-        tally = journal.replay()
-        failed = frozenset(one.key for one in journal.failures(tally))
-        ranges = tuple(one.range for one in journal.failed_ranges(tally))
-        number = dead_letters.forget(session, region, urls, old, failed, ranges, say=view.step, sleep=time.sleep)
-        view.note(f"deleted {number:,} dead letters of run {old}: what they asked for is done")
+        has_failed = not snapshot.complete or bool(snapshot.counts.failed or snapshot.ranges_failed)
+        if has_failed or retried is not None:
+            tally = journal.replay()
+            failed = frozenset(one.key for one in journal.failures(tally))
+            ranges = tuple(one.range for one in journal.failed_ranges(tally))
+            number, left = dead_letters.forget(
+                session, region, urls, old, failed, ranges, retried, say=view.step, sleep=time.sleep
+            )
+            view.note(f"deleted {number:,} dead letters of run {old}: what they asked for is done")
+            if has_failed or left:
+                return
+        view.step(f"nothing of run {old} is left to retry: removing what was kept of it")
+        for one in teardown.teardown(session, region, old, say=view.step, sleep=time.sleep).left:
+            view.warning(f"left behind: {one.name} ({one.why}): {one.command}")
     except S3BulkCopyError as error:
         view.warning(f"could not tend the dead letters of run {old}: {error.message}")

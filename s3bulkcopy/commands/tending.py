@@ -20,7 +20,7 @@ from s3bulkcopy.aws.session import AwsSession, identity
 from s3bulkcopy.aws.stack import decode_tag, encode_tag
 from s3bulkcopy.commands import accounts
 from s3bulkcopy.commands.copying import all_failures
-from s3bulkcopy.errors import LeftBehind, S3BulkCopyError, UsageError
+from s3bulkcopy.errors import CountsIncomplete, Halted, LeftBehind, S3BulkCopyError, UsageError
 from s3bulkcopy.journal import Journal, find_journal, unended_here
 from s3bulkcopy.status import created_at, run_as_json, runs_as_text
 from s3bulkcopy.tally import RangeFailure
@@ -72,20 +72,27 @@ def _show_runs_here(output: OutputSettings) -> None:
 
 
 def look_on(run_id: str, aws: AwsSettings, output: OutputSettings, why: str) -> int:
-    """Follow a run that another process, or another machine, counts: until it is gone, or Ctrl-C."""
+    """Follow a run that another process, or another machine, counts: until it is gone, or Ctrl-C.
+
+    What became of it is not known here, which the exit code says.
+    """
     put_line(sys.stderr, why)
     session = AwsSession(aws)
     region = accounts.look_in(session, aws)
     runs = _find(session, region, run_id)
     flags = accounts.flags(accounts.words(aws, region))
-    with suppress(KeyboardInterrupt):
-        while runs:
-            _show_runs(runs, output, region, flags=flags, detail=True, live=True)
-            time.sleep(WATCH_SECONDS)
-            found = find_run(session, region, run_id)
-            runs = [found] if found is not None else []
-        put_line(sys.stderr, f"run {run_id} is gone: it ended, or was torn down")
-    return 0
+    is_halted = False
+    while runs:
+        is_halted = bool(runs[0].halted)
+        _show_runs(runs, output, region, flags=flags, detail=True, live=True)
+        time.sleep(WATCH_SECONDS)
+        found = find_run(session, region, run_id)
+        runs = [found] if found is not None else []
+    if is_halted:
+        put_line(sys.stderr, f"run {run_id} was halted, and is gone")
+        return Halted.exit_code
+    put_line(sys.stderr, f"run {run_id} is gone: it ended, or was torn down; how, whoever followed it knows")
+    return CountsIncomplete.exit_code
 
 
 def _find(session: AwsSession, region: str, run_id: str | None) -> list[FoundRun]:

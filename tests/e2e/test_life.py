@@ -212,7 +212,7 @@ def test_without_its_journal_a_run_is_looked_at_only_unless_it_is_taken_over(
         **elsewhere,
     )
 
-    assert (seen["run_id"], looking.returncode) == (run_id, 0), err
+    assert (seen["run_id"], looking.returncode) == (run_id, 130), err
     assert "there is no journal of that run on this machine" in err
     assert taken.code == 8, taken.err
     assert "incomplete" in taken.err

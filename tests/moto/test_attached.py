@@ -275,15 +275,26 @@ def test_dead_letters_of_what_is_done_are_deleted_and_others_stay(aws: Aws) -> N
     lists = [ListTask("l.1", JOB, (Range("a", "m"),)), ListTask("l.2", JOB, (Range("m", None),))]
     send(made, "list-dead", *map(encode_task, lists))
 
-    number = forget(aws, REGION, made.queue_urls, RUN_ID, frozenset({"b1"}), [Range("n", "o")], say=silently, sleep=silently)
+    number, left = forget(
+        aws, REGION, made.queue_urls, RUN_ID, frozenset({"b1"}), [Range("n", "o")], say=silently, sleep=silently
+    )
 
-    assert number == 3
+    assert (number, left) == (3, 2)
     found = find_run(aws, REGION, RUN_ID)
     assert found is not None
     assert {kind: sum((depth.waiting, depth.in_flight)) for kind, depth in found.depths.items() if kind.endswith("-dead")} == {
         "copy-dead": 3,
         "list-dead": 1,
     }
+
+
+def test_letters_that_hold_what_was_not_retried_stay(aws: Aws) -> None:
+    made = make(aws)
+    tasks = [CopyTask(f"t.{n}", JOB, (Item(f"a{n}", 1, ""), Item(f"b{n}", 1, ""))) for n in range(2)]
+    send(made, "copy-dead", *map(encode_task, tasks))
+
+    retried = frozenset({"a0", "b0", "a1"})
+    assert forget(aws, REGION, made.queue_urls, RUN_ID, (), (), retried, say=silently, sleep=silently) == (1, 1)
 
 
 def test_a_run_says_whose_it_is(aws: Aws) -> None:

@@ -38,6 +38,7 @@ from s3bulkcopy.worker.model import (
     Task,
     Trouble,
     WalkTask,
+    encode_task,
 )
 from s3bulkcopy.worker.s3 import Page
 
@@ -443,3 +444,60 @@ def test_counts_that_do_not_add_up_are_an_error_that_says_so() -> None:
 
 def test_counts_that_add_up_are_no_error() -> None:
     check_counts(go(MemoryEngine(lambda task: [done(task, Counts(listed=4, copied=1, vanished=1, skipped=1, failed=1))])))
+
+
+def test_a_command_that_was_killed_between_two_batches_of_roots_queues_all_of_them() -> None:
+    class Mortal(MemoryEngine):
+        """Keeps tasks as the local engine does, and dies when it is given the second batch."""
+
+        job = JOB._replace(batch_keys=1)
+
+        def submit(self, tasks: Sequence[Task]) -> None:
+            journal.keep_tasks((task.id, encode_task(task)) for task in tasks)
+            if self.submitted:
+                raise KeyboardInterrupt
+            self.submitted += tasks
+
+    items = [Item(f"k{n}", 10, "") for n in range(1201)]
+    journal = Journal.in_memory(Facts("run", "local"))
+    with pytest.raises(KeyboardInterrupt):
+        retry(
+            JOB._replace(batch_keys=1),
+            Remnant(lambda: iter(items), lambda: iter(())),
+            course(Mortal(lambda _: []), journal=journal),
+        )
+
+    engine = MemoryEngine(lambda task: [done(task)])
+    resume(JOB, course(engine, journal=journal))
+
+    assert len({task.id for task in engine.submitted}) == 1200
+
+
+def test_what_stopped_a_run_of_the_local_engine_may_have_been_mended() -> None:
+    journal = Journal.in_memory(Facts("run", "local"))
+    root = ListTask("run.1", JOB, (Range("key-0", None),))
+    stopped = MemoryEngine(lambda task: [Fatal(task.id, Attempt(1, "x"), "not_permitted", "no")])
+    with pytest.raises(NotPermitted):
+        run(JOB, Page(ITEMS, truncated=False), course(stopped, journal=journal))
+    journal.keep_tasks([(root.id, encode_task(root))])
+
+    engine = MemoryEngine(lambda task: [done(task, Counts(listed=2, copied=2))])
+    result = resume(JOB, course(engine, journal=journal))
+
+    assert (result.snapshot.counts.listed, result.snapshot.counts.copied) == (3, 3)
+
+
+def test_a_command_that_was_killed_while_it_tore_down_owes_nothing() -> None:
+    class Gone(MemoryEngine):
+        """Finds that what another command made is not there any more."""
+
+        def __enter__(self) -> Self:
+            raise CountsIncomplete("it is gone")
+
+    journal = Journal.in_memory(Facts("run", "lambda"))
+    whole = MemoryEngine(lambda task: [done(task, Counts(listed=2, copied=2))])
+    run(JOB, Page(ITEMS, truncated=False), course(whole, journal=journal))
+
+    result = resume(JOB, course(Gone(lambda _: []), journal=journal))
+
+    assert (result.snapshot.complete, result.snapshot.counts.copied) == (True, 3)
