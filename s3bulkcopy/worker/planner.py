@@ -8,7 +8,7 @@ docs/listing.md explains it on one page.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from itertools import pairwise
+from itertools import islice, pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -61,6 +61,9 @@ _LONG_RUN = 3.5
 #: Characters that a cut may have beyond what is known.
 _DEEPEST = 40
 
+#: Answers of which all samples that follow each other are learned from; and of later ones, every other pair.
+_ALL_PAIRS_FOR, _EVERY_PAIR = 128, 2
+
 #: Characters of a key that are learned from when all that begins like it is complete.
 _WHOLE = 200
 
@@ -90,17 +93,27 @@ class _Piece(NamedTuple):
     end: float = 1.0
 
 
+class _Group(NamedTuple):
+    """What is expected behind the same text: so many keys in all; and how many for each weight of a character that follows."""
+
+    keys: float
+    stem: str
+    letters: list[tuple[str, float]]
+    each: float
+
+
 class _Gap:
     """Keys `(after, until]` that no answer has shown yet."""
 
-    __slots__ = ("after", "begin", "cuts", "keys", "offered", "pieces", "promised", "request", "run", "until")
+    __slots__ = ("after", "begin", "cuts", "groups", "keys", "offered", "pieces", "promised", "request", "run", "until")
 
     def __init__(self, after: str, until: str | None) -> None:
         self.after = after
         self.until = until
         self.request = -1  # number of the request under way that began here
         self.offered = False
-        self.pieces: list[_Piece] = []
+        self.groups: list[_Group] = []  # what is expected, in order
+        self.pieces: list[_Piece] = []  # likewise, one for each character, once it is cut
         self.keys = 0.0  # expected
         self.promised = 0.0  # keys expected in a row from where the run began
         self.run = 0  # keys listed in a row that ended where this gap begins
@@ -125,6 +138,7 @@ class Planner:
         self._samples: list[str] = []
         self._stride = max(1, page_size // _SAMPLES_PER_PAGE)
         self._alphabets = Alphabets()
+        self._read = ""  # the last key that they learned from as a whole
         self._requests = 0
         self._answers = 0
         self._revised = 0
@@ -324,8 +338,10 @@ class Planner:
         if len(self._samples) > min(_MOST_SAMPLES, _MOST_CHARACTERS // (len(taken[0]) or 1)):
             self._samples = self._samples[::2]
             self._stride *= 2
-        self._alphabets.read(taken[0])
-        for low, high in pairwise(taken):
+        self._alphabets.read(taken[0], agreed(self._read, taken[0]))
+        self._read = taken[0]
+        step = 1 if self._answers < _ALL_PAIRS_FOR else _EVERY_PAIR
+        for low, high in islice(pairwise(taken), self._answers % step, None, step):
             level = agreed(low, high)
             self._alphabets.differ(low, high, level, self._sizes(keys[0], low, level))
 
@@ -383,8 +399,8 @@ class Planner:
 
     # -------------------------------------------------------------------------------------------------------- expecting
 
-    def _expect(self, gap: _Gap, *, is_open: bool = False) -> list[_Piece]:
-        """Predict what a gap holds, in pieces from its beginning to its end."""
+    def _expect(self, gap: _Gap, *, is_open: bool = False) -> list[_Group]:
+        """Predict what a gap holds, from its beginning to its end."""
         low = max(gap.after, self._prefix)
         high = gap.until if gap.until is not None and gap.until.startswith(self._prefix) else None
         fork = agreed(low, high) if high is not None else len(self._prefix)
@@ -393,7 +409,7 @@ class Planner:
         stem = low[:fork]
         first = low[fork : fork + 1]
         last = high[fork : fork + 1] if high is not None else ""
-        middle: list[_Piece] = []
+        middle: list[_Group] = []
         known = self._size(self._known(stem, low))
         letters = self._alphabets.between(stem, first, last, 1.0, known, is_open=is_open)
         if letters:
@@ -405,62 +421,54 @@ class Planner:
                 above += self._outside(gap, stem + last + _TOP, stem + _TOP)
                 around += self._alphabets.weight(stem, last, "")
             each = (below + above) / max(1.0, around)
-            middle = [_Piece(each * p, stem + c) for c, p in letters]
+            middle = [_Group(each * sum(p for _, p in letters), stem, letters, each)]
         return rising + middle + falling[::-1]
 
     def _revise(self, gap: _Gap) -> None:
         """Predict anew what a gap holds, after an answer from it or from others."""
-        gap.pieces = self._expect(gap)
-        keys = sum(piece.keys for piece in gap.pieces)
+        groups = self._expect(gap)
+        keys = sum(group.keys for group in groups)
         if gap.run <= self._page:
             gap.promised = max(gap.promised, gap.run + keys)
         elif keys < _FOLLOWING * gap.run and (
             gap.run > _LONG_RUN * self._page or gap.run > _OUTRUN * gap.promised + self._page / 2
         ):
-            gap.pieces = self._expect(gap, is_open=True)
-            keys = max(keys, min(gap.run, sum(piece.keys for piece in gap.pieces)))
+            groups = self._expect(gap, is_open=True)
+            keys = max(keys, min(gap.run, sum(group.keys for group in groups)))
+        gap.groups, gap.pieces = groups, []
         gap.keys = keys
 
-    def _side(self, gap: _Gap, text: str, fork: int, *, is_low: bool, is_open: bool) -> tuple[list[_Piece], float]:
+    def _side(self, gap: _Gap, text: str, fork: int, *, is_low: bool, is_open: bool) -> tuple[list[_Group], float]:
         """Predict what lies in a gap beside the path to one of its ends, from the deepest place up to where both paths part."""
         branchings = {level for level in self._branchings(text) if level > fork}
         beliefs = self._beliefs(text, fork, branchings)
-        steps = {
-            level: self._beside(text, level, beliefs.get(level, 1.0), is_low=is_low, is_open=is_open)
-            for level in (*branchings, *beliefs)
-        }
-        growth = sum(sum(p for _, p in steps[level][0]) / steps[level][1] for level in beliefs)
+        steps = {}
+        for level in (*branchings, *beliefs):
+            stem = text[:level]
+            known = self._size(self._known(stem, text if is_low else stem + _TOP))
+            belief = beliefs.get(level, 1.0)
+            steps[level] = self._alphabets.beside(stem, text[level], belief, known, is_low=is_low, is_open=is_open)
+        growth = sum(steps[level][1] / (1 + steps[level][2]) for level in beliefs)
         scale = min(1.0, _AGREED_IN_ALL / (growth or 1.0))
-        pieces: list[_Piece] = []
+        groups: list[_Group] = []
         size = self._stride / 2
         for level in sorted(steps, reverse=True):
             stem, own = text[:level], text[: level + 1]
             size = max(size, self._outside(gap, own, own + _TOP))
             size += self._outside(gap, stem, own) if is_low else self._outside(gap, own + _TOP, stem + _TOP)
-            letters, weight = steps[level]
-            each = size / weight * (scale if level in beliefs else 1.0)
-            pieces += [_Piece(each * p, stem + c) for c, p in letters]
-            size += each * sum(p for _, p in letters)
-        return pieces, size
-
-    def _beside(
-        self, text: str, level: int, belief: float, *, is_low: bool, is_open: bool
-    ) -> tuple[list[tuple[str, float]], float]:
-        """Give the characters that may follow beside a text's own, and how many there are on the side that is not asked for."""
-        stem, letter, alphabets = text[:level], text[level], self._alphabets
-        known = self._size(self._known(stem, text if is_low else stem + _TOP))
-        if is_low:
-            letters = alphabets.between(stem, letter, "", belief, known, is_open=is_open)
-            return letters, 1 + alphabets.weight(stem, "", letter)
-        letters = alphabets.between(stem, "", letter, belief, known, is_open=is_open)
-        return letters[::-1], 1 + alphabets.weight(stem, letter, "")
+            letters, number, others = steps[level]
+            each = size / (1 + others) * (scale if level in beliefs else 1.0)
+            if letters:
+                groups.append(_Group(each * number, stem, letters, each))
+            size += each * number
+        return groups, size
 
     def _beliefs(self, text: str, fork: int, branchings: set[int]) -> dict[int, float]:
         """Give places on the path to a text at which no known key differs, with how far unseen characters are believed in."""
         lowest = max(branchings, default=len(text) - 1)
         levels = [level for level in range(fork + 1, min(lowest, len(text))) if level not in branchings]
         return {
-            level: 1.0 if text[level] in self._alphabets.varying else _AGREED / (1 + self._answers / 8)
+            level: 1.0 if text[level] in self._alphabets.varying else _AGREED / (1 << (self._answers // 12).bit_length())
             for level in levels[:: 1 + len(levels) // _MOST_LEVELS]
         }
 
@@ -471,6 +479,8 @@ class Planner:
 
     def _cut(self, gap: _Gap, keys: float) -> _Gap | None:
         """Cut a gap behind so many expected keys; give the upper part, or None where it can't be cut."""
+        if not gap.pieces:
+            gap.pieces = [_Piece(one.each * p, one.stem + c) for one in gap.groups for c, p in one.letters]
         keys *= sum(piece.keys for piece in gap.pieces) / (gap.keys or 1.0)
         before = 0.0
         for n, piece in enumerate(gap.pieces):
