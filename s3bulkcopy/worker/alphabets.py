@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 #: How likely a character is that was seen after the same text, at the same place, in the same field, varying anywhere.
-_LIKELY = (0.95, 0.8, 0.4, 0.2)
+_LIKELY = (0.95, 0.8, 0.4, 0.1)
 
 #: Places behind the one at which two keys differ that are learned from.
 _CLOSED = 6
@@ -73,7 +73,7 @@ _STAGE = 8
 _MOST_ANSWERS = 8192
 
 #: How much what was seen at one size counts at another, by the difference between both.
-_WEIGHTS = {n: 4.0 ** -abs(n) for n in range(-64, 65)}
+_WEIGHTS = {n: 3.0 ** -abs(n) for n in range(-64, 65)}
 
 _Context = tuple[int, int, str] | tuple[int, int, int] | tuple[int, int]
 _Contexts = tuple[tuple[int, int, str], tuple[int, int, int], tuple[int, int]]
