@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: How likely a character is that was seen after the same text, at the same place, in the same field, varying anywhere.
 _LIKELY = (0.95, 0.8, 0.4, 0.1)
 
+#: How likely, in comparison, one is that is of another kind than all that were seen there: a letter among digits, another script.
+_STRANGE = 0.05
+
 #: Places behind the one at which two keys differ that are learned from.
 _CLOSED = 6
 
@@ -255,6 +258,9 @@ class Alphabets:
             letters = () if seen is None else seen.letters if isinstance(seen, _Seen) else seen
             seldom, higher = rest * likely, max(rest, above) * likely
             more = {c: higher if c > top else seldom for c in letters if c not in found}
+            if seen is self.varying and found:
+                kinds = {*map(_kind, found)}
+                more = {c: p if _kind(c) in kinds else p * _STRANGE for c, p in more.items()}
             scale = min(1.0, most / (sum(more.values()) or 1.0)) if found else 1.0
             found.update({c: p * scale for c, p in more.items()} if scale < 1 else more)
             if isinstance(seen, _Seen):
@@ -322,6 +328,14 @@ class Alphabets:
             if expected > most:
                 letters = [(c, p * most / expected) for c, p in letters]
         return _fewer(letters)
+
+
+@lru_cache(_MOST_ANSWERS)
+def _kind(letter: str) -> int:
+    """Give a number that digits share, small letters, capitals, other ASCII, and roughly a script."""
+    if letter <= "\x7f":
+        return 0 if letter.isdigit() else 1 if letter.islower() else 2 if letter.isupper() else 3
+    return 4 + (ord(letter) >> 8 if letter < _WIDE_FROM else 256 + (ord(letter) >> 13))
 
 
 def _more(places: _Places, above: str, size: int) -> float:
