@@ -202,15 +202,17 @@ class Alphabets:
         for n, contexts in zip(range(level + 1, min(len(low), level + most)), _along(low, level + 1), strict=False):
             size = sizes[n] if n < len(sizes) else 0
             letter = low[n]
-            for seen in self._at(contexts):
+            is_near = n < level + _CLOSED
+            for seen in self._at(contexts) if is_near else filter(None, map(self._seen.get, contexts)):
                 if letter not in seen.letters:
                     seen.add(letter)
                 seen.end_with(letter, size)
 
-    def nothing(self, stem: str, letter: str, size: int) -> None:
-        """Learn that neither this character nor a higher one follows behind a beginning of keys."""
-        for seen in self._at(_contexts(stem)):
-            below = max((c for c in seen.letters if c < letter), default="")
+    def nothing(self, stem: str, letter: str, size: int, *, is_too: bool = True, is_near: bool = True) -> None:
+        """Learn that no higher character than this follows behind a beginning of keys, nor this one `is_too`."""
+        contexts = _contexts(stem)
+        for seen in self._at(contexts) if is_near else filter(None, map(self._seen.get, contexts)):
+            below = max((c for c in seen.letters if c < letter or (c == letter and not is_too)), default="")
             seen.end_with(below, size)
 
     def _vary(self, letter: str) -> None:

@@ -67,6 +67,9 @@ _ALL_PAIRS_FOR, _EVERY_PAIR = 128, 2
 #: Characters of a key that are learned from when all that begins like it is complete.
 _WHOLE = 200
 
+#: Places behind the one at which two texts differ for which the alphabets are kept in any case.
+_NEAR = 6
+
 #: Gaps of which nothing is known, behind one that is being listed: its answer may show them too, so they wait for it.
 _SPACING = 1
 
@@ -254,6 +257,7 @@ class Planner:
 
     def answered(self, request: Request, keys: Sequence[str], is_truncated: bool) -> list[slice]:  # noqa: FBT001 - as S3 says it
         """Learn from an answer; give the parts of it that nobody has listed before, in order."""
+        goes_on = any(gap.run for gap in self._gaps if gap.request == request.number)
         self.failed(request)
         if is_truncated and not keys:
             return []
@@ -268,9 +272,8 @@ class Planner:
             self._learn(keys[part])
             if part.stop < len(keys):
                 self._closed(keys[part.start], keys[part.stop - 1], keys[part.stop])
-        stem = request.after[:-1]
-        if request.after and not (keys and keys[0].startswith(stem)):
-            self._alphabets.nothing(stem, request.after[-1], self._size(self._known(stem, request.after)))
+        if request.after:
+            self._nothing(request.after, keys[0] if keys else "", is_key=goes_on)
         for gap in left:
             if not gap.offered:
                 gap.cuts = [0]
@@ -344,11 +347,26 @@ class Planner:
         for low, high in islice(pairwise(taken), self._answers % step, None, step):
             level = agreed(low, high)
             self._alphabets.differ(low, high, level, self._sizes(keys[0], low, level))
+        if (level := agreed(keys[0], keys[-1])) < len(keys[0]) and keys[0] != keys[-1]:
+            place = bisect_left(keys, keys[-1][: level + 1])
+            self._closed(keys[0], keys[place - 1], keys[place])
 
     def _closed(self, first: str, low: str, high: str) -> None:
         """Learn from the last key of a gap and the first one behind it."""
         level = agreed(low, high)
         self._alphabets.differ(low, high, level, self._sizes(first, low, level), most=_WHOLE)
+
+    def _nothing(self, low: str, high: str, *, is_key: bool) -> None:
+        """Learn that no key lies between two texts, the lower one of which is the last key of a page, or a cut."""
+        place = bisect_left(self._samples, low)
+        near = self._samples[max(0, place - 1) : place + 1]
+        known = len(low) if is_key else max((agreed(one, low) for one in near), default=0)  # only so much do keys begin with
+        level = agreed(low, high) + 1 if high else len(self._prefix)
+        last = len(low) - 1
+        for n in range(level, min(known, last, level + _WHOLE) + 1):
+            stem = low[:n]
+            size = self._size(self._known(stem, low))
+            self._alphabets.nothing(stem, low[n], size, is_too=n == last and not is_key, is_near=n < level + _NEAR or n == last)
 
     def _sizes(self, first: str, low: str, level: int) -> list[int]:
         """Give how much is known that begins like a key, up to each level at which what begins so reaches back to another."""
