@@ -208,6 +208,11 @@ class Alphabets:
                     seen.add(letter)
                 seen.end_with(letter, size)
 
+    def comes(self, stem: str, letter: str, size: int) -> None:
+        """Learn that this character follows behind a beginning of keys, after a lower one."""
+        for seen in self._at(_contexts(stem)):
+            seen.come_to(letter, size)
+
     def nothing(self, stem: str, letter: str, size: int, *, is_too: bool = True, is_near: bool = True) -> None:
         """Learn that no higher character than this follows behind a beginning of keys, nor this one `is_too`."""
         contexts = _contexts(stem)

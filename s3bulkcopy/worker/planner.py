@@ -362,6 +362,8 @@ class Planner:
         near = self._samples[max(0, place - 1) : place + 1]
         known = len(low) if is_key else max((agreed(one, low) for one in near), default=0)  # only so much do keys begin with
         level = agreed(low, high) + 1 if high else len(self._prefix)
+        if high and known >= level:
+            self._alphabets.comes(high[: level - 1], high[level - 1], self._size(self._known(low[: level - 1], low)))
         last = len(low) - 1
         for n in range(level, min(known, last, level + _WHOLE) + 1):
             stem = low[:n]
