@@ -203,7 +203,7 @@ class Alphabets:
             size = sizes[n] if n < len(sizes) else 0
             letter = low[n]
             is_near = n < level + _CLOSED
-            for seen in self._at(contexts) if is_near else filter(None, map(self._seen.get, contexts)):
+            for seen in self._at(contexts) if is_near else self._if_known(contexts):
                 if letter not in seen.letters:
                     seen.add(letter)
                 seen.end_with(letter, size)
@@ -216,9 +216,10 @@ class Alphabets:
     def nothing(self, stem: str, letter: str, size: int, *, is_too: bool = True, is_near: bool = True) -> None:
         """Learn that no higher character than this follows behind a beginning of keys, nor this one `is_too`."""
         contexts = _contexts(stem)
-        for seen in self._at(contexts) if is_near else filter(None, map(self._seen.get, contexts)):
-            below = max((c for c in seen.letters if c < letter or (c == letter and not is_too)), default="")
-            seen.end_with(below, size)
+        for seen in self._at(contexts) if is_near else self._if_known(contexts):
+            letters = seen.in_order()
+            place = bisect_left(letters, letter) if is_too else bisect_right(letters, letter)
+            seen.end_with(letters[place - 1] if place else "", size)
 
     def _vary(self, letter: str) -> None:
         if len(self.varying) < _MOST_LETTERS and letter != "\0":
@@ -231,6 +232,9 @@ class Alphabets:
         if len(places) < len(contexts) and len(known) < _MOST_CONTEXTS:
             places = [known.setdefault(context, known.get(context) or _Seen()) for context in contexts]
         return places
+
+    def _if_known(self, contexts: _Contexts) -> list[_Seen]:
+        return [seen for context in contexts if (seen := self._seen.get(context))]
 
     def _known(self, stem: str) -> _Places:
         """Give what was seen at places like the one behind this beginning of keys, and a number that grows with it."""

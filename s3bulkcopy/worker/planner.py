@@ -67,6 +67,12 @@ _ALL_PAIRS_FOR, _EVERY_PAIR = 128, 2
 #: Characters of a key that are learned from when all that begins like it is complete.
 _WHOLE = 200
 
+#: A path repeats itself if one to so many characters came three times, and keys left it at so many of these places at least.
+_MOST_PERIOD, _LEAST_REPEATED = 16, 6
+
+#: How often the way ahead along such a path is doubled.
+_MOST_AHEAD = 8
+
 #: Places behind the one at which two texts differ for which the alphabets are kept in any case.
 _NEAR = 6
 
@@ -94,6 +100,7 @@ class _Piece(NamedTuple):
     stem: str
     begin: float = 0.0
     end: float = 1.0
+    is_from_stem_on: bool = False  # what lies between this text and the next piece, better not cut elsewhere
 
 
 class _Group(NamedTuple):
@@ -103,6 +110,7 @@ class _Group(NamedTuple):
     stem: str
     letters: list[tuple[str, float]]
     each: float
+    is_ahead: bool = False  # on a path that repeats itself
 
 
 class _Gap:
@@ -413,9 +421,10 @@ class Planner:
         while place < len(samples) and least <= (one := agreed(samples[place], text)) < level:
             levels.add(level := one)
             place = bisect_right(samples, text[:level] + _TOP)
+        deepest_first = sorted(levels, reverse=True)
         if len(levels) > _MOST_LEVELS:
-            return sorted(sorted(levels)[:_MOST_LEVELS], reverse=True)
-        return sorted(levels, reverse=True)
+            return deepest_first[: _MOST_LEVELS // 2] + deepest_first[-_MOST_LEVELS // 2 :]
+        return deepest_first
 
     # -------------------------------------------------------------------------------------------------------- expecting
 
@@ -424,8 +433,13 @@ class Planner:
         low = max(gap.after, self._prefix)
         high = gap.until if gap.until is not None and gap.until.startswith(self._prefix) else None
         fork = agreed(low, high) if high is not None else len(self._prefix)
-        rising, below = self._side(gap, low, fork, is_low=True, is_open=is_open)
-        falling, above = self._side(gap, high, fork, is_low=False, is_open=is_open) if high is not None else ([], 0.0)
+        branchings = self._branchings(low)
+        rising, below = self._side(gap, low, fork, branchings, is_low=True, is_open=is_open)
+        rising = self._with_repeats(rising, low, high, branchings)
+        falling: list[_Group] = []
+        above = 0.0
+        if high is not None:
+            falling, above = self._side(gap, high, fork, self._branchings(high), is_low=False, is_open=is_open)
         stem = low[:fork]
         first = low[fork : fork + 1]
         last = high[fork : fork + 1] if high is not None else ""
@@ -458,9 +472,35 @@ class Planner:
         gap.groups, gap.pieces = groups, []
         gap.keys = keys
 
-    def _side(self, gap: _Gap, text: str, fork: int, *, is_low: bool, is_open: bool) -> tuple[list[_Group], float]:
+    def _with_repeats(self, rising: list[_Group], text: str, high: str | None, levels: list[int]) -> list[_Group]:
+        """Put what is expected further along a path that repeats itself among what is expected beside it.
+
+        Where keys left the path at place after place, they are expected to do so 1, 2, 4, 8… places further on.
+        """
+        found = _repeats(text, levels)
+        if not found:
+            return rising
+        level, again, seen = found
+        stem = text[:level]
+        each = self._known(text[: level - seen], text) / seen
+        groups = []
+        for further in (1 << n for n in range(_MOST_AHEAD)):
+            path = stem + (again * (further // len(again) + 1))[:further]
+            if (high is None or path < high) and is_key(path):
+                keys = each * further * seen / (seen + further)
+                groups.append(_Group(keys, path[:-1], [(path[-1], 1.0)], keys, is_ahead=True))
+        before = [group for group in rising if len(group.stem) > level]
+        beside = [group for group in rising if len(group.stem) == level]
+        behind = [group for group in rising if len(group.stem) < level]
+        lower = [_part(group, [one for one in group.letters if one[0] < again[0]]) for group in beside]
+        higher = [_part(group, [one for one in group.letters if one[0] > again[0]]) for group in beside]
+        return before + lower + groups + higher + behind
+
+    def _side(
+        self, gap: _Gap, text: str, fork: int, levels: list[int], *, is_low: bool, is_open: bool
+    ) -> tuple[list[_Group], float]:
         """Predict what lies in a gap beside the path to one of its ends, from the deepest place up to where both paths part."""
-        branchings = {level for level in self._branchings(text) if level > fork}
+        branchings = {level for level in levels if level > fork}
         beliefs = self._beliefs(text, fork, branchings)
         steps = {}
         for level in (*branchings, *beliefs):
@@ -500,7 +540,9 @@ class Planner:
     def _cut(self, gap: _Gap, keys: float) -> _Gap | None:
         """Cut a gap behind so many expected keys; give the upper part, or None where it can't be cut."""
         if not gap.pieces:
-            gap.pieces = [_Piece(one.each * p, one.stem + c) for one in gap.groups for c, p in one.letters]
+            gap.pieces = [
+                _Piece(one.each * p, one.stem + c, is_from_stem_on=one.is_ahead) for one in gap.groups for c, p in one.letters
+            ]
         keys *= sum(piece.keys for piece in gap.pieces) / (gap.keys or 1.0)
         before = 0.0
         for n, piece in enumerate(gap.pieces):
@@ -508,7 +550,10 @@ class Planner:
                 before += piece.keys
                 continue
             share = min(1.0, (keys - before) / (piece.keys or 1.0))
-            text, share = self._descend(piece, piece.begin + share * (piece.end - piece.begin))
+            if piece.is_from_stem_on:
+                text, share = piece.stem, 0.0
+            else:
+                text, share = self._descend(piece, piece.begin + share * (piece.end - piece.begin))
             options = [(text, n, share)]
             options += [(gap.pieces[m].stem, m, 0.0) for m in range(n, len(gap.pieces))]
             options += [(gap.pieces[m].stem, m, 0.0) for m in range(n - 1, 0, -1)]
@@ -565,6 +610,30 @@ def first_cuts(first_page: Sequence[str], prefix: str, most: int) -> list[str]:
     planner.answered(request, first_page, is_truncated=True)
     requests = [planner.request(free) for free in range(most, 0, -1)]
     return [one.after for one in requests if one is not None and one.after > first_page[-1]]
+
+
+def _repeats(text: str, levels: list[int]) -> tuple[int, str, int] | None:
+    """Find where a text leaves a path that repeats itself, and that keys left at place after place.
+
+    Give the level; what the path would go on with again and again, which lies above the text; and over how many characters it
+    was seen to repeat itself.
+    """
+    known = {*levels}
+    for level in (level + 1 for level in levels[:_MOST_LEVELS]):
+        for period in range(1, _MOST_PERIOD + 1):
+            seen = max(3 * period, _LEAST_REPEATED)
+            if level < seen or text[level - seen : level - period] != text[level - seen + period : level]:
+                continue
+            again = text[level - period : level]
+            if text[level : level + 1] < again[0] and len(known.intersection(range(level - seen, level))) >= _LEAST_REPEATED:
+                while seen < level and text[level - seen - 1] == text[level - seen - 1 + period]:
+                    seen += 1
+                return level, again, seen
+    return None
+
+
+def _part(group: _Group, letters: list[tuple[str, float]]) -> _Group:
+    return group._replace(keys=group.each * sum(p for _, p in letters), letters=letters)
 
 
 def _largest(gaps: Iterable[_Gap]) -> _Gap | None:
