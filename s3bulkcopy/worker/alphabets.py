@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 #: How likely a character is that was seen after the same text, at the same place, in the same field, varying anywhere.
 _LIKELY = (0.95, 0.8, 0.4, 0.1)
 
-#: How likely, in comparison, one is that is of another kind than all that were seen there: a letter among digits, another script.
-_STRANGE = 0.05
+#: How likely, in comparison, one of another kind than all seen there is: a letter among digits, another script.
+_STRANGE = 0.2
 
 #: Places behind the one at which two keys differ that are learned from.
 _CLOSED = 6
@@ -45,8 +45,11 @@ _OTHERS = "\U0010ffff"
 #: Most parts that what may follow is divided into.
 _MOST_PIECES = 64
 
-#: Characters at one place from which on an alphabet may be wide: if hardly one comes twice.
-_WIDE = 20
+#: Characters at one place from which on an alphabet may be wide: if they came not so often, on average.
+_WIDE, _OFTEN = 20, 2
+
+#: Or if so many of the highest follow each other.
+_ROW = 4
 
 #: From here on scripts have alphabets of thousands.
 _WIDE_FROM = "\u2e80"
@@ -364,8 +367,10 @@ def _wide(seen: _Seen | None, letter: str) -> list[str]:
     """Give the characters known at a place of which thousands may follow; none if it isn't such a place."""
     if not seen or (letter and letter <= "\x7f"):
         return []
-    is_sparse = len(seen.letters) >= _WIDE and sum(seen.came.values()) < 2 * len(seen.letters)
-    known = seen.in_order() if letter >= _WIDE_FROM or is_sparse else []
+    is_sparse = len(seen.letters) >= _WIDE and sum(seen.came.values()) < _OFTEN * len(seen.letters)
+    known = seen.in_order()
+    is_row = len(known) >= _ROW and ord(known[-1]) - ord(known[-_ROW]) == _ROW - 1
+    known = known if letter >= _WIDE_FROM or is_sparse or is_row else []
     return known if known and known[-1] > "\x7f" else []
 
 
