@@ -37,6 +37,9 @@ _PROMISE, _LEAST_PROMISE, _MOST_PROMISE = 0.8, 0.1, 2.0
 #: How many times more than expected gaps are taken to hold while all slots are free and nothing was wasted.
 _OPTIMISM = 10.0
 
+#: And how many more times while only few gaps are left, fewer than such a share of the slots, unless too much was wasted.
+_LAST_OPTIMISM, _LAST, _MOST_WASTE = 2.0, 0.3, 1.6
+
 #: Cuts of a gap before its own next answer: so many, or so many for each slot divided among the gaps; and after much waste.
 _CUTS, _CUTS_PER_SLOT, _CUTS_WHEN_COSTLY = 10, 0.3, 2
 
@@ -69,6 +72,9 @@ _WHOLE = 200
 
 #: A path repeats itself if one to so many characters came three times, and keys left it at so many of these places at least.
 _MOST_PERIOD, _LEAST_REPEATED = 16, 6
+
+#: Most that is expected in a gap, beside a page a slot: as a multiple of all that was shown, for gaps are compared with gaps.
+_MOST_TIMES = 1.0
 
 #: How often the way ahead along such a path is doubled.
 _MOST_AHEAD = 8
@@ -209,6 +215,8 @@ class Planner:
         waste = self._waste()
         least = self._page * max(_LEAST_PROMISE, min(_MOST_PROMISE, _PROMISE * waste))
         optimism = 1 + _OPTIMISM * max(0.0, 1 - waste) * free / self._slots
+        if waste < _MOST_WASTE:
+            optimism += _LAST_OPTIMISM * max(0.0, 1 - len(self._gaps) / (_LAST * self._slots))
         most_cuts = self._most_cuts(waste)
         while True:
             idle = _largest(self._waiting())
@@ -470,7 +478,7 @@ class Planner:
             groups = self._expect(gap, is_open=True)
             keys = max(keys, min(gap.run, sum(group.keys for group in groups)))
         gap.groups, gap.pieces = groups, []
-        gap.keys = keys
+        gap.keys = min(keys, _MOST_TIMES * self._shown + self._slots * self._page)
 
     def _with_repeats(self, rising: list[_Group], text: str, high: str | None, levels: list[int]) -> list[_Group]:
         """Put what is expected further along a path that repeats itself among what is expected beside it.
