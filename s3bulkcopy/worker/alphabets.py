@@ -143,7 +143,7 @@ class _Seen:
         An unseen one is as likely as those are together that were seen once (Good and Turing).
         """
         if size not in self.found:
-            counts = dict.fromkeys(self.letters, 0.0)
+            counts = dict.fromkeys(self.in_order(), 0.0)
             for (which, letter), n in self.came.items():
                 counts[letter] = counts.get(letter, 0.0) + n * _WEIGHTS[which - size]
             ends = 0.0
@@ -175,7 +175,7 @@ class Alphabets:
 
     def __init__(self) -> None:
         self._seen: dict[_Context, _Seen] = {}
-        self.varying: set[str] = set()
+        self.varying: dict[str, None] = {}  # in the order in which they were seen, so that sums are the same every time
         self._after: dict[tuple[object, ...], tuple[int, dict[str, float]]] = {}
         self._beside: dict[tuple[object, ...], tuple[int, tuple[list[tuple[str, float]], float, float]]] = {}
 
@@ -226,7 +226,7 @@ class Alphabets:
 
     def _vary(self, letter: str) -> None:
         if len(self.varying) < _MOST_LETTERS and letter != "\0":
-            self.varying.add(letter)
+            self.varying[letter] = None
 
     def _at(self, contexts: _Contexts) -> list[_Seen]:
         """Give what was seen at places like this, made where it is new."""
@@ -269,7 +269,7 @@ class Alphabets:
         rest = above = most = 1.0
         top = ""
         for seen, likely in zip((*places[:3], self.varying), _LIKELY, strict=True):
-            letters = () if seen is None else seen.letters if isinstance(seen, _Seen) else seen
+            letters = () if seen is None else seen.in_order() if isinstance(seen, _Seen) else seen
             seldom, higher = rest * likely, max(rest, above) * likely
             more = {c: higher if c > top else seldom for c in letters if c not in found}
             if seen is self.varying and found:
