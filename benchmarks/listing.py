@@ -81,15 +81,14 @@ def planned(keys: Sequence[str], page_size: int, slots: int, prefix: str = "") -
         if not requests:
             raise AssertionError("open ranges, and nothing to ask for")
         rounds += 1
-        for request in requests:
-            first, page, more = bucket.page(request.after)
-            began = time.process_time()
-            new = planner.answered(request, page, more)
-            seconds += time.process_time() - began
+        pages = [bucket.page(request.after) for request in requests]
+        began = time.process_time()
+        news = [planner.answered(request, page, more) for request, (_, page, more) in zip(requests, pages, strict=True)]
+        seconds += time.process_time() - began
+        for (first, _, _), new in zip(pages, news, strict=True):
             for part in new:
                 bucket.listed(first + part.start, first + part.stop)
-    pages = max(1, ceil(len(keys) / page_size))
-    return Outcome(rounds, bucket.requests, bucket.listed_once(), 1000 * seconds / pages)
+    return Outcome(rounds, bucket.requests, bucket.listed_once(), 1000 * seconds / max(1, ceil(len(keys) / page_size)))
 
 
 def _requests(planner: Planner, slots: int) -> Iterator[Request]:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left, bisect_right
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 #: How likely a character is that was seen after the same text, at the same place, in the same field, varying anywhere.
-_LIKELY = (0.95, 0.8, 0.4, 0.2)
+_LIKELY = (0.95, 0.8, 0.4, 0.1)
+
+#: How likely, in comparison, one of another kind than all seen there is: a letter among digits, another script.
+_STRANGE = 0.2
 
 #: Places behind the one at which two keys differ that are learned from.
 _CLOSED = 6
@@ -41,8 +45,11 @@ _OTHERS = "\U0010ffff"
 #: Most parts that what may follow is divided into.
 _MOST_PIECES = 64
 
-#: Characters at one place from which on an alphabet may be wide: if hardly one comes twice.
-_WIDE = 20
+#: Characters at one place from which on an alphabet may be wide: if they came not so often, on average.
+_WIDE, _OFTEN = 20, 2
+
+#: Or if so many of the highest follow each other.
+_ROW = 4
 
 #: From here on scripts have alphabets of thousands.
 _WIDE_FROM = "\u2e80"
@@ -61,32 +68,52 @@ _NEXT = 0.05
 
 _FIELD = re.compile(r"[\W_]")
 
-#: Characters that XML or UTF-8 can't carry: control characters, surrogates, and two that are none. And the last that both can.
-_UNFIT = ((0, 0x20), (0x7F, 0xA0), (0xD800, 0xE000), (0xFFFE, 0x10000))
-_HIGHEST = 0x10FFFD
+#: Characters that UTF-8 can't carry, and the last that there is. A cut is sent in a URL only, which can hold all others.
+_SURROGATES = range(0xD800, 0xE000)
+_HIGHEST = 0x10FFFF
 
-_Context = tuple[object, ...]
+#: What is expected at a place is found anew when one part in so many more has happened there.
+_STAGE = 8
+
+#: Most of what was found that is kept.
+_MOST_ANSWERS = 8192
+
+#: How much what was seen at one size counts at another, by the difference between both.
+_WEIGHTS = {n: 3.0 ** -abs(n) for n in range(-64, 65)}
+
+_Context = tuple[int, int, str] | tuple[int, int, int] | tuple[int, int]
+_Contexts = tuple[tuple[int, int, str], tuple[int, int, int], tuple[int, int]]
 
 
 class _Seen:
     """What was seen at places that are alike, apart for each size of what was known there."""
 
-    __slots__ = ("came", "ended", "letters", "rests")
+    __slots__ = ("came", "changes", "ended", "found", "letters", "news", "ordered", "stages")
 
     def __init__(self) -> None:
         self.letters: set[str] = set()
         self.came: dict[tuple[int, str], int] = {}  # how often a character was come to from a lower one
         self.ended: dict[tuple[int, str], int] = {}  # how often one was the last
-        self.rests: dict[int, float] = {}  # by size, as long as nothing else is seen
+        self.changes = 1
+        self.news = self.stages = 0  # what happened here; and how much had when that last made a change
+        self.found: dict[int, tuple[float, float]] = {}  # what `chances` found, until there is a change
+        self.ordered: list[str] = []  # the letters, likewise
 
     def add(self, letter: str) -> None:
-        if letter in self.letters or legal(ord(letter)) != letter:
+        if letter in self.letters or letter == "\0":
             return
         self.letters.add(letter)
-        self.rests.clear()
         if len(self.letters) > _MOST_LETTERS:
             self.letters = set(sorted(self.letters)[::2])
             self.came, self.ended = self._of_letters(self.came), self._of_letters(self.ended)
+        self._change()
+
+    def _change(self) -> None:
+        self.changes += 1
+        self.stages = self.news
+        if self.found:
+            self.found = {}
+        self.ordered = []
 
     def _of_letters(self, events: dict[tuple[int, str], int]) -> dict[tuple[int, str], int]:
         """Count together what happened to the characters that are no longer kept."""
@@ -96,36 +123,51 @@ class _Seen:
             kept[place] = kept.get(place, 0) + n
         return kept
 
+    def _happens(self, events: dict[tuple[int, str], int], letter: str, size: int) -> None:
+        place = size, letter if letter in self.letters or not letter else _OTHERS
+        events[place] = events.get(place, 0) + 1
+        self.news += 1
+        if self.news > self.stages + self.stages // _STAGE:
+            self._change()
+
     def come_to(self, letter: str, size: int) -> None:
         self.add(letter)
-        letter = letter if letter in self.letters else _OTHERS
-        self.rests.clear()
-        self.came[size, letter] = self.came.get((size, letter), 0) + 1
+        self._happens(self.came, letter, size)
 
     def end_with(self, letter: str, size: int) -> None:
-        letter = letter if letter in self.letters or not letter else _OTHERS
-        self.ended[size, letter] = self.ended.get((size, letter), 0) + 1
-        self.rests.clear()
+        self._happens(self.ended, letter, size)
 
-    def rest(self, size: int) -> float:
-        """Tell how likely an unseen character is (Good and Turing: as likely as those are together that were seen once)."""
-        if size in self.rests:
-            return self.rests[size]
-        counts = dict.fromkeys(self.letters, 0.0)
-        for events in (self.came, self.ended):
-            for (which, letter), n in events.items():
-                counts[letter] = counts.get(letter, 0.0) + n * _weight(which, size)
-        once = sum(n <= 1 for n in counts.values())
-        self.rests[size] = (once + 1) / (max(once, sum(counts.values())) + 1)
-        return self.rests[size]
+    def chances(self, size: int) -> tuple[float, float]:
+        """Tell how likely an unseen character is, and how often one was the last.
 
-    def ends(self, size: int) -> float:
-        return sum(n * _weight(which, size) for (which, _), n in self.ended.items())
+        An unseen one is as likely as those are together that were seen once (Good and Turing).
+        """
+        if size not in self.found:
+            counts = dict.fromkeys(self.in_order(), 0.0)
+            for (which, letter), n in self.came.items():
+                counts[letter] = counts.get(letter, 0.0) + n * _WEIGHTS[which - size]
+            ends = 0.0
+            for (which, letter), n in self.ended.items():
+                weighed = n * _WEIGHTS[which - size]
+                ends += weighed
+                counts[letter] = counts.get(letter, 0.0) + weighed
+            once = sum(n <= 1 for n in counts.values())
+            self.found[size] = (once + 1) / (max(once, sum(counts.values())) + 1), ends
+        return self.found[size]
 
     def beyond(self, letter: str, size: int) -> tuple[float, float]:
         """Give how often higher characters than this were come to, and how often it or a higher one was the last."""
-        came = sum(n * _weight(which, size) for (which, c), n in self.came.items() if c > letter)
-        return came, sum(n * _weight(which, size) for (which, c), n in self.ended.items() if c >= letter)
+        came = sum(n * _WEIGHTS[which - size] for (which, c), n in self.came.items() if c > letter)
+        return came, sum(n * _WEIGHTS[which - size] for (which, c), n in self.ended.items() if c >= letter)
+
+    def in_order(self) -> list[str]:
+        if not self.ordered:
+            self.ordered = sorted(self.letters)
+        return self.ordered
+
+
+#: What was seen at three kinds of places that are alike, and a number that grows with it.
+_Places = tuple[_Seen | None, _Seen | None, _Seen | None, int]
 
 
 class Alphabets:
@@ -133,13 +175,16 @@ class Alphabets:
 
     def __init__(self) -> None:
         self._seen: dict[_Context, _Seen] = {}
-        self.varying: set[str] = set()
+        self.varying: dict[str, None] = {}  # in the order in which they were seen, so that sums are the same every time
+        self._after: dict[tuple[object, ...], tuple[int, dict[str, float]]] = {}
+        self._beside: dict[tuple[object, ...], tuple[int, tuple[list[tuple[str, float]], float, float]]] = {}
 
     def read(self, key: str, level: int = 0, most: int = 200) -> None:
         """Learn which characters there are from all of a key from here on."""
-        for n in range(level, min(len(key), level + most)):
-            for seen in self._contexts(key[:n]):
-                seen.add(key[n])
+        for letter, contexts in zip(key[level : level + most], _along(key, level), strict=False):
+            for seen in self._at(contexts):
+                if letter not in seen.letters:
+                    seen.add(letter)
 
     def differ(self, low: str, high: str, level: int, sizes: Sequence[int] = (), most: int = _CLOSED) -> None:
         """Learn from two keys that follow each other, and differ here first.
@@ -147,50 +192,63 @@ class Alphabets:
         What begins like the lower one further on is complete.
         `sizes` tells for each level from the beginning on how many keys are known that begin like the lower one up to there.
         """
-        if level < len(low):
-            self._vary(low[level])
-            for seen in self._contexts(low[:level]):
-                seen.add(low[level])
         letter = high[level]
         self._vary(letter)
         size = sizes[level] if level < len(sizes) else 0
-        for seen in self._contexts(high[:level]):
+        for seen in self._at(_contexts(high[:level])):
+            if level < len(low):
+                seen.add(low[level])
             seen.come_to(letter, size)
-        for n in range(level + 1, min(len(low), level + most)):
+        if level >= len(low):
+            return
+        self._vary(low[level])
+        for n, contexts in zip(range(level + 1, min(len(low), level + most)), _along(low, level + 1), strict=False):
             size = sizes[n] if n < len(sizes) else 0
-            for seen in self._contexts(low[:n]):
-                seen.add(low[n])
-                seen.end_with(low[n], size)
+            letter = low[n]
+            is_near = n < level + _CLOSED
+            for seen in self._at(contexts) if is_near else self._if_known(contexts):
+                if letter not in seen.letters:
+                    seen.add(letter)
+                seen.end_with(letter, size)
 
-    def nothing(self, stem: str, letter: str, size: int) -> None:
-        """Learn that neither this character nor a higher one follows behind a beginning of keys."""
-        for seen in self._contexts(stem):
-            below = max((c for c in seen.letters if c < letter), default="")
-            seen.end_with(below, size)
+    def comes(self, stem: str, letter: str, size: int) -> None:
+        """Learn that this character follows behind a beginning of keys, after a lower one."""
+        for seen in self._at(_contexts(stem)):
+            seen.come_to(letter, size)
+
+    def nothing(self, stem: str, letter: str, size: int, *, is_too: bool = True, is_near: bool = True) -> None:
+        """Learn that no higher character than this follows behind a beginning of keys, nor this one `is_too`."""
+        contexts = _contexts(stem)
+        for seen in self._at(contexts) if is_near else self._if_known(contexts):
+            letters = seen.in_order()
+            place = bisect_left(letters, letter) if is_too else bisect_right(letters, letter)
+            seen.end_with(letters[place - 1] if place else "", size)
 
     def _vary(self, letter: str) -> None:
-        if len(self.varying) < _MOST_LETTERS and legal(ord(letter)) == letter:
-            self.varying.add(letter)
+        if len(self.varying) < _MOST_LETTERS and letter != "\0":
+            self.varying[letter] = None
 
-    def _contexts(self, stem: str) -> Iterator[_Seen]:
-        for context in _contexts(stem):
-            seen = self._seen.get(context)
-            if seen is None:
-                if len(self._seen) >= _MOST_CONTEXTS:
-                    continue
-                seen = self._seen[context] = _Seen()
-            yield seen
+    def _at(self, contexts: _Contexts) -> list[_Seen]:
+        """Give what was seen at places like this, made where it is new."""
+        known = self._seen
+        places = [seen for context in contexts if (seen := known.get(context))]
+        if len(places) < len(contexts) and len(known) < _MOST_CONTEXTS:
+            places = [known.setdefault(context, known.get(context) or _Seen()) for context in contexts]
+        return places
 
-    def more(self, stem: str, above: str, size: int) -> float:
-        """Tell how many more characters follow one behind this beginning of keys, on average."""
-        came = ended = 0.0
-        for context in _contexts(stem)[:2]:
-            seen = self._seen.get(context)
+    def _if_known(self, contexts: _Contexts) -> list[_Seen]:
+        return [seen for context in contexts if (seen := self._seen.get(context))]
+
+    def _known(self, stem: str) -> _Places:
+        """Give what was seen at places like the one behind this beginning of keys, and a number that grows with it."""
+        one, two, three = _contexts(stem)
+        get = self._seen.get
+        first, second, third = get(one), get(two), get(three)
+        changes = len(self.varying)
+        for seen in (first, second, third):
             if seen:
-                came, ended = seen.beyond(above, size)
-                if came + ended >= _ENOUGH:
-                    break
-        return (came + _GOES_ON) / (ended + 1)
+                changes += seen.changes
+        return first, second, third, changes
 
     def after(self, stem: str, belief: float = 1.0, size: int = 0, *, is_open: bool = False) -> dict[str, float]:
         """Give the characters that may follow, with how likely each is.
@@ -198,58 +256,122 @@ class Alphabets:
         Those not seen after the same text in the same field are believed in only so far. An open mind does not count how often
         nothing else was seen.
         """
+        return self._likely(self._known(stem), belief, size, is_open=is_open)
+
+    def _likely(self, places: _Places, belief: float, size: int, *, is_open: bool) -> dict[str, float]:
+        question = *places[:3], belief, size, is_open
+        known = self._after.get(question)
+        if known and known[0] == places[3]:
+            return known[1]
+        if len(self._after) >= _MOST_ANSWERS:
+            self._after.clear()
         found: dict[str, float] = {}
         rest = above = most = 1.0
         top = ""
-        for place, likely in zip((*_contexts(stem), None), _LIKELY, strict=True):
-            seen = self._seen.get(place) if place else None
-            letters = seen.letters if seen else self.varying if not place else ()
-            more = {c: (max(rest, above) if c > top else rest) * likely for c in letters if c not in found}
+        for seen, likely in zip((*places[:3], self.varying), _LIKELY, strict=True):
+            letters = () if seen is None else seen.in_order() if isinstance(seen, _Seen) else seen
+            seldom, higher = rest * likely, max(rest, above) * likely
+            more = {c: higher if c > top else seldom for c in letters if c not in found}
+            if seen is self.varying and found:
+                kinds = {*map(_kind, found)}
+                more = {c: p if _kind(c) in kinds else p * _STRANGE for c, p in more.items()}
             scale = min(1.0, most / (sum(more.values()) or 1.0)) if found else 1.0
-            for letter, p in more.items():
-                found[letter] = p * scale
-            if seen:
-                rest *= 1 if is_open else seen.rest(size)
-                above /= seen.ends(size) + 1
+            found.update({c: p * scale for c, p in more.items()} if scale < 1 else more)
+            if isinstance(seen, _Seen):
+                unseen, ends = seen.chances(size)
+                rest *= 1 if is_open else unseen
+                above /= ends + 1
                 top = max(found, default="")
             rest *= belief
             above *= belief
             belief = 1.0
             most = _UNSEEN * max(rest, above) * (len(found) + 1)
+        self._after[question] = places[3], found
         return found
 
     def weight(self, stem: str, above: str, below: str) -> float:
         """Give how many characters are expected behind a beginning of keys, between two."""
-        if wide := self._wide(stem, above or below):
+        return self._weight(self._known(stem), above, below)
+
+    def _weight(self, places: _Places, above: str, below: str) -> float:
+        if wide := _wide(places[1], above or below):
             return bisect_left(wide, below) - bisect_right(wide, above) if below else len(wide) - bisect_right(wide, above)
-        return sum(p for c, p in self.after(stem).items() if c > above and (not below or c < below))
+        after = self._likely(places, 1.0, 0, is_open=False)
+        return sum([p for c, p in after.items() if c > above and (not below or c < below)])
 
     def between(
         self, stem: str, above: str, below: str, belief: float = 1.0, size: int = 0, *, is_open: bool = False
     ) -> list[tuple[str, float]]:
         """Give the characters between two that may follow, in order, with how many are expected from each on."""
-        if wide := self._wide(stem, above or below):
+        return self._choose(self._known(stem), above, below, belief, size, is_open=is_open)
+
+    def beside(
+        self, stem: str, letter: str, belief: float, size: int, *, is_low: bool, is_open: bool
+    ) -> tuple[list[tuple[str, float]], float, float]:
+        """Give the characters that may follow above this one, how many these are in all, and how many there may be below it.
+
+        Or below it, and how many above it, if it is not the low one.
+        """
+        places = self._known(stem)
+        question = *places[:3], letter, belief, size, is_low, is_open
+        known = self._beside.get(question)
+        if known and known[0] == places[3]:
+            return known[1]
+        if len(self._beside) >= _MOST_ANSWERS:
+            self._beside.clear()
+        above, below = (letter, "") if is_low else ("", letter)
+        letters = self._choose(places, above, below, belief, size, is_open=is_open)
+        found = letters, sum([p for _, p in letters]), self._weight(places, below, above)
+        self._beside[question] = places[3], found
+        return found
+
+    def _choose(
+        self, places: _Places, above: str, below: str, belief: float, size: int, *, is_open: bool
+    ) -> list[tuple[str, float]]:
+        if wide := _wide(places[1], above or below):
             return sorted(_spread(wide, above, below))
-        after = self.after(stem, belief, size, is_open=is_open)
+        after = self._likely(places, belief, size, is_open=is_open)
         found = {c: p for c, p in after.items() if c > above and (not below or c < below)}
         top = max(found, default=above)
         if top and not below:
             found.setdefault(legal(ord(top) + 1), _NEXT * belief)
         letters = sorted((c, p) for c, p in found.items() if c > above)
-        expected = sum(p for _, p in letters)
-        most = _MOST_MORE * self.more(stem, above, size)
-        if expected > most and not is_open and above and not below:
-            letters = [(c, p * most / expected) for c, p in letters]
+        if above and not below and not is_open:
+            expected = sum([p for _, p in letters])
+            most = _MOST_MORE * _more(places, above, size)
+            if expected > most:
+                letters = [(c, p * most / expected) for c, p in letters]
         return _fewer(letters)
 
-    def _wide(self, stem: str, letter: str) -> list[str]:
-        """Give the characters known at a place of which thousands may follow; none if it isn't such a place."""
-        seen = self._seen.get(_contexts(stem)[1]) if letter > "\x7f" or not letter else None
-        if not seen:
-            return []
-        is_sparse = len(seen.letters) >= _WIDE and sum(seen.came.values()) < 2 * len(seen.letters)
-        known = sorted(seen.letters) if letter >= _WIDE_FROM or is_sparse else []
-        return known if known and known[-1] > "\x7f" else []
+
+@lru_cache(_MOST_ANSWERS)
+def _kind(letter: str) -> int:
+    """Give a number that digits share, small letters, capitals, other ASCII, and roughly a script."""
+    if letter <= "\x7f":
+        return 0 if letter.isdigit() else 1 if letter.islower() else 2 if letter.isupper() else 3
+    return 4 + (ord(letter) >> 8 if letter < _WIDE_FROM else 256 + (ord(letter) >> 13))
+
+
+def _more(places: _Places, above: str, size: int) -> float:
+    """Tell how many more characters follow one at a place, on average."""
+    came = ended = 0.0
+    for seen in places[:2]:
+        if seen:
+            came, ended = seen.beyond(above, size)
+            if came + ended >= _ENOUGH:
+                break
+    return (came + _GOES_ON) / (ended + 1)
+
+
+def _wide(seen: _Seen | None, letter: str) -> list[str]:
+    """Give the characters known at a place of which thousands may follow; none if it isn't such a place."""
+    if not seen or (letter and letter <= "\x7f"):
+        return []
+    is_sparse = len(seen.letters) >= _WIDE and sum(seen.came.values()) < _OFTEN * len(seen.letters)
+    known = seen.in_order()
+    is_row = len(known) >= _ROW and ord(known[-1]) - ord(known[-_ROW]) == _ROW - 1
+    known = known if letter >= _WIDE_FROM or is_sparse or is_row else []
+    return known if known and known[-1] > "\x7f" else []
 
 
 def _fewer(letters: list[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -265,11 +387,6 @@ def _fewer(letters: list[tuple[str, float]]) -> list[tuple[str, float]]:
 def _density(letters: list[str]) -> float:
     """Give the number of letters for each character of the range that they span."""
     return len(letters) / (ord(letters[-1]) - ord(letters[0]) + 1) if len(letters) == _NEAR else 0.0
-
-
-def _weight(size: int, other: int) -> float:
-    """Tell how much what was seen at one size counts at another."""
-    return 4.0 ** -abs(size - other)
 
 
 def _spread(known: list[str], above: str, below: str) -> Iterator[tuple[str, float]]:
@@ -294,19 +411,31 @@ def _spread(known: list[str], above: str, below: str) -> Iterator[tuple[str, flo
         yield from ((legal(ord(top) + (1 << n)), len(known) / beyond) for n in range(beyond))
 
 
-def _contexts(stem: str) -> tuple[_Context, _Context, _Context]:
+@lru_cache(_MOST_ANSWERS)
+def _contexts(stem: str) -> _Contexts:
     """Give where in a key the character behind this beginning is, from the closest description to the widest."""
     slashes = stem.count("/")
-    segment = stem[stem.rfind("/") + 1 :]
-    ends = [m.end() for m in _FIELD.finditer(segment)]
-    place = (slashes, len(ends))
-    field = segment[ends[-1] :] if ends else segment
-    return (*place, field), (*place, len(field)), place
+    field = stem[stem.rfind("/") + 1 :]
+    fields = 0
+    if field and not field.isalnum():
+        *ended, field = _FIELD.split(field)
+        fields = len(ended)
+    return (slashes, fields, field), (slashes, fields, len(field)), (slashes, fields)
+
+
+def _along(key: str, level: int) -> Iterator[_Contexts]:
+    """Give the same for one place of a key after another, from here on."""
+    (slashes, fields, field), _, _ = _contexts(key[:level])
+    begin = level - len(field)
+    for n in range(level, len(key)):
+        yield (slashes, fields, key[begin:n]), (slashes, fields, n - begin), (slashes, fields)
+        if key[n] == "/":
+            slashes, fields, begin = slashes + 1, 0, n + 1
+        elif not key[n].isalnum():
+            fields, begin = fields + 1, n + 1
 
 
 def legal(code: int) -> str:
-    """Give the first character from here on that XML and a key may hold."""
-    for first, end in _UNFIT:
-        if first <= code < end:
-            code = end
+    """Give the first character from here on that a key may hold."""
+    code = _SURROGATES.stop if code in _SURROGATES else code
     return chr(min(code, _HIGHEST))

@@ -8,7 +8,7 @@ docs/listing.md explains it on one page.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from itertools import pairwise
+from itertools import islice, pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,6 +37,9 @@ _PROMISE, _LEAST_PROMISE, _MOST_PROMISE = 0.8, 0.1, 2.0
 #: How many times more than expected gaps are taken to hold while all slots are free and nothing was wasted.
 _OPTIMISM = 10.0
 
+#: And how many more times while only few gaps are left, fewer than such a share of the slots, unless too much was wasted.
+_LAST_OPTIMISM, _LAST, _MOST_WASTE = 2.0, 0.3, 1.6
+
 #: Cuts of a gap before its own next answer: so many, or so many for each slot divided among the gaps; and after much waste.
 _CUTS, _CUTS_PER_SLOT, _CUTS_WHEN_COSTLY = 10, 0.3, 2
 
@@ -61,8 +64,23 @@ _LONG_RUN = 3.5
 #: Characters that a cut may have beyond what is known.
 _DEEPEST = 40
 
+#: Answers of which all samples that follow each other are learned from; and of later ones, every other pair.
+_ALL_PAIRS_FOR, _EVERY_PAIR = 128, 2
+
 #: Characters of a key that are learned from when all that begins like it is complete.
 _WHOLE = 200
+
+#: A path repeats itself if one to so many characters came three times, and keys left it at so many of these places at least.
+_MOST_PERIOD, _LEAST_REPEATED = 16, 6
+
+#: Most that is expected in a gap, beside a page a slot: as a multiple of all that was shown, for gaps are compared with gaps.
+_MOST_TIMES = 1.0
+
+#: How often the way ahead along such a path is doubled.
+_MOST_AHEAD = 8
+
+#: Places behind the one at which two texts differ for which the alphabets are kept in any case.
+_NEAR = 6
 
 #: Gaps of which nothing is known, behind one that is being listed: its answer may show them too, so they wait for it.
 _SPACING = 1
@@ -88,19 +106,31 @@ class _Piece(NamedTuple):
     stem: str
     begin: float = 0.0
     end: float = 1.0
+    is_from_stem_on: bool = False  # what lies between this text and the next piece, better not cut elsewhere
+
+
+class _Group(NamedTuple):
+    """What is expected behind the same text: so many keys in all; and how many for each weight of a character that follows."""
+
+    keys: float
+    stem: str
+    letters: list[tuple[str, float]]
+    each: float
+    is_ahead: bool = False  # on a path that repeats itself
 
 
 class _Gap:
     """Keys `(after, until]` that no answer has shown yet."""
 
-    __slots__ = ("after", "begin", "cuts", "keys", "offered", "pieces", "promised", "request", "run", "until")
+    __slots__ = ("after", "begin", "cuts", "groups", "keys", "offered", "pieces", "promised", "request", "run", "until")
 
     def __init__(self, after: str, until: str | None) -> None:
         self.after = after
         self.until = until
         self.request = -1  # number of the request under way that began here
         self.offered = False
-        self.pieces: list[_Piece] = []
+        self.groups: list[_Group] = []  # what is expected, in order
+        self.pieces: list[_Piece] = []  # likewise, one for each character, once it is cut
         self.keys = 0.0  # expected
         self.promised = 0.0  # keys expected in a row from where the run began
         self.run = 0  # keys listed in a row that ended where this gap begins
@@ -125,6 +155,7 @@ class Planner:
         self._samples: list[str] = []
         self._stride = max(1, page_size // _SAMPLES_PER_PAGE)
         self._alphabets = Alphabets()
+        self._read = ""  # the last key that they learned from as a whole
         self._requests = 0
         self._answers = 0
         self._revised = 0
@@ -184,6 +215,8 @@ class Planner:
         waste = self._waste()
         least = self._page * max(_LEAST_PROMISE, min(_MOST_PROMISE, _PROMISE * waste))
         optimism = 1 + _OPTIMISM * max(0.0, 1 - waste) * free / self._slots
+        if waste < _MOST_WASTE:
+            optimism += _LAST_OPTIMISM * max(0.0, 1 - len(self._gaps) / (_LAST * self._slots))
         most_cuts = self._most_cuts(waste)
         while True:
             idle = _largest(self._waiting())
@@ -240,6 +273,7 @@ class Planner:
 
     def answered(self, request: Request, keys: Sequence[str], is_truncated: bool) -> list[slice]:  # noqa: FBT001 - as S3 says it
         """Learn from an answer; give the parts of it that nobody has listed before, in order."""
+        goes_on = any(gap.run for gap in self._gaps if gap.request == request.number)
         self.failed(request)
         if is_truncated and not keys:
             return []
@@ -254,9 +288,8 @@ class Planner:
             self._learn(keys[part])
             if part.stop < len(keys):
                 self._closed(keys[part.start], keys[part.stop - 1], keys[part.stop])
-        stem = request.after[:-1]
-        if request.after and not (keys and keys[0].startswith(stem)):
-            self._alphabets.nothing(stem, request.after[-1], self._size(self._known(stem, request.after)))
+        if request.after:
+            self._nothing(request.after, keys[0] if keys else "", is_key=goes_on)
         for gap in left:
             if not gap.offered:
                 gap.cuts = [0]
@@ -324,15 +357,34 @@ class Planner:
         if len(self._samples) > min(_MOST_SAMPLES, _MOST_CHARACTERS // (len(taken[0]) or 1)):
             self._samples = self._samples[::2]
             self._stride *= 2
-        self._alphabets.read(taken[0])
-        for low, high in pairwise(taken):
+        self._alphabets.read(taken[0], agreed(self._read, taken[0]))
+        self._read = taken[0]
+        step = 1 if self._answers < _ALL_PAIRS_FOR else _EVERY_PAIR
+        for low, high in islice(pairwise(taken), self._answers % step, None, step):
             level = agreed(low, high)
             self._alphabets.differ(low, high, level, self._sizes(keys[0], low, level))
+        if (level := agreed(keys[0], keys[-1])) < len(keys[0]) and keys[0] != keys[-1]:
+            place = bisect_left(keys, keys[-1][: level + 1])
+            self._closed(keys[0], keys[place - 1], keys[place])
 
     def _closed(self, first: str, low: str, high: str) -> None:
         """Learn from the last key of a gap and the first one behind it."""
         level = agreed(low, high)
         self._alphabets.differ(low, high, level, self._sizes(first, low, level), most=_WHOLE)
+
+    def _nothing(self, low: str, high: str, *, is_key: bool) -> None:
+        """Learn that no key lies between two texts, the lower one of which is the last key of a page, or a cut."""
+        place = bisect_left(self._samples, low)
+        near = self._samples[max(0, place - 1) : place + 1]
+        known = len(low) if is_key else max((agreed(one, low) for one in near), default=0)  # only so much do keys begin with
+        level = agreed(low, high) + 1 if high else len(self._prefix)
+        if high and known >= level:
+            self._alphabets.comes(high[: level - 1], high[level - 1], self._size(self._known(low[: level - 1], low)))
+        last = len(low) - 1
+        for n in range(level, min(known, last, level + _WHOLE) + 1):
+            stem = low[:n]
+            size = self._size(self._known(stem, low))
+            self._alphabets.nothing(stem, low[n], size, is_too=n == last and not is_key, is_near=n < level + _NEAR or n == last)
 
     def _sizes(self, first: str, low: str, level: int) -> list[int]:
         """Give how much is known that begins like a key, up to each level at which what begins so reaches back to another."""
@@ -377,23 +429,29 @@ class Planner:
         while place < len(samples) and least <= (one := agreed(samples[place], text)) < level:
             levels.add(level := one)
             place = bisect_right(samples, text[:level] + _TOP)
+        deepest_first = sorted(levels, reverse=True)
         if len(levels) > _MOST_LEVELS:
-            return sorted(sorted(levels)[:_MOST_LEVELS], reverse=True)
-        return sorted(levels, reverse=True)
+            return deepest_first[: _MOST_LEVELS // 2] + deepest_first[-_MOST_LEVELS // 2 :]
+        return deepest_first
 
     # -------------------------------------------------------------------------------------------------------- expecting
 
-    def _expect(self, gap: _Gap, *, is_open: bool = False) -> list[_Piece]:
-        """Predict what a gap holds, in pieces from its beginning to its end."""
+    def _expect(self, gap: _Gap, *, is_open: bool = False) -> list[_Group]:
+        """Predict what a gap holds, from its beginning to its end."""
         low = max(gap.after, self._prefix)
         high = gap.until if gap.until is not None and gap.until.startswith(self._prefix) else None
         fork = agreed(low, high) if high is not None else len(self._prefix)
-        rising, below = self._side(gap, low, fork, is_low=True, is_open=is_open)
-        falling, above = self._side(gap, high, fork, is_low=False, is_open=is_open) if high is not None else ([], 0.0)
+        branchings = self._branchings(low)
+        rising, below = self._side(gap, low, fork, branchings, is_low=True, is_open=is_open)
+        rising = self._with_repeats(rising, low, high, branchings)
+        falling: list[_Group] = []
+        above = 0.0
+        if high is not None:
+            falling, above = self._side(gap, high, fork, self._branchings(high), is_low=False, is_open=is_open)
         stem = low[:fork]
         first = low[fork : fork + 1]
         last = high[fork : fork + 1] if high is not None else ""
-        middle: list[_Piece] = []
+        middle: list[_Group] = []
         known = self._size(self._known(stem, low))
         letters = self._alphabets.between(stem, first, last, 1.0, known, is_open=is_open)
         if letters:
@@ -405,62 +463,80 @@ class Planner:
                 above += self._outside(gap, stem + last + _TOP, stem + _TOP)
                 around += self._alphabets.weight(stem, last, "")
             each = (below + above) / max(1.0, around)
-            middle = [_Piece(each * p, stem + c) for c, p in letters]
+            middle = [_Group(each * sum(p for _, p in letters), stem, letters, each)]
         return rising + middle + falling[::-1]
 
     def _revise(self, gap: _Gap) -> None:
         """Predict anew what a gap holds, after an answer from it or from others."""
-        gap.pieces = self._expect(gap)
-        keys = sum(piece.keys for piece in gap.pieces)
+        groups = self._expect(gap)
+        keys = sum(group.keys for group in groups)
         if gap.run <= self._page:
             gap.promised = max(gap.promised, gap.run + keys)
         elif keys < _FOLLOWING * gap.run and (
             gap.run > _LONG_RUN * self._page or gap.run > _OUTRUN * gap.promised + self._page / 2
         ):
-            gap.pieces = self._expect(gap, is_open=True)
-            keys = max(keys, min(gap.run, sum(piece.keys for piece in gap.pieces)))
-        gap.keys = keys
+            groups = self._expect(gap, is_open=True)
+            keys = max(keys, min(gap.run, sum(group.keys for group in groups)))
+        gap.groups, gap.pieces = groups, []
+        gap.keys = min(keys, _MOST_TIMES * self._shown + self._slots * self._page)
 
-    def _side(self, gap: _Gap, text: str, fork: int, *, is_low: bool, is_open: bool) -> tuple[list[_Piece], float]:
+    def _with_repeats(self, rising: list[_Group], text: str, high: str | None, levels: list[int]) -> list[_Group]:
+        """Put what is expected further along a path that repeats itself among what is expected beside it.
+
+        Where keys left the path at place after place, they are expected to do so 1, 2, 4, 8… places further on.
+        """
+        found = _repeats(text, levels)
+        if not found:
+            return rising
+        level, again, seen = found
+        stem = text[:level]
+        each = self._known(text[: level - seen], text) / seen
+        groups = []
+        for further in (1 << n for n in range(_MOST_AHEAD)):
+            path = stem + (again * (further // len(again) + 1))[:further]
+            if (high is None or path < high) and is_key(path):
+                keys = each * further * seen / (seen + further)
+                groups.append(_Group(keys, path[:-1], [(path[-1], 1.0)], keys, is_ahead=True))
+        before = [group for group in rising if len(group.stem) > level]
+        beside = [group for group in rising if len(group.stem) == level]
+        behind = [group for group in rising if len(group.stem) < level]
+        lower = [_part(group, [one for one in group.letters if one[0] < again[0]]) for group in beside]
+        higher = [_part(group, [one for one in group.letters if one[0] > again[0]]) for group in beside]
+        return before + lower + groups + higher + behind
+
+    def _side(
+        self, gap: _Gap, text: str, fork: int, levels: list[int], *, is_low: bool, is_open: bool
+    ) -> tuple[list[_Group], float]:
         """Predict what lies in a gap beside the path to one of its ends, from the deepest place up to where both paths part."""
-        branchings = {level for level in self._branchings(text) if level > fork}
+        branchings = {level for level in levels if level > fork}
         beliefs = self._beliefs(text, fork, branchings)
-        steps = {
-            level: self._beside(text, level, beliefs.get(level, 1.0), is_low=is_low, is_open=is_open)
-            for level in (*branchings, *beliefs)
-        }
-        growth = sum(sum(p for _, p in steps[level][0]) / steps[level][1] for level in beliefs)
+        steps = {}
+        for level in (*branchings, *beliefs):
+            stem = text[:level]
+            known = self._size(self._known(stem, text if is_low else stem + _TOP))
+            belief = beliefs.get(level, 1.0)
+            steps[level] = self._alphabets.beside(stem, text[level], belief, known, is_low=is_low, is_open=is_open)
+        growth = sum(steps[level][1] / (1 + steps[level][2]) for level in beliefs)
         scale = min(1.0, _AGREED_IN_ALL / (growth or 1.0))
-        pieces: list[_Piece] = []
+        groups: list[_Group] = []
         size = self._stride / 2
         for level in sorted(steps, reverse=True):
             stem, own = text[:level], text[: level + 1]
             size = max(size, self._outside(gap, own, own + _TOP))
             size += self._outside(gap, stem, own) if is_low else self._outside(gap, own + _TOP, stem + _TOP)
-            letters, weight = steps[level]
-            each = size / weight * (scale if level in beliefs else 1.0)
-            pieces += [_Piece(each * p, stem + c) for c, p in letters]
-            size += each * sum(p for _, p in letters)
-        return pieces, size
-
-    def _beside(
-        self, text: str, level: int, belief: float, *, is_low: bool, is_open: bool
-    ) -> tuple[list[tuple[str, float]], float]:
-        """Give the characters that may follow beside a text's own, and how many there are on the side that is not asked for."""
-        stem, letter, alphabets = text[:level], text[level], self._alphabets
-        known = self._size(self._known(stem, text if is_low else stem + _TOP))
-        if is_low:
-            letters = alphabets.between(stem, letter, "", belief, known, is_open=is_open)
-            return letters, 1 + alphabets.weight(stem, "", letter)
-        letters = alphabets.between(stem, "", letter, belief, known, is_open=is_open)
-        return letters[::-1], 1 + alphabets.weight(stem, letter, "")
+            letters, number, others = steps[level]
+            each = size / (1 + others) * (scale if level in beliefs else 1.0)
+            if letters:
+                groups.append(_Group(each * number, stem, letters, each))
+            size += each * number
+        return groups, size
 
     def _beliefs(self, text: str, fork: int, branchings: set[int]) -> dict[int, float]:
         """Give places on the path to a text at which no known key differs, with how far unseen characters are believed in."""
         lowest = max(branchings, default=len(text) - 1)
         levels = [level for level in range(fork + 1, min(lowest, len(text))) if level not in branchings]
         return {
-            level: 1.0 if text[level] in self._alphabets.varying else _AGREED / (1 + self._answers / 8)
+            level: 1.0 if text[level] in self._alphabets.varying else _AGREED / (1 << (self._answers // 12).bit_length())
             for level in levels[:: 1 + len(levels) // _MOST_LEVELS]
         }
 
@@ -471,6 +547,10 @@ class Planner:
 
     def _cut(self, gap: _Gap, keys: float) -> _Gap | None:
         """Cut a gap behind so many expected keys; give the upper part, or None where it can't be cut."""
+        if not gap.pieces:
+            gap.pieces = [
+                _Piece(one.each * p, one.stem + c, is_from_stem_on=one.is_ahead) for one in gap.groups for c, p in one.letters
+            ]
         keys *= sum(piece.keys for piece in gap.pieces) / (gap.keys or 1.0)
         before = 0.0
         for n, piece in enumerate(gap.pieces):
@@ -478,7 +558,10 @@ class Planner:
                 before += piece.keys
                 continue
             share = min(1.0, (keys - before) / (piece.keys or 1.0))
-            text, share = self._descend(piece, piece.begin + share * (piece.end - piece.begin))
+            if piece.is_from_stem_on:
+                text, share = piece.stem, 0.0
+            else:
+                text, share = self._descend(piece, piece.begin + share * (piece.end - piece.begin))
             options = [(text, n, share)]
             options += [(gap.pieces[m].stem, m, 0.0) for m in range(n, len(gap.pieces))]
             options += [(gap.pieces[m].stem, m, 0.0) for m in range(n - 1, 0, -1)]
@@ -535,6 +618,30 @@ def first_cuts(first_page: Sequence[str], prefix: str, most: int) -> list[str]:
     planner.answered(request, first_page, is_truncated=True)
     requests = [planner.request(free) for free in range(most, 0, -1)]
     return [one.after for one in requests if one is not None and one.after > first_page[-1]]
+
+
+def _repeats(text: str, levels: list[int]) -> tuple[int, str, int] | None:
+    """Find where a text leaves a path that repeats itself, and that keys left at place after place.
+
+    Give the level; what the path would go on with again and again, which lies above the text; and over how many characters it
+    was seen to repeat itself.
+    """
+    known = {*levels}
+    for level in (level + 1 for level in levels[:_MOST_LEVELS]):
+        for period in range(1, _MOST_PERIOD + 1):
+            seen = max(3 * period, _LEAST_REPEATED)
+            if level < seen or text[level - seen : level - period] != text[level - seen + period : level]:
+                continue
+            again = text[level - period : level]
+            if text[level : level + 1] < again[0] and len(known.intersection(range(level - seen, level))) >= _LEAST_REPEATED:
+                while seen < level and text[level - seen - 1] == text[level - seen - 1 + period]:
+                    seen += 1
+                return level, again, seen
+    return None
+
+
+def _part(group: _Group, letters: list[tuple[str, float]]) -> _Group:
+    return group._replace(keys=group.each * sum(p for _, p in letters), letters=letters)
 
 
 def _largest(gaps: Iterable[_Gap]) -> _Gap | None:

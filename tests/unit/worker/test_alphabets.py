@@ -38,5 +38,4 @@ def test_characters_to_cut_at_lie_between_and_can_be_sent(names: list[str]) -> N
         found = [letter for letter, _ in alphabets.between("", above, below)]
         assert found == sorted(set(found))
         assert all(above < letter and (not below or letter < below) for letter in found)
-        assert all(letter.isascii() or letter.encode() for letter in found)
-        assert not any(ord(letter) < 0x20 or 0x7F <= ord(letter) < 0xA0 for letter in found)
+        assert all(letter.encode() and letter != "\0" for letter in found)  # no surrogates; a URL carries the rest
