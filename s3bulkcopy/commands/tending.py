@@ -48,8 +48,8 @@ def status(run_id: str | None, aws: AwsSettings, output: OutputSettings, *, watc
     """Show the runs of an account and region, or one in detail."""
     if run_id is not None:
         accounts.check_run_id(run_id)
-    else:
-        _show_runs_here(output)
+    elif not output.json:  # whose lines are runs in an account, all of one shape
+        _show_runs_here()
     session = AwsSession(aws)
     region = accounts.look_in(session, aws)
     flags = accounts.flags(accounts.words(aws, region))
@@ -59,13 +59,10 @@ def status(run_id: str | None, aws: AwsSettings, output: OutputSettings, *, watc
     return 0
 
 
-def _show_runs_here(output: OutputSettings) -> None:
+def _show_runs_here() -> None:
     """Show the local engine's runs that have not ended: nothing of them is in any account."""
     for name, is_held in unended_here():
-        if output.json:
-            state = "running" if is_held else "stopped"
-            put_line(sys.stdout, json.dumps({"run_id": name, "engine": "local", "state": state}))
-        elif is_held:
+        if is_held:
             put_line(sys.stdout, f"{name}  running on this machine (local engine)")
         else:
             put_line(sys.stdout, f"{name}  stopped (local engine); go on with: s3bulkcopy attach {name}")

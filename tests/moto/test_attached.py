@@ -165,10 +165,10 @@ def test_a_run_in_another_account_is_named(aws: Aws) -> None:  # noqa: ARG001
     assert ended() is None
 
 
-def test_a_local_run_does_not_go_on_by_itself(aws: Aws) -> None:  # noqa: ARG001
-    left_behind(engine="local")
+def test_a_local_run_that_had_not_begun_is_not_gone_on_with(aws: Aws) -> None:  # noqa: ARG001
+    left_behind(engine="local", roots=())
 
-    with pytest.raises(UsageError, match="local engine"):
+    with pytest.raises(UsageError, match="had not begun to copy"):
         attach()
 
 
