@@ -240,11 +240,8 @@ class Journal:
 
     def note(self, facts: Facts) -> None:
         """Take down what the run is now; durable when this returns."""
-        try:
-            with self._database:
-                self._put("run", to_json(asdict(facts)))
-        except sqlite3.Error as error:
-            raise JournalUnusable(f"cannot write the journal {self._path}: {error}", "is the disk full?") from error
+        with self._writing():
+            self._put("run", to_json(asdict(facts)))
         self.facts = facts
 
     def append(self, events: Sequence[Event]) -> None:

@@ -243,10 +243,10 @@ def engine_settings(values: dict[str, Any], *, dry: bool = False) -> StackSettin
         _refuse_other(_STACK_NAMES if is_local else ("processes",), "lambda" if is_local else "local")
     processes, max_rate = values.pop("processes"), values.pop("max_rate")
     stack = _stack_settings(values, max_rate)
-    return LocalSettings(processes or processors(), max_rate) if is_local else stack
+    return LocalSettings(processes or _processors(), max_rate) if is_local else stack
 
 
-def processors() -> int:
+def _processors() -> int:
     """Give how many processors this process may use, or, where that is not told (macOS), how many there are."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

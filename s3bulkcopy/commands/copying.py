@@ -21,7 +21,6 @@ from s3bulkcopy.aws.session import AwsSession
 from s3bulkcopy.aws.stack import RETENTION_SECONDS, new_run_id
 from s3bulkcopy.commands import accounts
 from s3bulkcopy.commands.accounts import flags
-from s3bulkcopy.engines.awslambda import LambdaEngine
 from s3bulkcopy.errors import (
     CountsIncomplete,
     Detached,
@@ -173,6 +172,8 @@ def make_engine(
     adopts: bool = False,
 ) -> Engine:
     if isinstance(found, Preflight) and isinstance(settings, StackSettings):
+        from s3bulkcopy.engines.awslambda import LambdaEngine  # noqa: PLC0415 - the local engine does without
+
         return LambdaEngine(
             session,
             found,
@@ -326,7 +327,11 @@ class Work:
         return isinstance(self.settings, StackSettings) and self.settings.keep_failed and has_failures
 
     def _keep_if_failed(self, engine: Engine, snapshot: Snapshot) -> None:
-        if isinstance(engine, LambdaEngine) and self._is_kept_for_failures(snapshot):
+        if not self._is_kept_for_failures(snapshot):
+            return
+        from s3bulkcopy.engines.awslambda import LambdaEngine  # noqa: PLC0415 - as in make_engine
+
+        if isinstance(engine, LambdaEngine):
             engine.keep()
 
     def _say_kept(self, result: Result) -> None:
