@@ -424,8 +424,7 @@ main()
         assert f'"key": "{poison}"' in ended.out
         assert "its task died (a worker process ended with 9); may have been copied" in ended.out
         # A ListTask that dies with it is delivered again, and its children once more: the poison may be in several tasks.
-        deaths = ended.out.count("a worker process ended with 9; starting another one")
-        assert (deaths > 0, deaths % 5) == (True, 0)
+        assert len(re.findall("a worker process ended with 9.*; starting another one", ended.out)) > 1, ended.out
 
 
 def test_workers_end_by_themselves_where_the_command_is_killed() -> None:

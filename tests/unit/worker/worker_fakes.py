@@ -427,7 +427,12 @@ class Queue:
     @property
     def ranges(self) -> list[Range]:
         """Give the ranges that were handed on or given away."""
-        return [piece for task in self.accepted if isinstance(task, ListTask) for piece in task.ranges]
+        return self.ranges_of("")
+
+    def ranges_of(self, nonce: str) -> list[Range]:
+        """Give the ranges that one attempt handed on or gave away."""
+        found = (task for task in self.accepted if isinstance(task, ListTask) and task.id.startswith(nonce))
+        return [piece for task in found for piece in task.ranges]
 
 
 def number(name: str) -> int:
