@@ -65,10 +65,11 @@ class Page(NamedTuple):
 
 
 # Patterns of listings: `re` compiles each when it is first used, so a worker that lists nothing starts without them.
-#: An object as S3 writes it, its elements in S3's order, with those on checksums in between; other stores may have others.
+#: An object as S3 writes it, its elements in S3's order, with those on checksums in between, mostly two; other stores may have
+#: others. Nothing is matched again otherwise ("+"), which takes a third less.
 _OBJECT = (
-    r"<Contents><Key>([^<]*)</Key><LastModified>[^<]*</LastModified><ETag>&quot;([^<&\"]*)&quot;</ETag>"
-    r"(?:<C[^/]*/C[^<]*)*<Size>(\d+)<"
+    r"<Contents><Key>([^<]*+)</Key><LastModified>[^<]*+</LastModified><ETag>&quot;([^&]*+)&quot;</ETag>"
+    r"(?:<C[^/]*+/C[^/]*+/C[^<]*+)?+(?:<C[^/]*+/C[^<]*+)*+<Size>(\d++)<"
 )
 _CONTENTS = r"(?s)<Contents>(.*?)</Contents>"
 _KEY = r"(?s)<Key>(.*?)</Key>"
@@ -97,7 +98,8 @@ def read_page(body: bytes) -> Page:
         for escape, character in _COMMON_ESCAPES:
             text = text.replace(escape, character)
     found = re.findall(_OBJECT, text)
-    if len(found) != text.count("<Contents>"):
+    all_etags = "".join([etag for _, etag, _ in found])
+    if len(found) != text.count("<Contents>") or '"' in all_etags or "<" in all_etags:
         found = list(_elements(text))
     if not found:
         return Page((), *more)
