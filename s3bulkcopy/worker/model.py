@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from s3bulkcopy.worker.filters import Filter
+
 #: Version of the messages. A worker and the CLI that made it come from one bundle, so any other version is a stranger.
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 
 #: Longest key in bytes of UTF-8 (S3 user guide, "Naming Amazon S3 objects").
 MAX_KEY_BYTES = 1024
@@ -69,6 +71,10 @@ class Job(NamedTuple):
     message_bytes: int = 262_144
     #: Whether objects are listed and counted, and none is copied.
     dry: bool = False
+    #: What an object must be to be copied; None for any.
+    filter: Filter | None = None
+    #: Whether archived objects are tried like all others.
+    force_archived: bool = False
 
     def destination_key(self, key: str) -> str:
         """Re-root a key: the destination's prefix in place of the source's, nothing else changed.
@@ -90,6 +96,11 @@ class Item(NamedTuple):
 
 #: Makes an item of any three values in a row; a third of the price of calling Item.
 make_item: Callable[[Iterable[Any]], Item] = partial(tuple.__new__, Item)
+
+
+#: What else a listing says of an object: when it was last modified and its storage class, both as they stand there, and
+#: whether it is archived but restored for a time.
+Trait = tuple[str, str, bool]
 
 
 class Range(NamedTuple):
@@ -115,6 +126,8 @@ class ListTask(NamedTuple):
     ranges: tuple[Range, ...]
     #: Attempts in a row that handed the task on without listing a page.
     idle_hops: int = 0
+    #: Objects after which to stop, which then are listed one page after another; None for all.
+    limit: int | None = None
 
 
 class WalkTask(NamedTuple):
@@ -128,6 +141,8 @@ class WalkTask(NamedTuple):
     #: Keys that somebody else has listed.
     but: tuple[str, ...] = ()
     idle_hops: int = 0
+    #: Objects after which to stop; None for all.
+    limit: int | None = None
 
     @property
     def ranges(self) -> tuple[Range, ...]:
@@ -143,6 +158,8 @@ class CopyTask(NamedTuple):
     items: tuple[Item, ...]
     #: Attempts in a row that handed the task on without ending an item.
     idle_hops: int = 0
+    #: The archived class of all of them: then none is tried, and each is reported as skipped. Empty for items to be copied.
+    archived: str = ""
 
 
 #: What lists; all else copies.
@@ -152,6 +169,10 @@ Task = Listing | CopyTask
 
 class Nothing(NamedTuple):
     """A message that asks for nothing: by sending one, a probe proves that it may."""
+
+
+#: The code of an object that is archived and was not tried: it is skipped, and did not fail.
+ARCHIVED = "Archived"
 
 
 class Failure(NamedTuple):
@@ -181,6 +202,10 @@ class Counts(NamedTuple):
     retries: int = 0
     #: Answers of 503 SlowDown and its kin.
     throttles: int = 0
+    #: Objects that the job's filter left out; they count nowhere else.
+    filtered: int = 0
+    #: Of those skipped, the ones that are archived.
+    archived: int = 0
 
     @property
     def ended(self) -> int:
@@ -281,10 +306,11 @@ def encode_task(task: Task | Nothing) -> str:
         return to_json({"t": "nothing", "v": WIRE_VERSION})
     head = {"v": WIRE_VERSION, "id": task.id, "job": _job_words(task.job), "idle": task.idle_hops}
     if isinstance(task, ListTask):
-        return to_json({"t": "list", **head, "ranges": task.ranges})
+        return to_json({"t": "list", **head, "limit": task.limit, "ranges": task.ranges})
     if isinstance(task, WalkTask):
-        return to_json({"t": "walk", **head, "but": task.but})
+        return to_json({"t": "walk", **head, "limit": task.limit, "but": task.but})
     # By columns: a list for each of a thousand items costs more than all else about them.
+    head["archived"] = task.archived
     return to_json({"t": "copy", **head, **{name: [item[n] for item in task.items] for n, name in enumerate(_COLUMNS)}})
 
 
@@ -304,11 +330,11 @@ def decode_task(body: str) -> Task | Nothing:
         name, job, idle = _text(data["id"]), _job(data["job"]), _number(data["idle"])
         match data["t"]:
             case "list":
-                return ListTask(name, job, tuple(_range(*pair) for pair in data["ranges"]), idle)
+                return ListTask(name, job, tuple(_range(*pair) for pair in data["ranges"]), idle, _limit(data["limit"]))
             case "walk":
-                return WalkTask(name, job, tuple(map(_text, _list(data["but"]))), idle)
+                return WalkTask(name, job, tuple(map(_text, _list(data["but"]))), idle, _limit(data["limit"]))
             case "copy":
-                return CopyTask(name, job, _items(*(data[column] for column in _COLUMNS)), idle)
+                return CopyTask(name, job, _items(*(data[column] for column in _COLUMNS)), idle, _text(data["archived"]))
             case kind:
                 raise MalformedMessage(f"a message of kind {kind!r} is no task")
     except MalformedMessage:
@@ -370,7 +396,8 @@ def _parse(body: str) -> dict[str, Any]:
 
 
 def _job_words(job: Job) -> dict[str, Any]:
-    return {**job._asdict(), "source": job.source._asdict(), "destination": job.destination._asdict()}
+    words = {**job._asdict(), "source": job.source._asdict(), "destination": job.destination._asdict()}
+    return words if job.filter is None else {**words, "filter": job.filter._asdict()}
 
 
 def _job(data: dict[str, Any]) -> Job:
@@ -378,9 +405,13 @@ def _job(data: dict[str, Any]) -> Job:
     _text(job.run_id)
     _number(job.batch_keys)
     _number(job.message_bytes)
-    if type(job.overwrite) is not bool or type(job.dry) is not bool:
-        raise TypeError("overwrite or dry, which are true or false")
-    return job
+    if {type(job.overwrite), type(job.dry), type(job.force_archived)} != {bool}:
+        raise TypeError("overwrite, dry or force_archived, which are true or false")
+    if job.filter is None:
+        return job
+    from s3bulkcopy.worker.filters import decode_filter  # noqa: PLC0415 - most jobs have none
+
+    return job._replace(filter=decode_filter(data["filter"]))
 
 
 def _location(data: dict[str, Any]) -> Location:
@@ -417,6 +448,10 @@ def _number(value: object) -> int:
     if type(value) is not int or value < 0:
         raise TypeError(f"a {type(value).__name__} in place of a count")
     return value
+
+
+def _limit(value: object) -> int | None:
+    return value if value is None else _number(value)
 
 
 def _exactly(length: int, values: list[Any]) -> list[Any]:

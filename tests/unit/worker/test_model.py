@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3bulkcopy.worker import model
+from s3bulkcopy.worker.filters import Filter
 from s3bulkcopy.worker.model import (
     COUNT_NAMES,
     MAX_CAUSE_BYTES,
@@ -42,12 +43,26 @@ from tests.unit.worker.worker_fakes import JOB, item, items, keys, prefixes
 texts = st.text(max_size=20)
 numbers = st.integers(0, 2**63)
 locations = st.builds(Location, texts, prefixes, texts, texts)
-jobs = st.builds(Job, texts, locations, locations, st.booleans(), numbers, numbers, st.booleans())
+some_texts = st.lists(texts, max_size=3).map(tuple)
+limits = st.one_of(st.none(), numbers)
+filters = st.builds(Filter, some_texts, texts, numbers, limits, texts, texts, some_texts)
+jobs = st.builds(
+    Job,
+    texts,
+    locations,
+    locations,
+    st.booleans(),
+    numbers,
+    numbers,
+    st.booleans(),
+    st.one_of(st.none(), filters),
+    st.booleans(),
+)
 ranges = st.builds(Range, st.one_of(st.just(""), keys), st.one_of(st.none(), keys))
 tasks = st.one_of(
-    st.builds(ListTask, texts, jobs, st.lists(ranges, max_size=4).map(tuple), numbers),
-    st.builds(WalkTask, texts, jobs, st.lists(keys, max_size=4).map(tuple), numbers),
-    st.builds(CopyTask, texts, jobs, st.lists(items, max_size=5).map(tuple), numbers),
+    st.builds(ListTask, texts, jobs, st.lists(ranges, max_size=4).map(tuple), numbers, limits),
+    st.builds(WalkTask, texts, jobs, st.lists(keys, max_size=4).map(tuple), numbers, limits),
+    st.builds(CopyTask, texts, jobs, st.lists(items, max_size=5).map(tuple), numbers, texts),
     st.builds(Nothing),
 )
 attempts = st.builds(Attempt, numbers, texts)
@@ -112,7 +127,7 @@ def fits(value: object, hint: Any) -> bool:
 
 def are_right(value: Any) -> bool:
     """Tell whether every field of a named tuple has the type it says."""
-    hints = get_type_hints(type(value), vars(model))
+    hints = get_type_hints(type(value), {**vars(model), "Filter": Filter})
     return all(fits(getattr(value, name), hints[name]) for name in value._fields)
 
 
