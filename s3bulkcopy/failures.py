@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from s3bulkcopy.errors import UsageError
 from s3bulkcopy.tally import RangeFailure
-from s3bulkcopy.worker.model import CopyTask, Failure, Job, Range, decode_task, encode_task, to_json
+from s3bulkcopy.worker.model import ARCHIVED, CopyTask, Failure, Job, Range, decode_task, encode_task, to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,6 +23,7 @@ _ADVICE = {
     "AccessDenied": "allow s3:GetObject on the source and s3:PutObject on the destination (tags and KMS keys need their own)",
     "PreconditionFailed": "it was changed after it was listed; a retry copies what is there now",
     "InvalidObjectState": "it is archived: restore it first",
+    ARCHIVED: "it is archived, and was not tried: restore it, then retry",
     "EntityTooLarge": "it is larger than one CopyObject copies: 5 GB",
     "InvalidRequest": "CopyObject does not take it as it is: it may be larger than 5 GB, or encrypted with your own key",
     "KMS.DisabledException": "enable the key",

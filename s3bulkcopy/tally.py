@@ -20,7 +20,7 @@ from operator import add, sub
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import compress, crc32, decompress
 
-from s3bulkcopy.worker.model import Attempt, CopyTask, Counts, Dead, Done, Event, Failure, Fatal, Trouble
+from s3bulkcopy.worker.model import ARCHIVED, Attempt, CopyTask, Counts, Dead, Done, Event, Failure, Fatal, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -263,8 +263,8 @@ class Tally:
         self._waiting[name] = _Waiting(nonce, children, counts)
         self._provisional = [*map(add, self._provisional, counts)]
 
-    def _hear(self, failures: tuple[Failure, ...]) -> None:
-        if failures:
+    def _hear(self, told: tuple[Failure, ...]) -> None:
+        if failures := [failure for failure in told if failure.code != ARCHIVED]:
             self.failures += len(failures)
             self.denied += sum(failure.code == "AccessDenied" for failure in failures)
             self.last_failure = failures[-1]

@@ -63,10 +63,10 @@ class Children:
         self._sends.append(sending := aio.create_task(self._emit(task)))
         return sending
 
-    async def add_batches(self, job: Job, batches: Iterable[tuple[Item, ...]]) -> None:
-        """Begin to send batches of items as CopyTasks, as `add` does."""
+    async def add_batches(self, job: Job, batches: Iterable[tuple[Item, ...]], archived: str = "") -> None:
+        """Begin to send batches of items, all of them of an `archived` class or none, as CopyTasks, as `add` does."""
         for batch in batches:
-            await self.add(lambda name, items=batch: CopyTask(name, job, items))  # type: ignore[misc]
+            await self.add(lambda name, items=batch: CopyTask(name, job, items, 0, archived))  # type: ignore[misc]
 
     async def accepted(self) -> None:
         """Wait until the queue has accepted every child; raises what a send raised."""

@@ -6,8 +6,9 @@ What each pattern matches stands in `docs/filters.md`, with the table that the t
 from __future__ import annotations
 
 import re
-from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from s3bulkcopy.worker.keyspace import shared_head
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,7 +90,8 @@ def literal_head(rules: Sequence[str]) -> str:
     telling, is_open = _telling(rules)
     if is_open:
         return ""
-    return commonprefix([_head(rule[1:]) for rule in telling if rule[0] == INCLUDE])
+    heads = [_head(rule[1:]) for rule in telling if rule[0] == INCLUDE]
+    return shared_head(min(heads), max(heads)) if heads else ""
 
 
 def _telling(rules: Sequence[str]) -> tuple[list[str], bool]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from functools import partial
+from itertools import compress
 from operator import attrgetter, lt
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,14 +20,16 @@ from s3bulkcopy.worker.model import Counts, ListTask, Range
 from s3bulkcopy.worker.packing import Packer, pack_ranges
 from s3bulkcopy.worker.planner import Planner
 from s3bulkcopy.worker.s3 import PAGE_KEYS, Page
+from s3bulkcopy.worker.sorting import Sorter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from s3bulkcopy.worker.attempts import Budget, Children
-    from s3bulkcopy.worker.model import Attempt, Item, Job, Location, WalkTask
+    from s3bulkcopy.worker.model import Attempt, Item, Job, Location, Trait, WalkTask
     from s3bulkcopy.worker.planner import Request
     from s3bulkcopy.worker.s3 import S3
+    from s3bulkcopy.worker.sorting import Sorting
 
 #: Requests at a time to begin with; one more for each answer that shows much. The first answers tell of many ranges that they
 #: are empty, which then need none.
@@ -59,7 +62,7 @@ _MOST_GIVEN = 32
 _DESERTS_KEPT = 32
 _DESERT_SECONDS = 10.0
 
-_KEY, _SIZE, _AFTER = attrgetter("key"), attrgetter("size"), attrgetter("after")
+_KEY, _AFTER = attrgetter("key"), attrgetter("after")
 
 
 class Lister:
@@ -83,22 +86,52 @@ class Lister:
 
         Raises Stop where the run cannot go on, and Failed where nothing was listed.
         """
-        share = _Share(task.job, attempt, budget)
-        plan = self._plan_for(task)
+        share, outlet = _Share(task.job, attempt, budget), _Outlet(task.job, children)
+        if task.limit is not None:
+            return await self._list_some(task, task.limit, share, outlet, children)
+        plan = self._plan_for(task, share.sorter.prefix)
         plan.join(share, task.ranges, aio.get_running_loop().time())
-        packer = Packer(task.job)
         try:
             self._ask_on()
-            await self._tend(plan, share, packer, children)
+            await self._tend(plan, share, outlet, children)
         finally:
             rest = plan.leave(share)
             await self._tidy(plan)
         if share.error is not None and share.is_in_vain:
             raise share.error
-        await children.add_batches(task.job, packer.rest())
+        await outlet.rest()
         idle_hops = 0 if share.has_progress else task.idle_hops + 1
         for ranges in pack_ranges(task.job, rest):
             await children.add(lambda name, ranges=ranges: ListTask(name, task.job, ranges, idle_hops))  # type: ignore[misc]
+        return share.counts
+
+    async def _list_some(self, task: ListTask, limit: int, share: _Share, outlet: _Outlet, children: Children) -> Counts:
+        """List ranges one page after another up to the object that makes `limit`: no page is asked for that may not be needed.
+
+        What the budget leaves is handed on with what is left of the limit.
+        """
+        rest, left = deque(task.ranges), limit
+        while rest and left and not share.is_spent_by(share.counts.pages):
+            after, until = rest.popleft()
+            try:
+                page, effort = await self._page(share, after)
+            except Failed:
+                if not share.has_progress:
+                    raise
+                rest.appendleft(Range(after, until))
+                break
+            page = _checked(page, share.sorter.prefix, after)
+            inside = len(page.items) if until is None else bisect_right(page.items, until, key=_KEY)
+            sorting = share.sort(page.items[:inside], page.traits[:inside], left)
+            share.counts += effort + sorting.counts(dry=task.job.dry)
+            left -= sorting.listed
+            await outlet.send(sorting)
+            if page.truncated and inside == len(page.items) and page.items[-1].key != until:
+                rest.appendleft(Range(page.items[-1].key, until))
+        await outlet.rest()
+        if rest and left:
+            idle_hops = 0 if share.has_progress else task.idle_hops + 1
+            await children.add(lambda name: ListTask(name, task.job, tuple(rest), idle_hops, left))
         return share.counts
 
     async def walk(self, task: WalkTask, attempt: Attempt, children: Children) -> Counts:
@@ -107,28 +140,28 @@ class Lister:
         No order of the keys is relied on, and no budget ends it.
         """
         job, but = task.job, frozenset(task.but)
-        packer, counts, token = Packer(job), Counts(), ""
-        while True:
-            page, effort = await self._page(_Share(job, attempt), "", token)
-            items = [item for item in page.items if item.key not in but] if but else page.items
-            counts += effort + _listed(items)
-            if not job.dry:
-                await children.add_batches(job, packer.add(items))
+        share, outlet, counts, token, left = _Share(job, attempt), _Outlet(job, children), Counts(), "", task.limit
+        while left is None or left:
+            page, effort = await self._page(share, "", token)
+            are_new = [item.key not in but for item in page.items]
+            sorting = share.sort([*compress(page.items, are_new)], [*compress(page.traits, are_new)], left)
+            counts += effort + sorting.counts(dry=job.dry)
+            await outlet.send(sorting)
+            left = left and left - sorting.listed
             if not page.truncated:
                 break
             if page.token in ("", token):
                 raise Stop("unsupported", "the store says that more keys follow, and not how to ask for them")
             token = page.token
-        await children.add_batches(job, packer.rest())
+        await outlet.rest()
         return counts
 
-    async def _tend(self, plan: _Plan, share: _Share, packer: Packer, children: Children) -> None:
+    async def _tend(self, plan: _Plan, share: _Share, outlet: _Outlet, children: Children) -> None:
         """Send on what is found for a task until nothing is open, or what is open is to be handed on."""
         while True:
             while share.found:
-                with share.found.popleft() as items:
-                    if not share.job.dry:
-                        await children.add_batches(share.job, packer.add(items))
+                with share.found.popleft() as sorting:
+                    await outlet.send(sorting)
             while share.offers:
                 await self._give(plan, share, share.offers.popleft(), children)
             if share.is_stopping or share.error is not None or share.is_spent():
@@ -148,12 +181,12 @@ class Lister:
         plan.settle(share, offer, is_accepted=not sending.cancelled() and sending.exception() is None)
         self._ask_on()
 
-    def _plan_for(self, task: ListTask) -> _Plan:
+    def _plan_for(self, task: ListTask, prefix: str) -> _Plan:
         """Give the plan of a source, or another one where the task overlaps one in hand: the same task, delivered again."""
         for plan in self._plans:
             if plan.source == task.job.source and not any(map(plan.overlaps, task.ranges)):
                 return plan
-        self._plans.append(plan := _Plan(task.job.source, self._page_keys))
+        self._plans.append(plan := _Plan(task.job.source, prefix, self._page_keys))
         return plan
 
     async def _tidy(self, plan: _Plan) -> None:
@@ -187,7 +220,7 @@ class Lister:
         """Ask for a page, and deal out what it shows."""
         try:
             page, effort = await self._page(share, request.after)
-            page = _checked(page, share.job.source.prefix, request.after)
+            page = _checked(page, share.sorter.prefix, request.after)
             answer.is_held = True
             self._held += 1
             shown = plan.take(request, share, page, effort, answer)
@@ -206,10 +239,10 @@ class Lister:
 
     async def _page(self, share: _Share, after: str, token: str = "") -> tuple[Page, Counts]:
         """List one page, asking again where that may help, and on where a page is empty and more follow."""
-        source = share.job.source
+        source, sorter = share.job.source, share.sorter
         pages = retries = throttles = 0
         while True:
-            answer = await self._s3.page(source, source.prefix, after, self._page_keys, token)
+            answer = await self._s3.page(source, sorter.prefix, after, self._page_keys, token, sorter.asked)
             if isinstance(answer, Page):
                 pages += 1
                 if answer.items or not answer.truncated:
@@ -251,14 +284,42 @@ class _Answer:
             self._release(self)
 
 
-class _Found(NamedTuple):
-    """Items for one task, out of an answer; entered for as long as it takes to send them on."""
+class _Outlet:
+    """Sends what is found on, packed: what is to be copied, and apart from it what is archived, by its class."""
 
-    items: Sequence[Item]
+    def __init__(self, job: Job, children: Children) -> None:
+        self._job = job
+        self._children = children
+        self._packers: dict[str, Packer] = {}
+
+    async def send(self, sorting: Sorting) -> None:
+        """Send batches that are full; of a dry job nothing is sent."""
+        if self._job.dry:
+            return
+        await self._send("", sorting.items)
+        for name, items in sorting.archived.items():
+            await self._send(name, items)
+
+    async def _send(self, archived: str, items: Sequence[Item]) -> None:
+        packer = self._packers.get(archived)
+        if packer is None:
+            packer = self._packers[archived] = Packer(self._job, archived)
+        await self._children.add_batches(self._job, packer.add(items), archived)
+
+    async def rest(self) -> None:
+        """Send what is left."""
+        for archived, packer in self._packers.items():
+            await self._children.add_batches(self._job, packer.rest(), archived)
+
+
+class _Found(NamedTuple):
+    """What is for one task, out of an answer; entered for as long as it takes to send it on."""
+
+    sorting: Sorting
     answer: _Answer
 
-    def __enter__(self) -> Sequence[Item]:
-        return self.items
+    def __enter__(self) -> Sorting:
+        return self.sorting
 
     def __exit__(self, *_: object) -> None:
         self.answer.release()
@@ -271,6 +332,7 @@ class _Share:
         self.job = job
         self.attempt = attempt
         self._budget = budget
+        self.sorter = Sorter(job)
         self.counts = Counts()
         self.found: deque[_Found] = deque()
         self.offers: deque[Range] = deque()
@@ -304,6 +366,16 @@ class _Share:
 
     def is_spent(self) -> bool:
         return self.open > 0 and self._budget is not None and self._budget.is_spent(self.asked)
+
+    def is_spent_by(self, pages: int) -> bool:
+        return self._budget is not None and self._budget.is_spent(pages)
+
+    def sort(self, items: Sequence[Item], traits: Sequence[Trait], most: int | None = None) -> Sorting:
+        """Sort what was listed, as a Sorter does."""
+        try:
+            return self.sorter.sort(items, traits, most)
+        except ValueError as error:
+            raise Stop("unsupported", f"the listing does not tell when objects were modified: {error}") from error
 
     def is_late(self) -> bool:
         return self._budget is not None and self._budget.is_spent(0)
@@ -344,9 +416,9 @@ class _Desert(NamedTuple):
 class _Plan:
     """The ranges of several tasks in one source, none of which overlaps another, and the requests for them."""
 
-    def __init__(self, source: Location, page_keys: int) -> None:
+    def __init__(self, source: Location, prefix: str, page_keys: int) -> None:
         self.source = source
-        self.planner = Planner((), source.prefix, page_keys)
+        self.planner = Planner((), prefix, page_keys)
         self.shares: set[_Share] = set()
         self.requests: set[aio.Task] = set()
         self._plots: list[_Plot] = []
@@ -439,10 +511,10 @@ class _Plan:
         for part in self.planner.answered(request, keys, page.truncated):
             shown += part.stop - part.start
             owner = self._plots[bisect_left(self._plots, keys[part.start], key=_AFTER) - 1].share
-            items = page.items[part]
-            owner.counts += _listed(items)
+            sorting = owner.sort(page.items[part], page.traits[part])
+            owner.counts += sorting.counts(dry=owner.job.dry)
             answer.use()
-            owner.found.append(_Found(items, answer))
+            owner.found.append(_Found(sorting, answer))
             owner.wake()
         now = aio.get_running_loop().time()
         self._deserts.append(_Desert(request.after, keys[0] if keys else None, now))
@@ -511,10 +583,6 @@ class _Plan:
 # ------------------------------------------------------------------------------------------------------ what is pure
 
 
-def _listed(items: Sequence[Item]) -> Counts:
-    return Counts(listed=len(items), listed_bytes=sum(map(_SIZE, items)))
-
-
 def _keys_to_ask_for(items: Sequence[Item], asked_for: int) -> int:
     """Give how many keys the next page may have, judging by those of the last one."""
     characters = sum(map(len, map(_KEY, items)))
@@ -532,7 +600,8 @@ def _checked(page: Page, prefix: str, after: str) -> Page:
         return page
     if page.truncated:
         raise Stop("unsupported", f"the store ignores start-after: asked behind {after!r}, it answered {keys[0]!r}")
-    return Page(page.items[bisect_right(keys, after) :], truncated=False)
+    first = bisect_right(keys, after)
+    return Page(page.items[first:], truncated=False, traits=page.traits[first:])
 
 
 def _raise_if_final(fault: Fault, attempt: Attempt) -> None:

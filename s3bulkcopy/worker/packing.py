@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from s3bulkcopy.worker.model import FAILURE_WIRE_BYTES, CopyTask, ListTask, encode_task, text_to_json
@@ -57,10 +58,11 @@ class Packer:
     for every rule still makes a batch of its own.
     """
 
-    def __init__(self, job: Job) -> None:
-        """Take the bounds from the job."""
+    def __init__(self, job: Job, archived: str = "") -> None:
+        """Take the bounds from the job; items of an `archived` class are not copied, and their work is none."""
         self._keys = job.batch_keys
         self._bytes = job.message_bytes - len(encode_task(CopyTask("", job, ()))) - _HEAD_BYTES
+        self._most_seconds = inf if archived else _MOST_WORK_SECONDS
         self._reset()
 
     def _reset(self) -> None:
@@ -91,7 +93,7 @@ class Packer:
         wire_bytes = self._wire_bytes + texts + len(items) * (FAILURE_WIRE_BYTES + _QUOTES_BYTES)
         copy_bytes = self._copy_bytes + sum([item[1] for item in items])
         number = len(self._items) + len(items)
-        fits = wire_bytes <= self._bytes and number * COPY_SECONDS + copy_bytes / COPY_BYTES_PER_SECOND < _MOST_WORK_SECONDS
+        fits = wire_bytes <= self._bytes and number * COPY_SECONDS + copy_bytes / COPY_BYTES_PER_SECOND < self._most_seconds
         if fits or number == 1:
             self._items += items
             self._wire_bytes, self._copy_bytes = wire_bytes, copy_bytes

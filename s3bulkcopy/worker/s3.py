@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from s3bulkcopy.worker.http import Response
-    from s3bulkcopy.worker.model import Item, Job, Location
+    from s3bulkcopy.worker.model import Item, Job, Location, Trait
 
 _OK, _FORBIDDEN, _INTERNAL_SERVER_ERROR = 200, 403, 500
 
@@ -61,7 +61,21 @@ class Page(NamedTuple):
     items: tuple[Item, ...]
     truncated: bool
     token: str = ""
+    #: What else is said of each item; nothing where that was not asked for.
+    traits: tuple[Trait, ...] = ()
 
+
+class Asked(NamedTuple):
+    """What a listing is to tell of objects beside key, size and ETag."""
+
+    #: The traits of all of them.
+    traits: bool = False
+    #: The traits of all of them where one is archived, and whether such are restored.
+    archived: bool = False
+
+
+#: Nothing more.
+PLAIN = Asked()
 
 # Patterns of listings: `re` compiles each when it is first used, so a worker that lists nothing starts without them.
 #: An object as S3 writes it, its elements in S3's order, with those on checksums in between, mostly two; other stores may have
@@ -78,12 +92,34 @@ _TRUNCATED = r"(?i)<IsTruncated>\s*true\s*</IsTruncated>"
 _CONTINUATION = r"(?s)<NextContinuationToken>(.*?)</NextContinuationToken>"
 _URL_ENCODED = r"<EncodingType>\s*url\s*</EncodingType>"
 _LISTING = r"<ListBucketResult[\s>]"
+_MODIFIED = r"<LastModified>\s*([^<]*?)\s*</LastModified>"
+_CLASS = r"<StorageClass>\s*([^<]*?)\s*</StorageClass>"
+_RESTORING = r"(?i)<IsRestoreInProgress>\s*true\s*<"
+_RESTORED = r"<RestoreExpiryDate>[^<]"
 #: Escapes of characters that many keys hold, decoded for a whole page at once. The percent sign is not among them, so that none
 #: can come out of decoding another.
 _COMMON_ESCAPES = (("%2F", "/"), ("%3D", "="), ("%3A", ":"), ("%20", " "), ("%40", "@"), ("%2C", ","))
 
 
-def read_page(body: bytes) -> Page:
+#: Classes of which no object can be read before it is restored (S3 user guide, "Working with archived objects"); what else is
+#: archived, in tiers of INTELLIGENT_TIERING, no listing tells.
+ARCHIVE_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
+
+#: The header that has a listing tell which archived objects are restored; a store that does not know it passes over it.
+_RESTORE_STATUS = {"x-amz-optional-object-attributes": "RestoreStatus"}
+
+
+def archived_class(trait: Trait) -> str:
+    """Give the class of an object that is archived and not restored, and nothing for any other.
+
+    >>> archived_class(("", "GLACIER", False)), archived_class(("", "GLACIER", True)), archived_class(("", "STANDARD", False))
+    ('GLACIER', '', '')
+    """
+    _, storage_class, is_restored = trait
+    return storage_class if storage_class in ARCHIVE_CLASSES and not is_restored else ""
+
+
+def read_page(body: bytes, asked: Asked = PLAIN) -> Page:
     """Read a listing; raises ValueError where the document is none, or was cut off."""
     text = body.decode("utf-8", "surrogateescape")
     if not re.search(_LISTING, text[:400]) or not text.rstrip().endswith("</ListBucketResult>"):
@@ -106,8 +142,17 @@ def read_page(body: bytes) -> Page:
     all_keys = "".join(keys)
     if any(mark in all_keys for mark in ("&", "%", "+")):
         keys = tuple(map(_url_decoded if is_encoded else unescaped, keys))
-    items = map(make_item, zip(keys, map(int, sizes), etags, strict=True))
-    return Page(tuple(items), *more)
+    items = tuple(map(make_item, zip(keys, map(int, sizes), etags, strict=True)))
+    is_told = asked.traits or (asked.archived and any(f"{name}<" in text for name in ARCHIVE_CLASSES))
+    return Page(items, *more, tuple(map(_trait, re.findall(_CONTENTS, text))) if is_told else ())
+
+
+def _trait(entry: str) -> Trait:
+    """Read what an object's elements say beside key, size and ETag."""
+    modified, storage_class = re.search(_MODIFIED, entry), re.search(_CLASS, entry)
+    name = storage_class[1] if storage_class else ""
+    is_restored = name in ARCHIVE_CLASSES and re.search(_RESTORED, entry) is not None and not re.search(_RESTORING, entry)
+    return modified[1] if modified else "", name, is_restored
 
 
 def _elements(text: str) -> Iterator[tuple[str, str, str]]:
@@ -160,14 +205,20 @@ class Bucket:
         return head.encode("latin-1") + body
 
 
-def page_request(bucket: Bucket, prefix: str, after: str, max_keys: int, date: str, token: str = "") -> bytes:
-    """Write a ListObjectsV2 request for the keys with this prefix behind `after`, or where the page with a token ended."""
+def page_request(
+    bucket: Bucket, prefix: str, after: str, max_keys: int, date: str, token: str = "", *, restores: bool = False
+) -> bytes:
+    """Write a ListObjectsV2 request for the keys with this prefix behind `after`, or where the page with a token ended.
+
+    With `restores` it asks whether archived objects are restored.
+    """
     parameters = {"list-type": "2", "encoding-type": "url", "max-keys": str(max_keys), "prefix": prefix}
     if token:
         parameters["continuation-token"] = token
     elif after:
         parameters["start-after"] = after
-    return bucket.request("GET", bucket.path or "/", encode_query(parameters), {}, date)
+    headers = _RESTORE_STATUS if restores else {}
+    return bucket.request("GET", bucket.path or "/", encode_query(parameters), headers, date)
 
 
 class CopyRequests:
@@ -299,12 +350,19 @@ class S3:
         return self._hosts[root]
 
     async def page(
-        self, location: Location, prefix: str, after: str, max_keys: int = PAGE_KEYS, token: str = ""
+        self,
+        location: Location,
+        prefix: str,
+        after: str,
+        max_keys: int = PAGE_KEYS,
+        token: str = "",
+        asked: Asked = PLAIN,
     ) -> Page | Fault:
         """List one page of the keys that start with `prefix` and lie behind `after`, or follow the page with a token."""
         for _ in range(_LESSONS):
             at = self.where(location)
-            request = page_request(Bucket(at, self.credentials()), prefix, after, max_keys, self.date(), token)
+            bucket = Bucket(at, self.credentials())
+            request = page_request(bucket, prefix, after, max_keys, self.date(), token, restores=asked.archived)
             answer = await self.ask(self.host(at), request, REQUEST_SECONDS)
             if isinstance(answer, Fault):
                 return answer
@@ -316,7 +374,7 @@ class S3:
         else:
             return fault._replace(next=Next.RETRY)
         try:
-            return read_page(answer.body)
+            return read_page(answer.body, asked)
         except ValueError as error:
             return lost(error)
 

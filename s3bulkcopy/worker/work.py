@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from s3bulkcopy.worker.attempts import LIST_SLOTS, Children
-from s3bulkcopy.worker.model import MAX_IDLE_HOPS, CopyTask, Done, Failure, ListTask, WalkTask
+from s3bulkcopy.worker.model import ARCHIVED, MAX_IDLE_HOPS, CopyTask, Counts, Done, Failure, ListTask, WalkTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from s3bulkcopy.worker.attempts import Budget
     from s3bulkcopy.worker.copying import Copier
     from s3bulkcopy.worker.listing import Lister
-    from s3bulkcopy.worker.model import Attempt, Counts, Emit, Task
+    from s3bulkcopy.worker.model import Attempt, Emit, Task
     from s3bulkcopy.worker.s3 import S3
 
 #: Sends of one task that may be under way before it waits for the oldest, unless said otherwise.
@@ -72,6 +72,8 @@ class Worker:
                 counts = await self._lister.list(task, attempt, budget, children)
             elif isinstance(task, WalkTask):
                 counts = await self._lister.walk(task, attempt, children)
+            elif task.archived:
+                counts, failures = _untried(task)
             else:
                 counts, failures = await self._copy(task, attempt, budget, children)
             await children.accepted()
@@ -87,3 +89,10 @@ class Worker:
             idle = task.idle_hops + 1 if len(outcome.rest) == len(task.items) else 0
             await children.add(lambda name: CopyTask(name, task.job, outcome.rest, idle))
         return outcome.counts, outcome.failures
+
+
+def _untried(task: CopyTask) -> tuple[Counts, tuple[Failure, ...]]:
+    """Give what is told of objects that are archived, and so are not tried."""
+    number, cause = len(task.items), f"in {task.archived}, and not restored"
+    failures = tuple(Failure(item.key, item.size, ARCHIVED, cause) for item in task.items)
+    return Counts(skipped=number, archived=number), failures
