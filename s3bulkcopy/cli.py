@@ -35,17 +35,18 @@ def cli() -> None:
 # ------------------------------------------------------------------------------------------------------ copying objects
 
 
-@cli.command(epilog=_EXIT_CODES)
+@cli.command(cls=options.CopyCommand, epilog=_EXIT_CODES)
 @options.locations
 @options.engine_options
 @options.copy_options
+@options.filter_options
 @options.stack_options
 @options.detach_option
 @options.failures_option
 @options.aws_options
 @options.output_options
 def run(**values: Any) -> None:  # noqa: ANN401 - click's own
-    """Copy every object under SRC to DST.
+    """Copy every object under SRC to DST, or those that --include, --exclude and their kin select.
 
     SRC and DST are a bucket, s3://bucket or s3://bucket/prefix. A key under SRC keeps what follows SRC's prefix, byte for
     byte, behind DST's. Queues and Lambda functions are made for this run and removed when it ends. With --engine local nothing
@@ -54,7 +55,8 @@ def run(**values: Any) -> None:  # noqa: ANN401 - click's own
     With --detach, or where the terminal is closed, a run goes on in AWS: `s3bulkcopy attach` follows it to its end.
     """
     output, life = options.output_settings(values), options.life_settings(values)
-    copy, aws = options.copy_settings(values), options.aws_settings(values)
+    selection = options.selection(values)
+    copy, aws = replace(options.copy_settings(values), selection=selection), options.aws_settings(values)
     engine = options.engine_settings(values, dry=copy.dry)
     if copy.dry and life.detach:
         raise UsageError("a dry run queues nothing that could go on: --dry-run and --detach exclude each other")

@@ -31,7 +31,7 @@ EXIT_CODES = {
     0: "every selected object is at the destination; with --detach: the work is queued",
     1: "unexpected",
     2: "bad usage: nothing was touched",
-    3: "the run ended, and some objects failed (they are listed)",
+    3: "the run ended, and some objects failed, or are archived (they are listed)",
     4: "a bucket was not found, or refused",
     5: "not permitted: no credentials, expired ones, or an action denied",
     6: "could not deploy: what was made is gone again",

@@ -368,6 +368,11 @@ class Journal:
             self._database.executemany("INSERT INTO tasks VALUES (?, ?)", kept.items())
         return [_read_task(body) for body in kept.values()]
 
+    def kept_task(self, task_id: str) -> str | None:
+        """Give a task that is kept, as a message."""
+        row = self._database.execute("SELECT body FROM tasks WHERE id = ?", (task_id,)).fetchone()
+        return str(row[0]) if row else None
+
     def keep_tasks(self, tasks: Iterable[tuple[str, str]]) -> None:
         """Keep tasks (id and message) whose only other copy is in memory, until an event that ends them is appended."""
         with self._writing():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,16 +19,24 @@ from s3bulkcopy.settings import (
     LifeSettings,
     LocalSettings,
     OutputSettings,
+    Selection,
     StackSettings,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 #: Options that the lambda engine alone has.
 _STACK_NAMES = (
     "workers", "list_workers", "memory", "function_timeout", "role_arn", "tags", "keep", "keep_failed", "detach",
 )  # fmt: skip
+
+#: What stands before a pattern in a Selection, by its option; and where a context keeps the order in which they were given.
+_SIGNS = {"exclude": "-", "include": "+"}
+_ORDER = "s3bulkcopy.order"
+
+#: How long a moment is as it is written.
+_MOMENT_CHARACTERS = len("2026-01-31T12:00:00")
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -116,6 +126,92 @@ class DurationType(click.ParamType[float]):
         return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}[found[2]]
 
 
+class SizeType(click.ParamType[int]):
+    """A number of bytes: `500`, `10KiB`, `10MB`, `1.5GiB`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        """Read a size, as bytes."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGTP])(i?)B?|B)?", str(value), re.IGNORECASE)
+        if not found:
+            self.fail(f"{value!r} is not a size: write bytes, or 10KiB, 10MiB, 1.5GiB (of 1024), 10MB (of 1000)", param, ctx)
+        number, unit, binary = found.groups()
+        factor = (1024 if binary else 1000) ** ("KMGTP".index(unit.upper()) + 1) if unit else 1
+        size = Decimal(number) * factor
+        if size != int(size):
+            self.fail(f"{value!r} is no whole number of bytes", param, ctx)
+        return int(size)
+
+
+class MomentType(click.ParamType[str]):
+    """A date (`2026-01-31`, `2026-01-31T12:00:00Z`; UTC unless it says otherwise), or an age before now (`12h`, `7d`, `2w`)."""
+
+    name = "when"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        """Read a moment, as `2026-01-31T12:00:00` in UTC: an age counts from when the command is given."""
+        text = str(value)
+        try:
+            if found := re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text):
+                name = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[found[2]]
+                moment = datetime.now(UTC) - timedelta(**{name: float(found[1])})
+            else:
+                moment = datetime.fromisoformat(text)
+                moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        except (ValueError, OverflowError):
+            self.fail(
+                f"{text!r} is no date and no age: write 2026-01-31, 2026-01-31T12:00:00Z, or 30m, 12h, 7d, 2w", param, ctx
+            )
+        return moment.strftime("%Y-%m-%dT%H:%M:%S").rjust(_MOMENT_CHARACTERS, "0")
+
+
+class PatternType(click.ParamType[str]):
+    """A pattern of keys, as `docs/filters.md` has it."""
+
+    name = "pattern"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        """Check a pattern; says what is wrong with it."""
+        from s3bulkcopy.worker.filters import BadPattern, glob_expression  # noqa: PLC0415 - most runs have no filter
+
+        text = str(value)
+        try:
+            glob_expression(text)
+        except BadPattern as error:
+            self.fail(f"{text!r}: {error}", param, ctx)
+        return text
+
+
+class ExpressionType(click.ParamType[str]):
+    """A regular expression."""
+
+    name = "regex"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        """Check a regular expression; says what is wrong with it."""
+        try:
+            re.compile(str(value))
+        except re.error as error:
+            self.fail(f"{value!r} is no regular expression: {error}", param, ctx)
+        return str(value)
+
+
+class StorageClassType(click.ParamType[str]):
+    """The name of a storage class; a store may have others than S3."""
+
+    name = "class"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        """Check the form of a name."""
+        name = str(value).upper()
+        if not re.fullmatch(r"[A-Z0-9_-]+", name):
+            self.fail(f"{value!r} is not a storage class: write STANDARD, STANDARD_IA, GLACIER, ...", param, ctx)
+        return name
+
+
 class NewFileType(click.ParamType[Path]):
     """A file that can be written: what is there is replaced."""
 
@@ -197,6 +293,29 @@ stack_options = _together(
             help="Leave them in place if something failed: for a look into logs and dead letters, and `retry`."),
 )  # fmt: skip
 
+filter_options = _together(
+    _option("--include", type=PatternType(), multiple=True, metavar="PATTERN",
+            help="Copy keys that match: * is any text, / included. The last that matches decides; see docs/filters.md."),
+    _option("--exclude", type=PatternType(), multiple=True, metavar="PATTERN", help="Leave out keys that match."),
+    _option("--filter-regex", type=ExpressionType(), metavar="REGEX",
+            help="Copy only keys in which this is found, behind SRC's prefix."),
+    _option("--min-size", type=SizeType(), metavar="SIZE", help="Copy only objects of at least 500, 10KiB, 1GB, ..."),
+    _option("--max-size", type=SizeType(), metavar="SIZE", help="Copy only objects of at most so many bytes."),
+    _option("--newer-than", type=MomentType(), metavar="WHEN",
+            help="Copy only what was modified at or after a date (UTC), or within the last 12h, 7d, 2w."),
+    _option("--older-than", type=MomentType(), metavar="WHEN",
+            help="Copy only what was modified before a date (UTC), or longer ago than an age."),
+    _option("--source-storage-class", type=StorageClassType(), multiple=True, metavar="CLASS",
+            help="Copy only objects of this storage class; may be given again."),
+    _option("--limit", type=click.IntRange(1), metavar="N",
+            help="Stop after exactly N objects, the first in the order of keys; one worker lists them, page after page."),
+    _option("--keys-from", metavar="FILE",
+            help="Copy the keys that a file or s3://bucket/key names, and list nothing: a key a line, JSON lines (.jsonl), "
+            "CSV (.csv) or the manifest.json of an S3 Inventory."),
+    _option("--force-archived", is_flag=True, help="Try archived objects (GLACIER, DEEP_ARCHIVE), too, restored or not."),
+    _option("--skip-archived", is_flag=True, help="End with code 0 although archived objects were skipped."),
+)  # fmt: skip
+
 detach_option = _option(
     "--detach", is_flag=True, help="Return once the work is queued; the run goes on in AWS, and `attach` follows it."
 )
@@ -217,6 +336,65 @@ output_options = _together(
 def aws_settings(values: dict[str, Any]) -> AwsSettings:
     """Take the AWS group out of a command's values."""
     return AwsSettings(values.pop("region"), values.pop("profile"), values.pop("endpoint_url"))
+
+
+class CopyCommand(click.Command):
+    """A command that knows in which order --include and --exclude were given."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take down the order, and parse."""
+        _, _, order = self.make_parser(ctx).parse_args(args=[*args])
+        ctx.meta[_ORDER] = [parameter.name for parameter in order if parameter.name in _SIGNS]
+        return super().parse_args(ctx, args)
+
+
+def selection(values: dict[str, Any]) -> Selection:
+    """Take the filter group out of a command's values; raises UsageError for what selects nothing or contradicts itself."""
+    rules = _rules({name: values.pop(name) for name in _SIGNS}, click.get_current_context().meta.get(_ORDER, ()))
+    chosen = Selection(
+        rules,
+        values.pop("filter_regex") or "",
+        values.pop("min_size") or 0,
+        values.pop("max_size"),
+        values.pop("newer_than") or "",
+        values.pop("older_than") or "",
+        tuple(dict.fromkeys(values.pop("source_storage_class"))),
+        values.pop("limit"),
+        values.pop("keys_from"),
+        values.pop("force_archived"),
+        values.pop("skip_archived"),
+    )
+    if chosen.max_size is not None and chosen.max_size < chosen.min_size:
+        raise click.UsageError(f"no size is both --min-size {chosen.min_size} and --max-size {chosen.max_size}")
+    if chosen.newer and chosen.older and chosen.older <= chosen.newer:
+        raise click.UsageError(f"nothing is both newer than {chosen.newer} (--newer-than) and older than {chosen.older}")
+    if chosen.force_archived and chosen.skip_archived:
+        raise click.UsageError("--force-archived and --skip-archived exclude each other")
+    if chosen.keys_from is not None:
+        _refuse_with_keys()
+    return chosen
+
+
+def _refuse_with_keys() -> None:
+    """Refuse what needs a listing beside --keys-from."""
+    context = click.get_current_context()
+    needing = ("min_size", "max_size", "newer_than", "older_than", "source_storage_class", "skip_archived", "one_lister")
+    for parameter in context.command.params:
+        if parameter.name in needing and context.params[parameter.name] not in (None, False, ()):
+            raise click.UsageError(f"--keys-from lists nothing, and {parameter.opts[0]} needs a listing: leave one of them out")
+
+
+def _rules(patterns: dict[str, Sequence[str]], order: Sequence[str]) -> tuple[str, ...]:
+    """Give patterns in the order given, each behind its sign; what a variable says comes first, what excludes before the rest.
+
+    >>> _rules({"exclude": ["*"], "include": ["a", "b"]}, ["include", "exclude", "include"])
+    ('+a', '-*', '+b')
+    >>> _rules({"exclude": ["*"], "include": ["a"]}, [])
+    ('-*', '+a')
+    """
+    unordered = [name for name in _SIGNS if name not in order for _ in patterns[name]]
+    waiting = {name: iter(texts) for name, texts in patterns.items()}
+    return tuple(_SIGNS[name] + next(waiting[name]) for name in [*unordered, *order])
 
 
 def copy_settings(values: dict[str, Any]) -> CopySettings:

@@ -23,6 +23,7 @@ from s3bulkcopy.worker.keyspace import fan_out
 from s3bulkcopy.worker.model import Attempt, CopyTask, Counts, Dead, Done, Item, ListTask, Range, WalkTask, encode_task
 from s3bulkcopy.worker.packing import Packer
 from s3bulkcopy.worker.planner import first_cuts
+from s3bulkcopy.worker.sorting import Sorter, Sorting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from s3bulkcopy.engines import Depths, Engine
     from s3bulkcopy.journal import Facts, Journal
     from s3bulkcopy.tally import RangeFailure, Snapshot
-    from s3bulkcopy.worker.model import Event, Failure, Fatal, Job, Listing, Task
+    from s3bulkcopy.worker.model import Event, Failure, Fatal, Job, Task
     from s3bulkcopy.worker.s3 import Page
 
 #: How many of the first listed objects a probe may try, one of which must be copied.
@@ -116,14 +117,18 @@ class Course:
 
 @dataclass(frozen=True, slots=True)
 class Remnant:
-    """What is to be done again of a run: objects and ranges, the same and in the same order each time they are asked for."""
+    """What is left of a run, or was named for one: objects and ranges, the same and in the same order each time."""
 
     items: Callable[[], Iterable[Item]]
     ranges: Callable[[], Iterable[Range]]
+    #: Gives, once all items were, how many objects a filter has left out.
+    filtered: Callable[[], int] = lambda: 0
 
 
-def run(job: Job, first_page: Page, course: Course, *, is_cut: bool = True, detached: bool = False) -> Result:
-    """Copy everything that the job names; `first_page` is the source's first page, and is not empty.
+def run(
+    job: Job, first_page: Page, course: Course, *, is_cut: bool = True, detached: bool = False, limit: int | None = None
+) -> Result:
+    """Copy everything that the job names, or the first `limit` objects of it; `first_page` is the source's, and not empty.
 
     Of a job that is `dry` everything is listed and counted, and nothing is copied. `is_cut` tells whether the source can be
     listed in ranges of keys. Raises what stops the run, after the engine has unmade everything; `detached` raises Detached once
@@ -131,12 +136,15 @@ def run(job: Job, first_page: Page, course: Course, *, is_cut: bool = True, deta
     """
 
     def prepare() -> tuple[Facts, list[Event]]:
-        first = first_page.items[:PROBE_ITEMS]
+        sorter = Sorter(job)
+        first = sorter.sort(first_page.items, first_page.traits, limit).items[:PROBE_ITEMS]
         proof = Proof((Done(f"{job.run_id}.0", Attempt(1, "dry"), 0, Counts()),), 0) if job.dry else _prove(job, first, course)
         taken = first[: proof.taken]
-        roots = _roots(course.engine.job, first_page, len(taken), is_cut=is_cut)
-        listed = Counts(listed=len(taken), listed_bytes=sum(item.size for item in taken))
-        events = _counted_as_listed(proof.events, listed)
+        passed = first_page.items.index(taken[-1]) + 1 if taken else 0
+        begun = sorter.sort(first_page.items[:passed], first_page.traits[:passed]) if is_cut else Sorting(taken, {})
+        left = None if limit is None else limit - begun.listed
+        roots = _roots(course.engine.job, sorter.prefix, first_page, begun, passed, left, is_cut=is_cut)
+        events = _counted_as_listed(proof.events, begun.counts(dry=job.dry))
         return replace(course.journal.facts, roots=tuple(map(encode_task, roots))), events
 
     return _begin(job, course, prepare, detached=detached)
@@ -156,7 +164,8 @@ def retry(job: Job, remnant: Remnant, course: Course, *, detached: bool = False)
                 yield item
 
         more = course.journal.keep_roots(_roots_of(course.engine.job, items(), proof.taken, remnant.ranges()))
-        events = _counted_as_listed(proof.events, Counts(listed=listed[0], listed_bytes=listed[1]))
+        counts = Counts(listed=listed[0], listed_bytes=listed[1], filtered=remnant.filtered())
+        events = _counted_as_listed(proof.events, counts)
         return replace(course.journal.facts, more_roots=more), events
 
     return _begin(job, course, prepare, detached=detached)
@@ -204,9 +213,8 @@ def _begin(job: Job, course: Course, prepare: Callable[[], tuple[Facts, list[Eve
         number = len(facts.roots) + facts.more_roots
         tally.announce(job.run_id, number + 1)
         tally.add(first_events)
-        what = "task that does" if number == 1 else "tasks that do"
         watcher.step(
-            f"queueing {number:,} {what} again what failed"
+            f"queueing {_some(number, 'task')}"
             if facts.more_roots
             else f"queueing {_some(number, 'range')} that cover the key space"
         )
@@ -323,16 +331,34 @@ def _prove(job: Job, items: Sequence[Item], course: Course) -> Proof:
     return course.engine.prove(f"{job.run_id}.0", items)
 
 
-def _roots(job: Job, first_page: Page, taken: int, *, is_cut: bool) -> list[Listing]:
-    """Give the tasks that list all objects but the first ones, which are taken."""
-    keys = [item.key for item in first_page.items]
+def _roots(
+    job: Job, prefix: str, first_page: Page, begun: Sorting, passed: int, limit: int | None, *, is_cut: bool
+) -> list[Task]:
+    """Give the tasks that list all objects below a prefix but the first ones, with which was begun.
+
+    In a listing that is cut, so many keys were passed by that; those of them that are archived are still to be told of.
+    """
     if not is_cut:
-        return [WalkTask(f"{job.run_id}.1", job, tuple(keys[:taken]))]
-    after = keys[taken - 1] if taken else ""
+        return [WalkTask(f"{job.run_id}.1", job, tuple(item.key for item in begun.items), limit=limit)]
+    keys = [item.key for item in first_page.items]
+    after = keys[passed - 1] if passed else ""
     ranges = [Range(after, None)]
-    if first_page.truncated:
-        ranges = fan_out(job.source.prefix, keys, after, first_cuts(keys, job.source.prefix, FIRST_CUTS))
-    return [ListTask(f"{job.run_id}.{n}", job, (piece,)) for n, piece in enumerate(ranges, 1)]
+    if first_page.truncated and limit is None:
+        ranges = fan_out(prefix, keys, after, first_cuts(keys, prefix, FIRST_CUTS))
+    roots: list[Task] = [ListTask("", job, (piece,), limit=limit) for piece in ranges]
+    if not job.dry:
+        roots += [
+            CopyTask("", job, batch, archived=name)
+            for name, items in begun.archived.items()
+            for batch in _packed(job, items, name)
+        ]
+    return [root._replace(id=f"{job.run_id}.{n}") for n, root in enumerate(roots, 1)]
+
+
+def _packed(job: Job, items: Sequence[Item], archived: str) -> Iterator[tuple[Item, ...]]:
+    packer = Packer(job, archived)
+    yield from packer.add(items)
+    yield from packer.rest()
 
 
 def _counted_as_listed(events: Iterable[Event], listed: Counts) -> list[Event]:

@@ -34,6 +34,31 @@ class AwsSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """Which objects of the source to copy: those for which all of this holds."""
+
+    #: Patterns in the order given, `+` before each of those that include, `-` before each that excludes.
+    rules: tuple[str, ...] = ()
+    #: A regular expression; empty for none.
+    regex: str = ""
+    #: Bounds of the size in bytes, both inclusive.
+    min_size: int = 0
+    max_size: int | None = None
+    #: Moments in UTC (`2026-01-31T00:00:00`): modified at or after one, before the other; empty for none.
+    newer: str = ""
+    older: str = ""
+    storage_classes: tuple[str, ...] = ()
+    #: Objects after which to stop; None for no limit.
+    limit: int | None = None
+    #: Where keys are listed in place of the bucket: a file, or `s3://bucket/key`.
+    keys_from: str | None = None
+    #: Try archived objects, too.
+    force_archived: bool = False
+    #: Take a run for a success although archived objects were skipped.
+    skip_archived: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class CopySettings:
     """What to copy where, with which rules."""
 
@@ -48,6 +73,7 @@ class CopySettings:
     dry: bool = False
     #: List one page after another, as a store needs it that knows no ranges of keys.
     one_lister: bool = False
+    selection: Selection = field(default_factory=Selection)
 
 
 @dataclass(frozen=True, slots=True)

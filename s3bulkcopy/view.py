@@ -634,6 +634,8 @@ def summary_object(result: Result) -> dict[str, Any]:
         "skipped": counts.skipped,
         "vanished": counts.vanished,
         "failed": counts.failed,
+        "filtered": counts.filtered,
+        "archived": counts.archived,
         "ranges_failed": snapshot.ranges_failed,
         "duplicates": snapshot.duplicates,
         "seconds": round(result.seconds, 3),
@@ -648,8 +650,8 @@ def _dry_object(counts: Counts) -> dict[str, Any]:
         "dry_run": True,
         "list_requests": counts.pages,
         "list_dollars": round(counts.pages * REQUEST_DOLLARS, 6),
-        "copy_requests": counts.listed,
-        "copy_dollars": round(counts.listed * REQUEST_DOLLARS, 6),
+        "copy_requests": counts.listed - counts.skipped,
+        "copy_dollars": round((counts.listed - counts.skipped) * REQUEST_DOLLARS, 6),
     }
 
 
@@ -677,7 +679,9 @@ def summary_lines(result: Result) -> list[str]:
     counts, snapshot, phases = result.snapshot.counts, result.snapshot, result.phases
     where = f"from {safe(result.source)} to {safe(result.destination)}"
     notable = (
-        ("skipped", counts.skipped, "there already"),
+        ("filtered", counts.filtered, "left out by the filter, counted nowhere else"),
+        ("skipped", counts.skipped - counts.archived, "there already"),
+        ("archived", counts.archived, "skipped: in an archive class, and not restored"),
         ("vanished", counts.vanished, "deleted after being listed"),
         ("duplicates", snapshot.duplicates, "copied more than once, counted once"),
         ("failed", counts.failed, "not at the destination"),
@@ -693,7 +697,7 @@ def summary_lines(result: Result) -> list[str]:
         f"  requests    {_requests(counts)}",
         *owed,
         *(f"  {word:10}  {count_text(number)} ({meaning})" for word, number, meaning in notable if number),
-        *_some((_failure_text(failure) for failure in result.failures[:SHOWN_FAILURES]), counts.failed),
+        *_some((_failure_text(failure) for failure in result.failures[:SHOWN_FAILURES]), counts.failed + counts.archived),
         *_ranges(result.failed_ranges, snapshot.ranges_failed),
         *_left(result.resources_left),
     ]
@@ -701,10 +705,16 @@ def summary_lines(result: Result) -> list[str]:
 
 def _dry_lines(result: Result) -> list[str]:
     counts = result.snapshot.counts
-    copying, listing = (f"${number * REQUEST_DOLLARS:,.2f}" for number in (counts.listed, counts.pages))
+    copies = counts.listed - counts.skipped
+    copying, listing = (f"${number * REQUEST_DOLLARS:,.2f}" for number in (copies, counts.pages))
+    apart = (
+        ("filtered", counts.filtered, "left out by the filter"),
+        ("archived", counts.archived, "not restored, to be skipped"),
+    )
     return [
         f"{_to_copy(result)} from {safe(result.source)} to {safe(result.destination)}",
-        f"  cost        {copying} for {count_text(counts.listed)} COPY requests (S3 Standard, us-east-1), {listing} for LIST",
+        f"  cost        {copying} for {count_text(copies)} COPY requests (S3 Standard, us-east-1), {listing} for LIST",
+        *(f"  {word:10}  {count_text(number)} ({meaning})" for word, number, meaning in apart if number),
         f"  listed in   {seconds_text(result.seconds)}, {_rate_text(counts.listed, result.phases)}",
         f"  requests    {_requests(counts)}",
         *_ranges(result.failed_ranges, result.snapshot.ranges_failed),
@@ -714,7 +724,7 @@ def _dry_lines(result: Result) -> list[str]:
 def _to_copy(result: Result) -> str:
     counts = result.snapshot.counts
     at_least = "at least " if result.snapshot.ranges_failed else ""
-    return f"would copy {at_least}{_many(counts.listed, 'object')} ({bytes_text(counts.listed_bytes)})"
+    return f"would copy {at_least}{_many(counts.listed - counts.skipped, 'object')} ({bytes_text(counts.listed_bytes)})"
 
 
 def _copied(counts: Counts) -> str:

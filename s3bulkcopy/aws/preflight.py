@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -20,11 +21,15 @@ from s3bulkcopy.aws.session import (
 )
 from s3bulkcopy.errors import QuotaTooSmall, UsageError
 from s3bulkcopy.worker.model import Item, Job, Location
-from s3bulkcopy.worker.s3 import PAGE_KEYS, Page, unquoted
+from s3bulkcopy.worker.s3 import PAGE_KEYS, PLAIN, Page, unquoted
+from s3bulkcopy.worker.sorting import Sorter
 
 if TYPE_CHECKING:
     from s3bulkcopy.aws.session import AwsSession, Identity
-    from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, StackSettings
+    from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, Selection, StackSettings
+    from s3bulkcopy.worker.filters import Filter
+    from s3bulkcopy.worker.model import Trait
+    from s3bulkcopy.worker.s3 import Asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +74,33 @@ def look(session: AwsSession, copy: CopySettings, run_id: str) -> Found:
     check_overlap(copy.source, copy.destination)
     with ThreadPoolExecutor(2) as pool:
         source, destination = pool.map(partial(_locate, session), (copy.source, copy.destination))
-    job = Job(run_id, source, destination, overwrite=copy.overwrite, batch_keys=copy.batch_keys, dry=copy.dry)
+    job = Job(
+        run_id,
+        source,
+        destination,
+        overwrite=copy.overwrite,
+        batch_keys=copy.batch_keys,
+        dry=copy.dry,
+        filter=filter_of(copy.selection),
+        force_archived=copy.selection.force_archived,
+    )
     if session.has_other_store and not copy.overwrite:
         check_no_overwrite(session, destination)
-    page = first_page(session, source)
+    if copy.selection.keys_from is not None:
+        return Found(job, Page((), truncated=False))
+    sorter = Sorter(job)
+    source = source._replace(prefix=sorter.prefix)
+    page = first_page(session, source, asked=sorter.asked)
     return Found(job, page, "as --one-lister says" if copy.one_lister else why_uncut(session, source, page))
+
+
+def filter_of(chosen: Selection) -> Filter | None:
+    """Give what objects must be, or None where they may be anything."""
+    from s3bulkcopy.worker.filters import Filter  # noqa: PLC0415 - few runs have one
+
+    names = ("rules", "regex", "min_size", "max_size", "newer", "older", "storage_classes")
+    found = Filter(*(getattr(chosen, name) for name in names))
+    return found if found != Filter() else None
 
 
 def check_no_overwrite(session: AwsSession, destination: Location) -> None:
@@ -117,15 +144,26 @@ def check_quota(found: Preflight, stack: StackSettings) -> None:
         )
 
 
-def first_page(session: AwsSession, place: Location, most: int = PAGE_KEYS) -> Page:
+def first_page(session: AwsSession, place: Location, most: int = PAGE_KEYS, asked: Asked = PLAIN) -> Page:
     """List the first page of a bucket, of so many keys at most; raises NotPermitted or BucketUnavailable."""
+    more = {"OptionalObjectAttributes": ["RestoreStatus"]} if asked.archived else {}
     client = session.client("s3", place.region)
     try:
-        answer = client.list_objects_v2(Bucket=place.bucket, Prefix=place.prefix, MaxKeys=most)
+        answer = client.list_objects_v2(Bucket=place.bucket, Prefix=place.prefix, MaxKeys=most, **more)
     except (ClientError, BotoCoreError) as error:
         raise translate(error, f"listing {place}") from error
-    found = (Item(entry["Key"], entry["Size"], unquoted(entry.get("ETag", ""))) for entry in answer.get("Contents", ()))
-    return Page(tuple(found), bool(answer["IsTruncated"]))
+    entries = answer.get("Contents", ())
+    found = (Item(entry["Key"], entry["Size"], unquoted(entry.get("ETag", ""))) for entry in entries)
+    traits = tuple(map(_trait, entries)) if asked != PLAIN else ()
+    return Page(tuple(found), bool(answer["IsTruncated"]), traits=traits)
+
+
+def _trait(entry: dict[str, Any]) -> Trait:
+    """Read what a listing says of an object beside key, size and ETag."""
+    modified = entry["LastModified"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if "LastModified" in entry else ""
+    status = entry.get("RestoreStatus", {})
+    is_restored = "RestoreExpiryDate" in status and not status.get("IsRestoreInProgress")
+    return modified, entry.get("StorageClass", ""), is_restored
 
 
 def why_uncut(session: AwsSession, source: Location, page: Page) -> str:

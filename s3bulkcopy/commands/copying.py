@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from s3bulkcopy import __version__, failures
 from s3bulkcopy import run as runs
+from s3bulkcopy.aws.objects import Files
 from s3bulkcopy.aws.preflight import Preflight, check_overlap, check_quota, look, preflight
 from s3bulkcopy.aws.session import AwsSession
 from s3bulkcopy.aws.stack import RETENTION_SECONDS, new_run_id
@@ -34,10 +35,12 @@ from s3bulkcopy.errors import (
 )
 from s3bulkcopy.interrupts import Interrupts
 from s3bulkcopy.journal import Facts, Journal, forget_old, journal_path, makeshift_path
+from s3bulkcopy.keylists import KeyList
 from s3bulkcopy.settings import REQUEST_DOLLARS, LifeSettings, LocalSettings, StackSettings
 from s3bulkcopy.status import time_text
 from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.view import make_view
+from s3bulkcopy.worker.model import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,15 +82,36 @@ def run(
         show_plan(found, copy.overwrite, settings, view)
         if found.uncut:
             view.warning(f"{found.job.source} is listed page after page, not in ranges of keys: {found.uncut}")
-        if not found.first_page.items:
-            return nothing_to_copy(found.job, settings, view, life, facts_of(found, copy, settings, aws))
         facts = facts_of(found, copy, settings, aws)
+        named = None
+        if copy.selection.keys_from is not None:
+            view.step(f"reading {copy.selection.keys_from}")
+            named = KeyList(copy.selection.keys_from, found.job, copy.selection.limit, Files(session))
+            counts = count_named(named)
+            if copy.dry or not counts.listed:
+                return nothing_to_copy(found.job, settings, view, life, facts, counts)
+        elif not found.first_page.items:
+            return nothing_to_copy(found.job, settings, view, life, facts)
         with begin_journal(facts, view, is_passing=copy.dry or last_words is not None) as journal:
             make = partial(make_engine, found, settings, session, view, journal)
             work = Work(found.job, journal, view, settings, life, copy.max_failures, make, last_words)
-            go = partial(runs.run, found.job, found.first_page, is_cut=not found.uncut, detached=life.detach)
+            work.skips_archived = copy.selection.skip_archived
+            go = partial(
+                runs.run, found.job, found.first_page, is_cut=not found.uncut, detached=life.detach, limit=copy.selection.limit
+            )
+            if named is not None:
+                remnant = runs.Remnant(named.items, tuple, lambda: named.filtered)
+                go = partial(runs.retry, found.job, remnant, detached=life.detach)
             result = work.carry(go)
         return work.close(result)
+
+
+def count_named(named: KeyList) -> Counts:
+    """Read all that a file names, so that what is wrong in it is known before anything is made; raises UsageError."""
+    number = size = 0
+    for item in named.items():
+        number, size = number + 1, size + item.size
+    return Counts(listed=number, listed_bytes=size, filtered=named.filtered)
 
 
 def look_at(session: AwsSession, copy: CopySettings, settings: Settings, aws: AwsSettings, run_id: str) -> Found:
@@ -130,6 +154,7 @@ def engine_name(settings: Settings) -> str:
 
 def facts_of(found: Found, copy: CopySettings, settings: Settings, aws: AwsSettings) -> Facts:
     asked: dict[str, Any] = {"max_failures": copy.max_failures, engine_name(settings): asdict(settings)}
+    asked["skip_archived"] = copy.selection.skip_archived
     if isinstance(found, Preflight):
         asked["account"] = found.identity.account
     where = tuple(accounts.words(aws, found.region).items())
@@ -149,9 +174,10 @@ def begin_journal(facts: Facts, view: View, *, is_passing: bool) -> Journal:
         return Journal.create(makeshift_path(facts.run_id), facts)
 
 
-def nothing_to_copy(job: Job, settings: Settings, view: View, life: LifeSettings, facts: Facts) -> int:
-    tally = Tally()
-    snapshot = replace(tally.snapshot(), complete=True)
+def nothing_to_copy(
+    job: Job, settings: Settings, view: View, life: LifeSettings, facts: Facts, counts: Counts | None = None
+) -> int:
+    snapshot = replace(Tally().snapshot(), complete=True, counts=counts or Counts())
     name = engine_name(settings)
     result = runs.Result(job.run_id, name, str(job.source), str(job.destination), snapshot, (), (), runs.Phases(), 0.0)
     result = replace(result, dry=job.dry)
@@ -222,6 +248,8 @@ class Work:
     idle_seconds: float | None = None
     #: Whether its work was queued by another command.
     is_attached: bool = False
+    #: Whether archived objects may be skipped.
+    skips_archived: bool = False
 
     def carry(self, go: Callable[[Course], Result]) -> Result | Detached:
         """Let the run go its course; gives its result, or Detached where that was asked for. Raises what ended it."""
@@ -265,7 +293,10 @@ class Work:
             return result.exit_code
         self.view.summary(result)
         runs.check_counts(result)
-        return exit_code(result, is_kept=self._is_kept(result.snapshot))
+        return self._exit_code(result)
+
+    def _exit_code(self, result: Result) -> int:
+        return exit_code(result, is_kept=self._is_kept(result.snapshot), skips_archived=self.skips_archived)
 
     def _take_down(self, result: Result) -> None:
         """Take down how the run ended, and say what of it stays."""
@@ -275,7 +306,7 @@ class Work:
         except CountsIncomplete as error:
             self._end(error.exit_code)
         else:
-            self._end(exit_code(result, is_kept=is_kept))
+            self._end(self._exit_code(result))
         if is_kept:
             self._say_kept(result)
 
@@ -405,9 +436,10 @@ def _begun(run_id: str) -> float:
     return datetime.strptime(run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
 
 
-def exit_code(result: Result, *, is_kept: bool) -> int:
+def exit_code(result: Result, *, is_kept: bool, skips_archived: bool) -> int:
     """Give the code of a run that ended with counts that add up."""
-    if result.snapshot.counts.failed or result.snapshot.ranges_failed:
+    counts = result.snapshot.counts
+    if counts.failed or result.snapshot.ranges_failed or (counts.archived and not skips_archived):
         return ObjectsFailed.exit_code
     if result.resources_left and not is_kept:
         return LeftBehind.exit_code

@@ -194,6 +194,7 @@ def _work(
     facts = journal.facts
     most = facts.settings.get("max_failures")
     work = Work(job, journal, view, settings, life, most, make, idle_seconds=idle_seconds, is_attached=True)
+    work.skips_archived = bool(facts.settings.get("skip_archived"))
     result = work.carry(lambda course: runs.resume(job, course))
     if (retried := facts.settings.get("retries")) is not None and facts.settings.get("retries_all"):
         _tend_retried(str(retried), job, session, journal, result, view)

@@ -206,6 +206,8 @@ class LocalEngine:
         self._processes: list[_Process] = []
         self._queues = {"list": _Queue(), "copy": _Queue()}
         self._suspects: deque[_Delivery] = deque()
+        #: Copy tasks that are in the journal alone until there is room for them, by their ids.
+        self._shelved: deque[str] = deque()
         #: Deliveries that wait for their time: when, a number that makes each differ, and the delivery.
         self._later: list[tuple[float, int, _Delivery]] = []
         #: Children that are to be accepted once there is room, and that are to be once they are kept.
@@ -310,7 +312,12 @@ class LocalEngine:
         deliveries = [_Delivery("list" if isinstance(task, Listing) else "copy", encode_task(task)) for task in tasks]
         self._keep(deliveries)
         for delivery in deliveries:
-            self._queues[delivery.kind].append(delivery)
+            queue = self._queues[delivery.kind]
+            is_full = bool(self._shelved) or not self._has_room(queue, alone=False)
+            if delivery.kind == "copy" and self._journal is not None and is_full:
+                self._shelved.append(_name_in(delivery.body))
+            else:
+                queue.append(delivery)
         self._assign()
 
     def poll(self, seconds: float) -> list[Event]:
@@ -334,8 +341,10 @@ class LocalEngine:
 
     def depths(self) -> Depths:
         """Give how much work is queued."""
+        shelved = {"list": 0, "copy": len(self._shelved)}
         listing, copying = (
-            Depth(len(self._queues[kind]), sum(worker.loads[kind] for worker in self._processes)) for kind in ("list", "copy")
+            Depth(len(self._queues[kind]) + number, sum(worker.loads[kind] for worker in self._processes))
+            for kind, number in shelved.items()
         )
         return Depths(listing, copying, self._dead, sum(bool(worker.tasks) for worker in self._processes))
 
@@ -355,12 +364,13 @@ class LocalEngine:
         for queue in (*self._queues.values(), self._suspects):
             queue.clear()
         self._later.clear()
+        self._shelved.clear()
         while self._unaccepted:  # who waits for that would wait for ever
             worker, sequence, _ = self._unaccepted.popleft()
             self._tell(worker, "accepted", sequence)
 
     def _is_idle(self) -> bool:
-        queued = any(self._queues.values()) or self._suspects or self._later
+        queued = any(self._queues.values()) or self._suspects or self._later or self._shelved
         return not (queued or any(worker.tasks for worker in self._processes))
 
     # ------------------------------------------------------------------------------------------------------ the queue
@@ -385,6 +395,7 @@ class LocalEngine:
         """Give each waiting task to the worker that has least of its kind in hand, and accept what there is room for."""
         self._assign_suspects()
         workers = [worker for worker in self._processes if not worker.is_set_apart]
+        self._take_from_shelf()
         for kind, queue in self._queues.items():
             while queue and (free := [worker for worker in workers if worker.has_room(kind)]):
                 self._give(min(free, key=lambda one: one.loads[kind]), queue.popleft())
@@ -394,6 +405,13 @@ class LocalEngine:
                 self._unkept.append(entry)
         self._accept_kept()
         self._share_rate()
+
+    def _take_from_shelf(self) -> None:
+        queue = self._queues["copy"]
+        while self._shelved and self._journal is not None and self._has_room(queue, alone=False):
+            body = self._journal.kept_task(self._shelved.popleft())
+            if body is not None:
+                queue.append(_Delivery("copy", body))
 
     def _accept_kept(self) -> None:
         """Keep the children that there is room for, many at a time, and tell those who wait for that."""

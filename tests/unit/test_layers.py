@@ -21,7 +21,7 @@ LAYERS = (
     {"__main__"},
     {"cli"},
     {"commands"},
-    {"run", "options", "demo", "emulator", "status", "failures", "interrupts"},
+    {"run", "options", "demo", "emulator", "status", "failures", "interrupts", "keylists"},
     {"engines", "view"},
     {"aws"},
     {"journal", "tally", "errors", "settings"},

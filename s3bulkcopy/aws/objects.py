@@ -1,0 +1,70 @@
+"""Objects that are read as files, for what they say to this command."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from s3bulkcopy.aws.session import bucket_region, translate
+from s3bulkcopy.errors import UsageError
+
+if TYPE_CHECKING:
+    from s3bulkcopy.aws.session import AwsSession
+
+_BUFFER_BYTES = 256 * 1024
+
+
+class _Body(io.RawIOBase):
+    """The body of an answer, as io wants it."""
+
+    def __init__(self, body: Any) -> None:  # noqa: ANN401 - botocore's
+        self._body = body
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - a buffer has no name before Python 3.12
+        data = self._body.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._body.close()
+        super().close()
+
+
+class Files:
+    """Opens files and objects; an object that is opened again is the same one still."""
+
+    def __init__(self, session: AwsSession) -> None:
+        """Read objects as whoever the session is."""
+        self._session = session
+        self._regions: dict[str, str] = {}
+        self._etags: dict[str, str] = {}
+
+    def __call__(self, name: str) -> IO[bytes]:
+        """Open a path, or `s3://bucket/key`; raises OSError, UsageError, or what keeps S3 from answering."""
+        if not name.lower().startswith("s3://"):
+            return Path(name).open("rb")
+        bucket, _, key = name[len("s3://") :].partition("/")
+        if not bucket or not key:
+            raise UsageError(f"{name!r} names no object: write s3://bucket/key")
+        if bucket not in self._regions:
+            self._regions[bucket] = bucket_region(self._session, bucket)
+        pinned = {"IfMatch": self._etags[name]} if name in self._etags else {}
+        try:
+            answer = self._session.client("s3", self._regions[bucket]).get_object(Bucket=bucket, Key=key, **pinned)
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code in ("NoSuchKey", "404"):
+                raise UsageError(f"there is no {name}") from error
+            if code in ("PreconditionFailed", "412"):
+                raise UsageError(f"{name} has changed while it was read", "run the command again") from error
+            raise translate(error, f"reading {name}") from error
+        except BotoCoreError as error:
+            raise translate(error, f"reading {name}") from error
+        self._etags[name] = answer["ETag"]
+        return io.BufferedReader(_Body(answer["Body"]), _BUFFER_BYTES)
