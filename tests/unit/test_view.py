@@ -406,6 +406,8 @@ def test_the_last_json_line_is_the_summary_with_its_keys_in_order() -> None:
         ("skipped", 5),
         ("vanished", 1),
         ("failed", 11),
+        ("filtered", 0),
+        ("archived", 0),
         ("ranges_failed", 2),
         ("duplicates", 4),
         ("seconds", 139.9),

@@ -222,12 +222,28 @@ def _etag(it: Item) -> str:
     return f"<ETag>&quot;{it.etag}&quot;</ETag>" if it.etag else ""
 
 
-def listing(items: Iterable[Item], *, truncated: bool, encode: Callable[[str], str] | None = None, token: str = "") -> bytes:
-    """Write a ListObjectsV2 answer as S3 does; `encode` replaces its URL encoding."""
+#: What a listing says of an object where nothing else is told: when it was modified, and its class.
+MODIFIED, STANDARD = "2026-01-01T00:00:00.000Z", "<StorageClass>STANDARD</StorageClass>"
+
+
+def listing(
+    items: Iterable[Item],
+    *,
+    truncated: bool,
+    encode: Callable[[str], str] | None = None,
+    token: str = "",
+    modified: dict[str, str] | None = None,
+    classes: dict[str, str] | None = None,
+) -> bytes:
+    """Write a ListObjectsV2 answer as S3 does; `encode` replaces its URL encoding.
+
+    Of some keys it may be told when they were modified, and their class, with what stands behind it.
+    """
+    modified, classes = modified or {}, classes or {}
     write = encode or (lambda key: quote_plus(key, safe="/*"))
     entries = "".join(
-        f"<Contents><Key>{write(it.key)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
-        f"{_etag(it)}<Size>{it.size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+        f"<Contents><Key>{write(it.key)}</Key><LastModified>{modified.get(it.key, MODIFIED)}</LastModified>"
+        f"{_etag(it)}<Size>{it.size}</Size>{classes.get(it.key, STANDARD)}</Contents>"
         for it in items
     )
     going_on = f"<NextContinuationToken>{token}</NextContinuationToken>" if token and truncated else ""
@@ -262,6 +278,11 @@ class FakeS3:
     is_empty: Callable[[], bool] = lambda: False
     #: Whether a page that is not the last has a token.
     has_tokens: bool = True
+    #: When objects were modified, and their classes, as a listing has them.
+    modified: dict[str, str] = field(default_factory=dict)
+    classes: dict[str, str] = field(default_factory=dict)
+    #: How many list requests asked which archived objects are restored.
+    restores_asked: int = 0
     lists_under_way: int = 0
     most_lists_under_way: int = 0
     #: How long the copy of a key takes, in seconds, where it is not as long as all others.
@@ -288,6 +309,7 @@ class FakeS3:
         assert request.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/")
         if request.method == "GET":
             assert request.target.partition("?")[0] == "/source"
+            self.restores_asked += request.headers.get("x-amz-optional-object-attributes") == "RestoreStatus"
             return self._list(request.query)
         assert request.method == "PUT"
         source = unquote(request.headers["x-amz-copy-source"])
@@ -312,7 +334,9 @@ class FakeS3:
         )[shown:]
         page = [] if self.is_empty() else found[: min(self.page_keys, int(query["max-keys"]))]
         token = json.dumps((after, shown + len(page), len(self.list_requests))).replace('"', "&quot;").replace("<", "&lt;")
-        return answer(200, listing(page, truncated=len(page) < len(found), token=token if self.has_tokens else ""))
+        told = token if self.has_tokens else ""
+        is_more = len(page) < len(found)
+        return answer(200, listing(page, truncated=is_more, token=told, modified=self.modified, classes=self.classes))
 
     def _copy(self, key: str, target: str, headers: dict[str, str]) -> Response:
         self.copy_requests[key] += 1
