@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -160,10 +159,9 @@ def first_page(session: AwsSession, place: Location, most: int = PAGE_KEYS, aske
 
 def _trait(entry: dict[str, Any]) -> Trait:
     """Read what a listing says of an object beside key, size and ETag."""
-    modified = entry["LastModified"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if "LastModified" in entry else ""
     status = entry.get("RestoreStatus", {})
     is_restored = "RestoreExpiryDate" in status and not status.get("IsRestoreInProgress")
-    return modified, entry.get("StorageClass", ""), is_restored
+    return entry.get("LastModified", ""), entry.get("StorageClass", ""), is_restored
 
 
 def why_uncut(session: AwsSession, source: Location, page: Page) -> str:

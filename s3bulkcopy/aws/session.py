@@ -124,7 +124,7 @@ class AwsSession:
         # To tell that a service exists, botocore looks into four hundred folders, twice, for a tenth of a second.
         loader = self._session._session.get_component("data_loader")  # noqa: SLF001 - boto3 has no name for it
         loader.list_available_services = lambda _kind: ("s3", *_SERVICES)
-        # Nothing here looks at a date, and reading those of a listing takes longer than all else about it.
+        # Dates are wanted as they stand there, and reading those of a listing takes longer than all else about it.
         parsers = self._session._session.get_component("response_parser_factory")  # noqa: SLF001 - boto3 has no name for it
         parsers.set_parser_defaults(timestamp_parser=str)
         self._endpoint_url = settings.endpoint_url

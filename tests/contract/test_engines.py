@@ -17,8 +17,9 @@ from s3bulkcopy.emulator import REGION, Emulator
 from s3bulkcopy.engines.awslambda import LambdaEngine
 from s3bulkcopy.engines.local import LocalEngine
 from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, LocalSettings, StackSettings
+from s3bulkcopy.worker.filters import Filter
 from s3bulkcopy.worker.keyspace import fan_out
-from s3bulkcopy.worker.model import CopyTask, Done, Event, Fatal, Item, ListTask, Range
+from s3bulkcopy.worker.model import ARCHIVED, CopyTask, Counts, Done, Event, Failure, Fatal, Item, ListTask, Range
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,6 +179,26 @@ def test_an_object_that_cannot_be_copied_is_a_failure_of_its_task(made: tuple[En
     assert isinstance(event, Done)
     assert [(f.key, f.code) for f in event.failures] == [(item.key, "PreconditionFailed")]
     assert (event.counts.failed, event.counts.vanished, event.counts.copied) == (1, 1, 0)
+
+
+def test_a_filter_and_archived_objects_are_heeded_and_told_of(made: tuple[Engine, Store, str, str], emulator: Emulator) -> None:
+    engine, store, source, destination = made
+    s3 = boto3.client("s3", endpoint_url=emulator.url, region_name=REGION)
+    s3.put_object(Bucket=source, Key="to/copy", Body=b"1")
+    s3.put_object(Bucket=source, Key="to/thaw", Body=b"22", StorageClass="DEEP_ARCHIVE")
+    s3.put_object(Bucket=source, Key="to/leave", Body=b"333")
+    job = engine.job._replace(filter=Filter(("+to/*", "-*leave"), storage_classes=("STANDARD", "DEEP_ARCHIVE")))
+
+    engine.submit([ListTask("run.1", job, (Range("", None),))])
+    events = events_until(engine, lambda seen: len([e for e in seen if isinstance(e, Done)]) >= 3)
+
+    counts = sum((event.counts for event in events if isinstance(event, Done)), Counts())
+    assert counts._replace(copy_requests=0) == Counts(
+        listed=2, listed_bytes=3, copied=1, copied_bytes=1, skipped=1, archived=1, filtered=1, pages=1
+    )
+    failures = [failure for event in events if isinstance(event, Done) for failure in event.failures]
+    assert failures == [Failure("to/thaw", 2, ARCHIVED, "in DEEP_ARCHIVE, and not restored")]
+    assert list(store.items(destination)) == ["to/copy"]
 
 
 def test_a_bucket_that_is_gone_is_fatal(made: tuple[Engine, Store, str, str], emulator: Emulator) -> None:

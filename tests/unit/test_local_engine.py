@@ -352,6 +352,26 @@ def test_no_more_copy_tasks_are_held_than_the_bound(stage: Stage) -> None:
     assert int(parent) in stage.engine._processes[0].tasks
 
 
+def test_roots_that_find_no_room_wait_in_the_journal_alone(stage: Stage) -> None:
+    stage.engine._journal = Journal.in_memory(Facts("run", "local"))
+    bound, many = SLOTS["copy"] + local._BACKLOG, 500
+
+    for n in range(1, many + 1):
+        stage.engine.submit([copying(f"run.{n}")])
+
+    assert len(stage.engine._queues["copy"]) == local._BACKLOG
+    assert stage.engine.depths().copy.waiting == many - SLOTS["copy"]
+    worker, ended = stage.workers[0], 0
+    while tokens := worker.tasks():
+        for token in tokens:
+            ended += 1
+            worker.say("done", token, done(f"run.{ended}", f"m{ended}"))
+            stage.go_on()
+            assert len(stage.engine._queues["copy"]) <= bound
+    assert ended == many
+    assert stage.engine._is_idle()
+
+
 def test_long_keys_fill_the_bounds_with_fewer_tasks(stage: Stage) -> None:
     stage.engine.submit([listing()])
     worker = stage.workers[0]

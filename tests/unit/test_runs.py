@@ -21,6 +21,7 @@ from s3bulkcopy.errors import (
 )
 from s3bulkcopy.journal import Facts, Journal
 from s3bulkcopy.run import Course, Remnant, Result, check_counts, resume, retry, run
+from s3bulkcopy.worker.filters import Filter
 from s3bulkcopy.worker.model import (
     Attempt,
     CopyTask,
@@ -81,6 +82,8 @@ class MemoryEngine:
 
     def prove(self, task_id: str, first_items: Sequence[Item]) -> Proof:
         task = CopyTask(task_id, JOB, tuple(first_items[:1]))
+        if not first_items:
+            return Proof((done(task, Counts()),), 0)
         return Proof((done(task, Counts(copied=1, copied_bytes=first_items[0].size)),), 1)
 
     def submit(self, tasks: Sequence[Task]) -> None:
@@ -501,3 +504,59 @@ def test_a_command_that_was_killed_while_it_tore_down_owes_nothing() -> None:
     result = resume(JOB, course(Gone(lambda _: []), journal=journal))
 
     assert (result.snapshot.complete, result.snapshot.counts.copied) == (True, 3)
+
+
+# ---------------------------------------------------------------------------------------------------------- selections
+
+
+def selecting(engine: MemoryEngine, page: Page, limit: int | None = None, **rules: Any) -> Result:
+    """Run a job with these rules."""
+    engine.job = JOB._replace(**rules)
+    return run(engine.job, page, course(engine), limit=limit)
+
+
+def test_the_first_objects_that_are_selected_prove_and_what_was_passed_is_counted() -> None:
+    engine = MemoryEngine(lambda task: [done(task, Counts(listed=1, copied=1))])
+
+    result = selecting(engine, Page(ITEMS, truncated=False), filter=Filter(("-key-0",)))
+
+    (root,) = engine.submitted
+    assert isinstance(root, ListTask)
+    assert root.ranges == (Range("key-1", None),)
+    counts = result.snapshot.counts
+    assert (counts.listed, counts.copied, counts.filtered) == (2, 2, 1)
+    check_counts(result)
+
+
+def test_nothing_is_lost_where_nothing_of_the_first_page_is_selected() -> None:
+    engine = MemoryEngine(lambda task: [done(task, Counts(filtered=3))])
+
+    result = selecting(engine, Page(ITEMS, truncated=False), filter=Filter(("+other",)))
+
+    assert [task.ranges for task in engine.submitted if isinstance(task, ListTask)] == [(Range("", None),)]
+    assert (result.snapshot.counts.listed, result.snapshot.counts.filtered) == (0, 3)
+    check_counts(result)
+
+
+def test_what_is_archived_before_the_probed_object_is_told_of_by_a_task_of_its_own() -> None:
+    engine = MemoryEngine(lambda task: [done(task, Counts(skipped=1, archived=1) if isinstance(task, CopyTask) else Counts())])
+    traits = (("", "GLACIER", False), ("", "STANDARD", False), ("", "GLACIER", True))
+
+    result = selecting(engine, Page(ITEMS, truncated=False, traits=traits))
+
+    assert engine.submitted == [
+        ListTask("run.1", JOB, (Range("key-1", None),)),
+        CopyTask("run.2", JOB, ITEMS[:1], archived="GLACIER"),
+    ]
+    counts = result.snapshot.counts
+    assert (counts.listed, counts.copied, counts.skipped, counts.archived) == (2, 1, 1, 1)
+    check_counts(result)
+
+
+@pytest.mark.parametrize(("limit", "left"), [(1, 0), (2, 1), (1000, 999)])
+def test_a_limit_is_what_the_probe_leaves_of_it_and_one_lister_has_it(limit: int, left: int) -> None:
+    engine = MemoryEngine(lambda task: [done(task, Counts())])
+
+    selecting(engine, Page(ITEMS, truncated=True), limit=limit)
+
+    assert engine.submitted == [ListTask("run.1", JOB, (Range("key-0", None),), limit=left)]
