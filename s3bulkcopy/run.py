@@ -452,4 +452,4 @@ def _as_error(fatal: Fatal) -> S3BulkCopyError:
         case "not_permitted":
             return NotPermitted(f"the workers are not permitted to go on: {fatal.cause}")
         case "unsupported":
-            return S3BulkCopyError(f"this store cannot be listed in ranges: {fatal.cause}")
+            return S3BulkCopyError(f"this store cannot be listed as the run needs it: {fatal.cause}")

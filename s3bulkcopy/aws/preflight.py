@@ -145,7 +145,7 @@ def check_quota(found: Preflight, stack: StackSettings) -> None:
 
 def first_page(session: AwsSession, place: Location, most: int = PAGE_KEYS, asked: Asked = PLAIN) -> Page:
     """List the first page of a bucket, of so many keys at most; raises NotPermitted or BucketUnavailable."""
-    more = {"OptionalObjectAttributes": ["RestoreStatus"]} if asked.archived else {}
+    more = {"OptionalObjectAttributes": ["RestoreStatus"]} if asked[1] else {}
     client = session.client("s3", place.region)
     try:
         answer = client.list_objects_v2(Bucket=place.bucket, Prefix=place.prefix, MaxKeys=most, **more)

@@ -65,17 +65,12 @@ class Page(NamedTuple):
     traits: tuple[Trait, ...] = ()
 
 
-class Asked(NamedTuple):
-    """What a listing is to tell of objects beside key, size and ETag."""
-
-    #: The traits of all of them.
-    traits: bool = False
-    #: The traits of all of them where one is archived, and whether such are restored.
-    archived: bool = False
-
+#: What a listing is to tell of objects beside key, size and ETag: whether their traits, and whether those of a page that may
+#: have archived ones, and which of these are restored. A plain tuple, since a class takes time to import.
+Asked = tuple[bool, bool]
 
 #: Nothing more.
-PLAIN = Asked()
+PLAIN: Asked = (False, False)
 
 # Patterns of listings: `re` compiles each when it is first used, so a worker that lists nothing starts without them.
 #: An object as S3 writes it, its elements in S3's order, with those on checksums in between, mostly two; other stores may have
@@ -143,7 +138,8 @@ def read_page(body: bytes, asked: Asked = PLAIN) -> Page:
     if any(mark in all_keys for mark in ("&", "%", "+")):
         keys = tuple(map(_url_decoded if is_encoded else unescaped, keys))
     items = tuple(map(make_item, zip(keys, map(int, sizes), etags, strict=True)))
-    is_told = asked.traits or (asked.archived and any(f"{name}<" in text for name in ARCHIVE_CLASSES))
+    has_traits, has_archives = asked
+    is_told = has_traits or (has_archives and any(f"{name}<" in text for name in ARCHIVE_CLASSES))
     return Page(items, *more, tuple(map(_trait, re.findall(_CONTENTS, text))) if is_told else ())
 
 
@@ -362,7 +358,7 @@ class S3:
         for _ in range(_LESSONS):
             at = self.where(location)
             bucket = Bucket(at, self.credentials())
-            request = page_request(bucket, prefix, after, max_keys, self.date(), token, restores=asked.archived)
+            request = page_request(bucket, prefix, after, max_keys, self.date(), token, restores=asked[1])
             answer = await self.ask(self.host(at), request, REQUEST_SECONDS)
             if isinstance(answer, Fault):
                 return answer

@@ -6,13 +6,14 @@ from itertools import compress, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from s3bulkcopy.worker.model import Counts
-from s3bulkcopy.worker.s3 import PLAIN, Asked, archived_class
+from s3bulkcopy.worker.s3 import archived_class
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from s3bulkcopy.worker.filters import Sieve
     from s3bulkcopy.worker.model import Item, Job, Trait
+    from s3bulkcopy.worker.s3 import Asked
 
 
 class Sorting(NamedTuple):
@@ -48,13 +49,13 @@ class Sorter:
         #: What every key begins with that is to be listed.
         self.prefix = job.source.prefix
         #: What a listing is to tell of each object.
-        self.asked = Asked(archived=True) if self._has_archives else PLAIN
+        self.asked: Asked = (False, self._has_archives)
         if job.filter is not None:
             from s3bulkcopy.worker.filters import Sieve, listed_prefix  # noqa: PLC0415 - most jobs have none
 
             self._sieve = Sieve(job.filter, job.source.prefix)
             self.prefix = listed_prefix(job.source.prefix, job.filter)
-            self.asked = self.asked._replace(traits=job.filter.needs_traits)
+            self.asked = (job.filter.needs_traits, self._has_archives)
 
     def sort(self, items: Sequence[Item], traits: Sequence[Trait], most: int | None = None) -> Sorting:
         """Sort objects, of which `traits` tell more where that was asked for; raises ValueError for a date that is none.
