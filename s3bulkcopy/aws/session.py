@@ -47,9 +47,6 @@ _logger = logging.getLogger("s3bulkcopy.aws")
 #: Where requests go that belong to no region: any region knows where a bucket is.
 _ANY_REGION = "us-east-1"
 
-#: The services that we use.
-_SERVICES = ("iam", "lambda", "logs", "s3", "sqs", "sts")
-
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "AuthorizationError", "UnauthorizedOperation", "403"})
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 _UNKNOWN_KEY = frozenset(
@@ -126,7 +123,7 @@ class AwsSession:
         self._session.events.register_first("needs-retry", _raise_distrust)
         # To tell that a service exists, botocore looks into four hundred folders, twice, for a tenth of a second.
         loader = self._session._session.get_component("data_loader")  # noqa: SLF001 - boto3 has no name for it
-        loader.list_available_services = lambda _kind: _SERVICES
+        loader.list_available_services = lambda _kind: ("s3", *_SERVICES)
         # Nothing here looks at a date, and reading those of a listing takes longer than all else about it.
         parsers = self._session._session.get_component("response_parser_factory")  # noqa: SLF001 - boto3 has no name for it
         parsers.set_parser_defaults(timestamp_parser=str)

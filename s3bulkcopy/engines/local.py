@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING, Self
 import s3bulkcopy
 from s3bulkcopy.engines import Depth, Depths, Proof
 from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, S3BulkCopyError
-from s3bulkcopy.worker.listing import LIST_SLOTS
+from s3bulkcopy.worker.attempts import LIST_SLOTS
 from s3bulkcopy.worker.local import Config, encode_config, line
 from s3bulkcopy.worker.model import (
     Attempt,

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 
     from s3bulkcopy.worker.model import Attempt, Emit, Item, Job, Task
 
+#: How long one attempt at a list task lasts, in seconds.
+LIST_SECONDS = 20.0
+
+#: LIST requests of one worker at a time. Two workers of the lambda engine, at 100 ms an answer, send 1,280 a second, of the
+#: 5,500 that S3 answers from one partition.
+LIST_SLOTS = 64
+
 #: Pages that one attempt at a list task asks for. When a lister is killed, what it has queued is copied a second time: so it is
 #: half a million objects at most. And to hand on what is left takes a message or two, which is little beside so many requests.
 LIST_PAGES = 500

@@ -10,9 +10,8 @@ import socket
 from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
-from s3bulkcopy.worker import aio
+from s3bulkcopy.worker import aio, urls
 from s3bulkcopy.worker.http import AnswerReader, MalformedAnswer, Response
 
 if TYPE_CHECKING:
@@ -243,10 +242,10 @@ class Host:
         self._make: Make | None = None
         self.name = ""
         if url:
-            parts = urlsplit(url)
-            self.name = self._reached = parts.hostname or ""
-            self._port = parts.port or (443 if parts.scheme == "https" else 80)
-            if parts.scheme == "https":
+            scheme, host, _ = urls.split(url)
+            self.name, self._port = urls.name_and_port(host, scheme)
+            self._reached = self.name
+            if scheme == "https":
                 from s3bulkcopy.worker.tls import securing  # noqa: PLC0415 - slow to import, and not always needed
 
                 self._make = securing(ca_file)

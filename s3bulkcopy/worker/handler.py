@@ -13,10 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from s3bulkcopy.worker import aio
-from s3bulkcopy.worker.attempts import Budget
+from s3bulkcopy.worker.attempts import LIST_SECONDS, Budget
 from s3bulkcopy.worker.copying import Copier
 from s3bulkcopy.worker.failures import Failed, Next, Stop
-from s3bulkcopy.worker.listing import LIST_SECONDS
 from s3bulkcopy.worker.model import (
     Attempt,
     CopyTask,

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# `re` compiles each of these when it is first used; most answers need none.
 #: What tells where an answer ends, in its head.
-_FRAMING = re.compile(rb"(?i)\n(?:content-length:[ \t]*(\d+)|transfer-encoding:[ \t]*(chunked)|connection:[ \t]*(close))")
+_FRAMING = rb"(?i)\n(?:content-length:[ \t]*(\d+)|transfer-encoding:[ \t]*(chunked)|connection:[ \t]*(close))"
 _LENGTH_LABEL = b"\r\nContent-Length: "
 _OK_LINE = b"HTTP/1.1 200 "
-_CHUNK = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;|$)")
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) (\d{3})[ \r]")
+_CHUNK = rb"([0-9a-fA-F]{1,15})[ \t]*(?:;|$)"
+_STATUS_LINE = rb"HTTP/1\.([01]) (\d{3})[ \r]"
 _BODILESS = frozenset({204, 304})
 
 
@@ -108,7 +109,7 @@ class AnswerReader:
         if head.startswith(_OK_LINE):
             self._status, self.keep = 200, True
         else:
-            found = _STATUS_LINE.match(head)
+            found = re.match(_STATUS_LINE, head)
             if found is None:
                 raise MalformedAnswer(f"not an HTTP/1.1 answer: {head[:60]!r}")
             if found[2] < b"200":
@@ -120,7 +121,7 @@ class AnswerReader:
     def _read_framing(self, head: bytes) -> None:
         self._length: int | None = None
         self._chunked = False
-        for length, chunked, close in _FRAMING.findall(head):
+        for length, chunked, close in re.findall(_FRAMING, head):
             if length:
                 self._length = int(length)
             elif chunked:
@@ -157,7 +158,7 @@ class AnswerReader:
             line_end = buffer.find(b"\r\n", self._position)
             if line_end < 0:
                 return None
-            found = _CHUNK.match(buffer, self._position, line_end)
+            found = re.match(_CHUNK, buffer[self._position : line_end])
             if found is None:
                 raise MalformedAnswer(f"not a chunk: {buffer[self._position : line_end][:40]!r}")
             size = int(found[1], 16)

@@ -28,13 +28,6 @@ if TYPE_CHECKING:
     from s3bulkcopy.worker.planner import Request
     from s3bulkcopy.worker.s3 import S3
 
-#: How long one attempt at a list task lasts, in seconds.
-LIST_SECONDS = 20.0
-
-#: LIST requests of one worker at a time. Two workers of the lambda engine, at 100 ms an answer, send 1,280 a second, of the
-#: 5,500 that S3 answers from one partition.
-LIST_SLOTS = 64
-
 #: Requests at a time to begin with; one more for each answer that shows much. The first answers tell of many ranges that they
 #: are empty, which then need none.
 _FIRST_SLOTS = 3
@@ -72,7 +65,7 @@ _KEY, _SIZE, _AFTER = attrgetter("key"), attrgetter("size"), attrgetter("after")
 class Lister:
     """Lists for all tasks of a worker; one per environment, for what it learns outlives a task."""
 
-    def __init__(self, s3: S3, pauses: Callable[[int], float], *, slots: int = LIST_SLOTS) -> None:
+    def __init__(self, s3: S3, pauses: Callable[[int], float], *, slots: int) -> None:
         """Send at most so many at a time; `pauses(n)` is the pause in seconds before one is sent the n-th time again."""
         self._s3 = s3
         self._pauses = pauses

@@ -37,11 +37,10 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from s3bulkcopy.worker import aio
-from s3bulkcopy.worker.attempts import Budget
+from s3bulkcopy.worker.attempts import LIST_SECONDS, Budget
 from s3bulkcopy.worker.connections import Host
 from s3bulkcopy.worker.copying import RETRY_SECONDS, Copier
 from s3bulkcopy.worker.failures import Failed, Next, Stop, lost
-from s3bulkcopy.worker.listing import LIST_SECONDS
 from s3bulkcopy.worker.model import (
     Attempt,
     CopyTask,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+
+from s3bulkcopy.worker import urls
 
 if TYPE_CHECKING:
     from s3bulkcopy.worker.http import Response
@@ -51,8 +52,8 @@ def told_region(response: Response) -> str | None:
 
 def moved(at: Location, region: str) -> Location:
     """Give a bucket's location in another region: the same host in that region if it is one of AWS's, else the same host."""
-    parts = urlsplit(at.url)
-    host = re.fullmatch(_AWS_HOST, parts.netloc)
+    scheme, name, path = urls.split(at.url)
+    host = re.fullmatch(_AWS_HOST, name)
     if host is None:
         return at._replace(region=region)
-    return at._replace(region=region, url=f"{parts.scheme}://{host['before']}.{region}{host['suffix']}{parts.path}")
+    return at._replace(region=region, url=f"{scheme}://{host['before']}.{region}{host['suffix']}{path}")

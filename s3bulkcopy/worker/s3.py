@@ -14,9 +14,8 @@ from hashlib import sha256
 from itertools import groupby, islice, repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import unquote_plus, urlsplit
 
-from s3bulkcopy.worker import aio
+from s3bulkcopy.worker import aio, urls
 from s3bulkcopy.worker.connections import Host
 from s3bulkcopy.worker.failures import Fault, Next, lost, read_error
 from s3bulkcopy.worker.model import clip, make_item
@@ -157,6 +156,8 @@ def unquoted(etag: str) -> str:
 
 
 def _url_decoded(text: str) -> str:
+    from urllib.parse import unquote_plus  # noqa: PLC0415 - slow to import, and few keys need it
+
     text = unescaped(text)
     return unquote_plus(text, errors="surrogateescape") if "%" in text or "+" in text else text
 
@@ -166,9 +167,8 @@ class Bucket:
 
     def __init__(self, location: Location, credentials: Credentials) -> None:
         """Take where the bucket is and as whom to ask."""
-        parts = urlsplit(location.url)
-        self.host = parts.netloc
-        self.path = encode_path(parts.path.rstrip("/"))
+        _, self.host, path = urls.split(location.url)
+        self.path = encode_path(path.rstrip("/"))
         self.signer = Signer(credentials, "s3", location.region)
 
     def request(self, method: str, path: str, query: str, headers: dict[str, str], date: str, body: bytes = b"") -> bytes:
@@ -362,8 +362,8 @@ class S3:
 
     def host(self, location: Location) -> Host:
         """Give the connections to a location's host."""
-        url = urlsplit(location.url)
-        root = f"{url.scheme}://{url.netloc}"
+        scheme, host, _ = urls.split(location.url)
+        root = f"{scheme}://{host}"
         if root not in self._hosts:
             self._hosts[root] = self._open_host(root)
         return self._hosts[root]

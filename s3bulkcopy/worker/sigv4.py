@@ -9,7 +9,8 @@ import re
 import time
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote
+
+from s3bulkcopy.worker import urls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,7 @@ def encode_path(path: str) -> str:
     >>> encode_path("/a b/../ø")
     '/a%20b/../%C3%B8'
     """
-    return path if _UNRESERVED(path) else quote(path, safe="/", errors="surrogateescape")
+    return path if _UNRESERVED(path) else urls.encoded_in_path(path)
 
 
 def encode_paths(paths: list[str]) -> list[str]:
@@ -74,9 +75,7 @@ def encode_query(parameters: dict[str, str]) -> str:
     >>> encode_query({"prefix": "a/b c", "list-type": "2"})
     'list-type=2&prefix=a%2Fb%20c'
     """
-    return "&".join(
-        f"{quote(name, safe='')}={quote(parameters[name], safe='', errors='surrogateescape')}" for name in sorted(parameters)
-    )
+    return "&".join(f"{urls.encoded(name)}={urls.encoded(parameters[name])}" for name in sorted(parameters))
 
 
 def trimmed(value: str) -> str:

@@ -7,9 +7,8 @@ import time
 from collections import deque
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from s3bulkcopy.worker import aio
+from s3bulkcopy.worker import aio, urls
 from s3bulkcopy.worker.connections import Host
 from s3bulkcopy.worker.failures import Failed, Fault, Next, classify, lost
 from s3bulkcopy.worker.model import to_json
@@ -83,11 +82,11 @@ class Sqs:
         await self._ask("ChangeMessageVisibility", parameters)
 
     async def _ask(self, action: str, parameters: dict[str, Any]) -> dict[str, Any] | Fault:
-        url = urlsplit(self._endpoint or parameters["QueueUrl"])
-        root = f"{url.scheme}://{url.netloc}"
+        scheme, name, _ = urls.split(self._endpoint or parameters["QueueUrl"])
+        root = f"{scheme}://{name}"
         host = self._hosts.get(root) or self._hosts.setdefault(root, self._open_host(root))
         try:
-            response = await host.exchange(self._write(url.netloc, action, parameters), REQUEST_SECONDS)
+            response = await host.exchange(self._write(name, action, parameters), REQUEST_SECONDS)
             body = json.loads(response.body or b"{}")
         except (OSError, ValueError) as error:
             return lost(error)

@@ -5,10 +5,10 @@ Nothing here knows SQS or Lambda: children go out through `emit`, time comes fro
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from s3bulkcopy.worker.attempts import Children
-from s3bulkcopy.worker.listing import LIST_SLOTS, Lister
+from s3bulkcopy.worker.attempts import LIST_SLOTS, Children
 from s3bulkcopy.worker.model import MAX_IDLE_HOPS, CopyTask, Done, Failure, ListTask, WalkTask
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from s3bulkcopy.worker.attempts import Budget
     from s3bulkcopy.worker.copying import Copier
+    from s3bulkcopy.worker.listing import Lister
     from s3bulkcopy.worker.model import Attempt, Counts, Emit, Task
     from s3bulkcopy.worker.s3 import S3
 
@@ -44,9 +45,17 @@ class Worker:
         A task has no more than `most_sends` children under way to the queue at a time, and all together have no more than
         `list_slots` list requests.
         """
+        self._s3 = s3
         self._copier = copier
-        self._lister = Lister(s3, pauses, slots=list_slots)
+        self._pauses = pauses
         self._most_sends = most_sends
+        self._list_slots = list_slots
+
+    @cached_property
+    def _lister(self) -> Lister:
+        from s3bulkcopy.worker.listing import Lister  # noqa: PLC0415 - most workers never list
+
+        return Lister(self._s3, self._pauses, slots=self._list_slots)
 
     async def work(self, task: Task, attempt: Attempt, budget: Budget, emit: Emit) -> Done:
         """Work on a task until it ends or the budget is spent, the rest having been handed on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 #: References without anything in between.
-_REFERENCES = re.compile(r"(?:&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|amp|lt|gt|quot|apos);)+")
+_REFERENCES = r"(?:&(?:#\d{1,7}|#x[0-9a-fA-F]{1,6}|amp|lt|gt|quot|apos);)+"
 _ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 _HIGHEST = 0x10FFFF
 
@@ -19,7 +19,7 @@ def unescaped(text: str) -> str:
     >>> unescaped("a&amp;b&#x1;&#233;"), unescaped("&#55357;&#56832;") == "\U0001f600"
     ('a&b\x01é', True)
     """
-    return _REFERENCES.sub(_referents, text) if "&" in text else text
+    return re.sub(_REFERENCES, _referents, text) if "&" in text else text
 
 
 def _referents(found: re.Match[str]) -> str:

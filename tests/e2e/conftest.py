@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
 
-from s3bulkcopy.demo import Store
+from s3bulkcopy.demo import Store, keys
 from s3bulkcopy.emulator import REGION, Emulator
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class Cloud:
 
     emulator: Emulator
     store: Store
+    #: How many objects the sources hold that are there.
+    sources: set[int] = field(default_factory=set)
 
     def client(self, service: str) -> Any:
         """Give a boto3 client as the account's root."""
@@ -65,6 +67,15 @@ class Cloud:
         """Run a command to its end."""
         process = self.start(*arguments, **changes)
         return Ended.of(process)
+
+    def source_of(self, objects: int) -> str:
+        """Name a bucket of so many objects, every awkward key among them, which no test changes."""
+        bucket = f"source-of-{objects}"
+        if objects not in self.sources:
+            self.store.make(bucket)
+            self.store.fill(bucket, keys(objects))
+            self.sources.add(objects)
+        return bucket
 
     def leftovers(self) -> list[str]:
         """Name everything in the account that a run could have made."""

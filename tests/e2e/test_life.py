@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from s3bulkcopy.demo import compare, keys
+from s3bulkcopy.demo import compare
 from s3bulkcopy.failures import Header, write
 from s3bulkcopy.tally import RangeFailure
 from s3bulkcopy.worker.model import Failure, Job, Range
@@ -37,8 +37,7 @@ SLOWLY = ("--function-timeout", "30", "--max-rate", "900")
 @pytest.fixture
 def filled(cloud: Cloud, buckets: tuple[str, str]) -> tuple[str, str]:
     """A source with some thousand objects, every awkward key among them, and an empty destination."""
-    cloud.store.fill(buckets[0], keys(OBJECTS))
-    return buckets
+    return cloud.source_of(OBJECTS), buckets[1]
 
 
 def is_all_there(cloud: Cloud, buckets: tuple[str, str], summary: dict[str, Any]) -> None:

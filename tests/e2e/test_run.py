@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from s3bulkcopy.demo import AWKWARD_KEYS, compare, keys
+from s3bulkcopy.demo import AWKWARD_KEYS, compare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,15 +34,13 @@ SOME_OBJECTS = 6_000
 @pytest.fixture
 def filled(cloud: Cloud, buckets: tuple[str, str]) -> tuple[str, str]:
     """A source with 20,000 objects, every awkward key among them, and an empty destination."""
-    cloud.store.fill(buckets[0], keys(OBJECTS))
-    return buckets
+    return cloud.source_of(OBJECTS), buckets[1]
 
 
 @pytest.fixture
 def part_filled(cloud: Cloud, buckets: tuple[str, str]) -> tuple[str, str]:
     """A source with some thousand objects, every awkward key among them, and an empty destination."""
-    cloud.store.fill(buckets[0], keys(SOME_OBJECTS))
-    return buckets
+    return cloud.source_of(SOME_OBJECTS), buckets[1]
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
@@ -105,8 +103,10 @@ def test_an_empty_source_makes_nothing_and_succeeds(cloud: Cloud, buckets: tuple
     assert (ended.code, ended.summary["listed"], ended.summary["resources_left"]) == (0, 0, [])
 
 
-def test_status_sees_a_run_from_another_process_and_json_lines_tell_how_it_goes(cloud: Cloud, filled: tuple[str, str]) -> None:
-    process = cloud.start("run", *filled, "--output", "json")
+def test_status_sees_a_run_from_another_process_and_json_lines_tell_how_it_goes(
+    cloud: Cloud, part_filled: tuple[str, str]
+) -> None:
+    process = cloud.start("run", *part_filled, "--output", "json", "--max-rate", "600")
     run_id = until_copying(process)
 
     seen = cloud.run("status", "--output", "json")
@@ -116,10 +116,10 @@ def test_status_sees_a_run_from_another_process_and_json_lines_tell_how_it_goes(
     assert process.returncode == 0, err
     (found,) = (json.loads(line) for line in seen.out.splitlines())
     assert found["run_id"] == run_id
-    assert (found["source"], found["destination"]) == tuple(f"s3://{bucket}" for bucket in filled)
+    assert (found["source"], found["destination"]) == tuple(f"s3://{bucket}" for bucket in part_filled)
     assert run_id in detail.out
     assert f"s3bulkcopy-{run_id}-copy" in detail.out
-    assert json.loads(out.splitlines()[-1])["copied"] == OBJECTS
+    assert json.loads(out.splitlines()[-1])["copied"] == SOME_OBJECTS
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
