@@ -223,8 +223,16 @@ class Stack:
     resources: tuple[Resource, ...]
 
 
-def plan(job: Job, identity: Identity, region: str, settings: StackSettings, version: str, created: str) -> Stack:
-    """Plan what a run needs in a region."""
+def plan(
+    job: Job,
+    identity: Identity,
+    region: str,
+    settings: StackSettings,
+    version: str,
+    created: str,
+    keys: policy.Keys | None = None,
+) -> Stack:
+    """Plan what a run needs in a region; `keys` are the KMS keys that its role may use."""
     names = Names(job.run_id)
     queues, visibility = names.queues, settings.timeout_seconds + VISIBILITY_MARGIN_SECONDS
     own_role = settings.role_arn is None
@@ -238,7 +246,7 @@ def plan(job: Job, identity: Identity, region: str, settings: StackSettings, ver
         *(LogGroup(name) for name in names.log_groups),
     ]
     if own_role:
-        rights = policy.worker_policy(job, names, identity.account, identity.partition, region)
+        rights = policy.worker_policy(job, names, identity.account, identity.partition, region, keys)
         resources.append(Role(names.stem, policy.trust_policy(identity.account), rights))
     for kind, function, log_group, batch, concurrency in (
         ("list", names.list_function, names.log_groups[0], LIST_BATCH_MESSAGES, settings.list_workers),

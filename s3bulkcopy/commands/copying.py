@@ -77,6 +77,8 @@ def run(
         session = AwsSession(aws)
         found = look_at(session, copy, settings, aws, run_id)
         show_plan(found, copy.overwrite, settings, view)
+        for warning in found.warnings:
+            view.warning(warning)
         if found.uncut:
             view.warning(f"{found.job.source} is listed page after page, not in ranges of keys: {found.uncut}")
         if not found.first_page.items:
@@ -94,7 +96,7 @@ def look_at(session: AwsSession, copy: CopySettings, settings: Settings, aws: Aw
     """Look at what an engine needs to know, before anything is made."""
     if isinstance(settings, LocalSettings):
         return look(session, copy, run_id)
-    found = preflight(session, aws, copy, run_id)
+    found = preflight(session, aws, copy, run_id, settings)
     check_quota(found, settings)
     return found
 

@@ -42,7 +42,7 @@ from s3bulkcopy.errors import (
 from s3bulkcopy.journal import Facts, Journal, find_journal
 from s3bulkcopy.settings import LocalSettings, StackSettings
 from s3bulkcopy.tally import RangeFailure
-from s3bulkcopy.worker.model import CopyTask, Failure, Item, Job, Location, encode_task
+from s3bulkcopy.worker.model import CopyTask, Failure, Item, Job, Location, encode_task, split_place
 from s3bulkcopy.worker.s3 import Page
 
 if TYPE_CHECKING:
@@ -201,7 +201,11 @@ def _work(
 
 
 def _stack_settings(data: dict[str, Any]) -> StackSettings:
-    return _known(StackSettings, {**data, "tags": tuple((name, value) for name, value in data.get("tags", ()))})
+    tuples = {
+        "tags": tuple((name, value) for name, value in data.get("tags", ())),
+        "source_kms_keys": tuple(data.get("source_kms_keys", ())),
+    }
+    return _known(StackSettings, {**data, **tuples})
 
 
 def _known(kind: type[S], data: dict[str, Any]) -> S:
@@ -252,8 +256,8 @@ def _job_of(found: FoundRun, region: str) -> Job:
 
 
 def _place_of(text: str, region: str) -> Location:
-    bucket, _, prefix = text.removeprefix("s3://").partition("/")
-    is_whole = text.startswith("s3://") and not text.endswith("...")
+    bucket, prefix = split_place(text)
+    is_whole = text.startswith(("s3://", "arn:")) and not text.endswith("...")
     return Location(bucket if is_whole else "", prefix, region, "")
 
 
@@ -330,6 +334,7 @@ def retry(
             destination=found.job.destination,
             overwrite=copy.overwrite,
             batch_keys=copy.batch_keys,
+            policy=found.job.policy,
         )
         found = replace(found, job=job)
         facts = facts_of(found, copy, settings, aws)
@@ -339,6 +344,8 @@ def retry(
         is_kept = old.engine == "lambda"
         facts = replace(facts, settings={**facts.settings, "retries": old.run_id, "retries_all": is_kept and again.has_all})
         show_plan(found, copy.overwrite, settings, view)
+        for warning in found.warnings:
+            view.warning(warning)
         view.note(f"only what failed of run {old.run_id}: {objects:,} objects and {ranges:,} ranges")
         with begin_journal(facts, view, is_passing=False) as journal:
             make = partial(make_engine, found, settings, session, view, journal)

@@ -788,7 +788,7 @@ def _in(page: Page, key: str) -> Item | None:
 
 
 def _confirmed(fault: Fault, item: Item, page: Page, job: Job) -> Fault | Item:
-    """Give a fault in doubt as a listing that begins with the item's key, if that is there, shows it, or the item as it is now."""
+    """Give a fault in doubt as a listing that begins with the item's key shows it, or the item as it is now."""
     found = _in(page, item.key)
     if found is None:
         return fault._replace(next=Next.VANISHED)

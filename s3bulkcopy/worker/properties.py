@@ -1,15 +1,15 @@
 """What becomes of an object's properties: an explicit policy, and the headers that say so to S3. Pure.
 
-Where a policy says nothing, nothing is sent, and S3 does what it does by itself: metadata, content headers, tags and annotations
-are kept; storage class, encryption and ACL are those of a new object.
+Where a policy says nothing, nothing is sent, and S3 does what it does by itself: metadata, content headers, tags and
+annotations are kept; storage class, encryption and ACL are those of a new object.
 """
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote
 
+from s3bulkcopy.worker.urls import encoded
 from s3bulkcopy.worker.xml import unescaped
 
 if TYPE_CHECKING:
@@ -22,6 +22,11 @@ PRESERVE = "preserve"
 STORAGE_CLASSES = (
     "STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE",
     "REDUCED_REDUNDANCY",
+)  # fmt: skip
+
+#: Headers that belong to an object's metadata, beside its user metadata.
+CONTENT_HEADERS = (
+    "content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires",
 )  # fmt: skip
 
 Pairs = tuple[tuple[str, str], ...]
@@ -150,7 +155,7 @@ def tagging(tags: Iterable[tuple[str, str]]) -> str:
     >>> tagging([("team", "a b"), ("é", "1=2")])
     'team=a%20b&%C3%A9=1%3D2'
     """
-    return "&".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in tags)
+    return "&".join(f"{encoded(key)}={encoded(value)}" for key, value in tags)
 
 
 # ----------------------------------------------------------------------------------------------------------------- ACLs

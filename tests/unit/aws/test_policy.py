@@ -15,7 +15,7 @@ from s3bulkcopy.worker.model import Job, Location
 
 RUN_ID = "20261123-121632-k3f9xa"
 STEM = f"s3bulkcopy-{RUN_ID}"
-PLACE = {"account": "123456789012", "partition": "aws", "region": "eu-west-1"}
+PLACE: dict[str, Any] = {"account": "123456789012", "partition": "aws", "region": "eu-west-1"}
 
 #: Short texts of the characters that IAM could misread, among others.
 texts = st.text("ab/*?${}ø", max_size=12)
@@ -53,12 +53,12 @@ def test_the_worker_may_list_and_read_the_source_and_write_the_destination() -> 
     }
     assert found["Read"] == {
         "Effect": "Allow",
-        "Action": ["s3:GetObject", "s3:GetObjectTagging"],
+        "Action": ["s3:GetObject", "s3:GetObjectTagging", "s3:GetObjectAnnotation"],
         "Resource": ["arn:aws:s3:::source/in/*"],
     }
     assert found["Write"] == {
         "Effect": "Allow",
-        "Action": ["s3:PutObject", "s3:PutObjectTagging"],
+        "Action": ["s3:PutObject", "s3:PutObjectTagging", "s3:PutObjectAnnotation"],
         "Resource": ["arn:aws:s3:::destination/out/*"],
     }
 
