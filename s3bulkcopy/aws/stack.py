@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from s3bulkcopy.aws import policy
+from s3bulkcopy.worker.properties import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,6 +149,7 @@ def tags_for(job: Job, settings: StackSettings, version: str, created: str, owne
         "s3bulkcopy:created": created,
         "s3bulkcopy:owner": encode_tag(owner),
         "s3bulkcopy:overwrite": "yes" if job.overwrite else "no",
+        **({"s3bulkcopy:properties": "own"} if job.policy._replace(destination_owner="") != DEFAULT else {}),
     }
 
 

@@ -250,8 +250,10 @@ def _take_over(run_id: str, aws: AwsSettings, view: View, life: LifeSettings, pa
 
 
 def _job_of(found: FoundRun, region: str) -> Job:
-    """Give the job of a run as its tags tell it; without buckets where they were too long for that."""
+    """Give the job of a run as its tags tell it; without buckets where that is not enough to do it again."""
     source, destination = (_place_of(text, region) for text in (found.source, found.destination))
+    if found.has_properties:
+        source = source._replace(bucket="")
     return Job(found.run_id, source, destination, overwrite=found.overwrite)
 
 
@@ -304,7 +306,7 @@ def open_retry(run_id: str | None, file: Path | None) -> Iterator[Retry]:
         if journal.facts.ended is None:
             raise UsageError(f"run {run_id} has not ended", hint=f"`s3bulkcopy attach {run_id}` follows it to its end")
         if not journal.job().source.bucket:
-            raise UsageError(f"run {run_id} was taken over, and its tags were too short to tell what it copied where")
+            raise UsageError(f"run {run_id} was taken over, and its tags do not tell all of what it copied where, and how")
         yield Retry(
             failures.Header(run_id, journal.facts.engine, journal.job(), journal.facts.aws),
             partial(all_failures, journal),

@@ -40,8 +40,8 @@ def test_copies_have_the_properties_that_were_asked_for(cloud: Cloud, buckets: t
     kept = cloud.run("run", source, f"s3://{destination}/kept/", *local, "--storage-class", "preserve", "--acl", "preserve")
     replaced = cloud.run(
         "run", source, f"s3://{destination}/new/", *local, "--storage-class", "STANDARD_IA", "--tags", "replace",
-        "--object-tag", "team=new one", "--metadata", "replace", "--metadata-entry", "note=two  blanks", "--content-type", "text/html",
-        "--content-language", "en", "--sse-kms-key-id", KEY, "--bucket-key", "--probe-write",
+        "--object-tag", "team=new one", "--metadata", "replace", "--metadata-entry", "note=two  blanks",
+        "--content-type", "text/html", "--content-language", "en", "--sse-kms-key-id", KEY, "--bucket-key", "--probe-write",
     )  # fmt: skip
     dropped = cloud.run("run", source, f"s3://{destination}/bare/", *local, "--tags", "drop")
 
