@@ -38,6 +38,7 @@ from s3bulkcopy.settings import REQUEST_DOLLARS, LifeSettings, LocalSettings, St
 from s3bulkcopy.status import time_text
 from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.view import make_view
+from s3bulkcopy.worker.properties import described
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,6 +116,8 @@ def show_plan(found: Found, overwrite: bool, settings: Settings, view: View) -> 
     if job.dry:
         line = f"dry run {job.run_id}: listing {job.source}; nothing is made, and nothing is copied to {job.destination}"
     lines = [line, _workers(found, settings)]
+    if said := described(job.policy):
+        lines.append(f"other than S3 by itself: {said}")
     view.plan(job.run_id, lines, source=str(job.source), destination=str(job.destination))
 
 

@@ -551,16 +551,20 @@ class Copier:
             batch.retries += 1
             heapq.heappush(self._paused, (due, next(self._numbers), turn))
             return
-        if fault.next is Next.STOP:
-            raise Stop("not_found" if fault.code == "NoSuchBucket" else "not_permitted", str(fault))
-        unproven = fault.next is Next.DENIED and not self._proven and not batch.trusting
-        if unproven or fault.next is Next.EXPIRED:
-            raise Failed(fault, "copying")
+        self._raise_if_final(batch, fault, "copying")
         if _is_in_doubt(fault) and not (turn.is_again and fault.next is Next.CHANGED):
             batch.in_flight.add(turn)
             self._begin(self._inquire(turn, fault))
             return
         self._conclude(turn, fault)
+
+    def _raise_if_final(self, batch: _Batch, fault: Fault, doing: str) -> None:
+        """Raise what is not about an object: Stop for the run, Failed for this environment."""
+        if fault.next is Next.STOP:
+            raise Stop("not_found" if fault.code == "NoSuchBucket" else "not_permitted", str(fault))
+        unproven = fault.next is Next.DENIED and not self._proven and not batch.trusting
+        if unproven or fault.next is Next.EXPIRED:
+            raise Failed(fault, doing)
 
     def _begin(self, inquiry: Coroutine[None, None, None]) -> aio.Task:
         task = aio.create_task(inquiry)
@@ -734,9 +738,7 @@ class Copier:
         try:
             found = await self._known(batch, turn.item)
             if isinstance(found, Fault):
-                unproven = found.next is Next.DENIED and not self._proven and not batch.trusting
-                if unproven or found.next in (Next.EXPIRED, Next.STOP):
-                    raise Failed(found, "reading an ACL")
+                self._raise_if_final(batch, found, "looking at an object")
                 if _is_in_doubt(found):
                     sure = await self._confirm(batch, turn.item, found)
                     found = found._replace(next=Next.RECORD) if isinstance(sure, Item) else sure

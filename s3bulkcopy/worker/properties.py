@@ -197,6 +197,22 @@ def words(policy: Policy) -> dict[str, Any]:
     return {name: value for name, value in policy._asdict().items() if value != DEFAULT._asdict()[name]}
 
 
+def described(policy: Policy) -> str:
+    """Say for people what a policy asks for that S3 does not do by itself; who owns the buckets is not among it.
+
+    >>> described(Policy(storage_class="GLACIER_IR", tags="replace", tag_set=(("a", "b"),), request_payer=True))
+    'storage class GLACIER_IR, tags replace, tag set a=b, request payer'
+    """
+    said = words(policy._replace(source_owner="", destination_owner=""))
+    return ", ".join(f"{name.replace('_', ' ')}{_shown(value)}" for name, value in said.items())
+
+
+def _shown(value: str | bool | Pairs) -> str:  # noqa: FBT001 - one value of a policy
+    if isinstance(value, tuple):
+        return " " + " ".join(f"{key}={text}" for key, text in value)
+    return {True: "", False: " off"}[value] if isinstance(value, bool) else f" {value}"
+
+
 def read_words(data: dict[str, Any]) -> Policy:
     """Read what `words` gave; raises TypeError for what has another shape."""
     found: dict[str, Any] = {}

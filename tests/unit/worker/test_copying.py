@@ -513,6 +513,12 @@ def test_an_acl_that_may_not_be_read_fails_its_object_alone() -> None:
     assert "a" not in store.copied
 
 
+def test_what_ends_the_run_or_the_environment_does_so_before_a_copy_too() -> None:
+    for code, expected in (("NoSuchBucket", Stop), ("ExpiredToken", Failed)):
+        with pytest.raises(expected):
+            copy_by(WITH_ACL, Asked.of([item("a")], acl_faults=[error(404, code)]), [item("a")])
+
+
 def test_an_object_that_is_gone_before_its_acl_is_read_counts_as_vanished() -> None:
     assert copy_by(WITH_ACL, Asked(), [item("a")]).counts == Counts(vanished=1, pages=1)
 
