@@ -45,6 +45,8 @@ class Found:
     uncut: str = ""
     #: What is worth a warning before anything is done.
     warnings: tuple[str, ...] = ()
+    #: Who asks; None where that is not known, or means nothing to another store.
+    who: Identity | None = None
 
     @property
     def region(self) -> str:
@@ -127,7 +129,8 @@ def look(
         page = first_page(session, source.place, properties=job.policy)
     except NotPermitted as error:
         raise refused.reading(error) from error
-    found = Found(job, page, "as --one-lister says" if copy.one_lister else why_uncut(session, source.place, page))
+    uncut = "as --one-lister says" if copy.one_lister else why_uncut(session, source.place, page)
+    found = Found(job, page, uncut, who=None if session.has_other_store else who)
     if copy.dry:
         return found
     warnings = []
@@ -235,10 +238,12 @@ class _Refusals:
         return policy.principals(who.arn, who.account, who.partition, self.role_arn, is_local=self.is_local)
 
 
-def what_lets_in(found: Preflight, role_arn: str | None, cause: str) -> str:
+def what_lets_in(found: Found, role_arn: str | None, cause: str) -> str:
     """Say what owners of buckets and keys can add where the workers were denied something; `cause` is in S3's own words."""
-    who, job = found.identity, found.job
-    principals = policy.principals(who.arn, who.account, who.partition, role_arn, is_local=False)
+    if found.who is None:
+        return ""
+    who, job, is_local = found.who, found.job, not isinstance(found, Preflight)
+    principals = policy.principals(who.arn, who.account, who.partition, role_arn, is_local=is_local)
     if "kms" in cause.lower():
         keys = [_paste_key(policy.key_statement(principals, decrypts=decrypts)) for decrypts in (True, False)]
         return f"For the source's objects: {keys[0]}. For the copies: {keys[1]}"
@@ -360,7 +365,9 @@ def preflight(
         )
     free = free_concurrency(session, destination.region)
     keys = _keys(session, found.job, settings) if settings is not None and settings.role_arn is None else policy.Keys()
-    return Preflight(found.job, found.first_page, warnings=found.warnings, identity=who, free_concurrency=free, keys=keys)
+    return Preflight(
+        found.job, found.first_page, warnings=found.warnings, who=found.who, identity=who, free_concurrency=free, keys=keys
+    )
 
 
 def _keys(session: AwsSession, job: Job, settings: StackSettings) -> policy.Keys:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from s3bulkcopy import __version__, failures
 from s3bulkcopy import run as runs
-from s3bulkcopy.aws.preflight import Preflight, check_overlap, check_quota, look, preflight
+from s3bulkcopy.aws.preflight import Preflight, check_overlap, check_quota, look, preflight, what_lets_in
 from s3bulkcopy.aws.session import AwsSession
 from s3bulkcopy.aws.stack import RETENTION_SECONDS, new_run_id
 from s3bulkcopy.commands import accounts
@@ -205,6 +205,7 @@ def make_engine(
         say=view.step,
         check=interrupts.check,
         clock=time.monotonic,
+        lets_in=partial(what_lets_in, found, None),
     )
 
 

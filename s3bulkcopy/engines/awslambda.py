@@ -500,4 +500,5 @@ def _not_proven(answer: dict[str, Any], found: Preflight, role_arn: str | None) 
     if not answer["denied"]:
         return DeployFailed(f"{what}: {answer['cause']}")
     hint = "look at the bucket policies (and key policies) of source and destination: the run's role needs to be let in"
-    return NotPermitted(f"{what}: {answer['cause']}", hint=f"{hint}. {what_lets_in(found, role_arn, answer['cause'])}")
+    more = what_lets_in(found, role_arn, answer["cause"])
+    return NotPermitted(f"{what}: {answer['cause']}", hint=f"{hint}. {more}" if more else hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -11,7 +12,7 @@ from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
 from s3bulkcopy.aws.policy import Keys
-from s3bulkcopy.aws.preflight import PROBE_NAME, Found, look, preflight, put_arguments
+from s3bulkcopy.aws.preflight import PROBE_NAME, Found, look, preflight, put_arguments, what_lets_in
 from s3bulkcopy.aws.session import AwsSession, bucket_region, bucket_url, encryption_key
 from s3bulkcopy.errors import BucketRefused, NotPermitted, S3BulkCopyError, UsageError
 from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, PropertySettings, StackSettings
@@ -157,6 +158,23 @@ def test_a_source_that_may_not_be_listed_comes_with_the_statement_too(aws: Aws) 
         "arn:aws:s3:::source",
         "arn:aws:s3:::source/in/*",
     ]
+
+
+@pytest.mark.parametrize(
+    ("cause", "actions"),
+    [
+        ("Access Denied", {"s3:ListBucket", "s3:GetObject", "s3:PutObject"}),
+        ("not authorized to perform: kms:Decrypt on resource …", {"kms:Decrypt", "kms:GenerateDataKey"}),
+    ],
+)
+def test_what_workers_are_denied_comes_with_the_statements_too(aws: Aws, cause: str, actions: set[str]) -> None:
+    fill()
+    found = look(aws, copying(), RUN_ID)
+
+    said = what_lets_in(found, None, cause)
+    assert {action for action in actions if f'"{action}"' in said} == actions
+    assert "s3bulkcopy/*" not in said  # no role works here
+    assert what_lets_in(replace(found, who=None), None, cause) == ""
 
 
 # ------------------------------------------------------------------------------------------------------------------- tags
