@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import UTC, datetime
-from email.utils import format_datetime, parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -163,6 +161,9 @@ class DateType(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
         """Read a time; one without a zone is in UTC."""
+        from datetime import UTC, datetime  # noqa: PLC0415 - seldom needed, and slow to import, as the next
+        from email.utils import format_datetime, parsedate_to_datetime  # noqa: PLC0415
+
         for read in (parsedate_to_datetime, datetime.fromisoformat):
             try:
                 found = read(str(value))
