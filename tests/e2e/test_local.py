@@ -252,16 +252,6 @@ def test_a_dry_run_counts_and_changes_nothing_whatever_the_engine() -> None:
     assert requests["list"] == ended.summary["list_requests"] + 2
 
 
-def test_a_thousand_small_objects_cost_a_thousand_copies_one_list_and_the_checks() -> None:
-    with store(1000) as server:
-        ended = run(server.url, "s3://source", "s3://target", "--processes", "2")
-        requests = server.stats()["requests"]
-
-    assert ended.code == 0, ended.err
-    # The checks look at both buckets and list the first page; the workers list once.
-    assert requests == {"head_bucket": 2, "list": 1 + 1, "copy": 1000}
-
-
 def test_copies_whose_answer_was_lost_count_as_copied_and_none_is_made_twice() -> None:
     with store(2000, "--fail-reset-after", "0.05") as server:
         ended = run(server.url, "s3://source", "s3://target", "--processes", "2", "--no-overwrite")
