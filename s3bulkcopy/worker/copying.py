@@ -412,7 +412,9 @@ class Copier:
             elif batch.troubled < MOST_TROUBLED and now < batch.deadline:
                 item, request = batch.copies.take(batch.items, now)
                 turn = _Turn(self) if ended is None else ended
-                turn.begin(batch, item, request)
+                # As `begin` does, without the price of a call.
+                turn.batch, turn.item, turn.request, turn.tries, turn.unanswered = batch, item, request, 0, False
+                turn.more, turn.is_again = None, False
                 return turn
         return None
 
