@@ -129,22 +129,33 @@ def look(
         page = first_page(session, source.place, properties=job.policy)
     except NotPermitted as error:
         raise refused.reading(error) from error
-    uncut = "as --one-lister says" if copy.one_lister else why_uncut(session, source.place, page)
+    uncut = "as --one-lister says" if copy.one_lister else why_uncut(session, source.place, page, job.policy.source_owner)
     found = Found(job, page, uncut, who=None if session.has_other_store else who)
     if copy.dry:
         return found
-    warnings = []
-    if not destination.owner and who is not None and own:
-        warnings.append(
-            f"bucket '{destination.place.bucket}' is not account {own}'s: should it change hands, nothing would tell; "
-            "--expected-destination-owner ACCOUNT pins it"
-        )
-    # In an account of our own the role may read tags, and whoever asks need not.
-    if page.items and job.policy.tags == "copy" and own and source.owner != own:
-        warnings += _probe_tags(session, job, page.items[0].key, refused)
+    warnings = [*_whose(destination, own), *_tried(session, found, source, own, refused)]
     if copy.probe_write:
         _probe_write(session, job, refused)
     return replace(found, warnings=tuple(warnings))
+
+
+def _whose(destination: _Side, own: str) -> list[str]:
+    """Warn of a destination that is not pinned, where it could be."""
+    if destination.owner or not own:
+        return []
+    risk = f"bucket '{destination.place.bucket}' is not account {own}'s: should it change hands, nothing would tell"
+    return [f"{risk}; --expected-destination-owner ACCOUNT pins it"]
+
+
+def _tried(session: AwsSession, found: Found, source: _Side, own: str, refused: _Refusals) -> list[str]:
+    """Try what need not be allowed: to read tags, where they are copied and the bucket is not our own account's.
+
+    In an account of our own the run's role may read them, and whoever asks need not. Otherwise as _probe_tags.
+    """
+    items, job = found.first_page.items, found.job
+    if not items or job.policy.tags != "copy" or not own or source.owner == own:
+        return []
+    return _probe_tags(session, job, items[0].key, refused)
 
 
 def _who(session: AwsSession) -> Identity | None:
@@ -415,7 +426,7 @@ def first_page(session: AwsSession, place: Location, most: int = PAGE_KEYS, prop
     return Page(tuple(found), bool(answer["IsTruncated"]))
 
 
-def why_uncut(session: AwsSession, source: Location, page: Page) -> str:
+def why_uncut(session: AwsSession, source: Location, page: Page, owner: str = "") -> str:
     """Tell why a source cannot be listed in ranges of keys, going by its first page and a request for what lies behind it."""
     keys = [item.key for item in page.items]
     if not all(one < other for one, other in pairwise(keys)):
@@ -425,7 +436,9 @@ def why_uncut(session: AwsSession, source: Location, page: Page) -> str:
     behind = keys[-1]
     client = session.client("s3", source.region)
     try:
-        answer = client.list_objects_v2(Bucket=source.bucket, Prefix=source.prefix, StartAfter=behind, MaxKeys=1)
+        answer = client.list_objects_v2(
+            Bucket=source.bucket, Prefix=source.prefix, StartAfter=behind, MaxKeys=1, **_pinned(owner)
+        )
     except (ClientError, BotoCoreError) as error:
         raise translate(error, f"listing {source}") from error
     if any(entry["Key"] <= behind for entry in answer.get("Contents", ())):
