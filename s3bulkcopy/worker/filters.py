@@ -200,7 +200,7 @@ class Sieve:
         Raises ValueError for a date that cannot be read.
         """
         least, most, takes = self._wanted.min_size, self._wanted.max_size, self.takes_key
-        taken = [size >= least and (most is None or size <= most) and takes(key) for key, size, _ in items]
+        taken = [size >= least and (most is None or size <= most) and takes(key) for key, size, *_ in items]
         if self._wanted.needs_traits:
             return [is_taken and self._takes_trait(trait) for is_taken, trait in zip(taken, traits, strict=True)]
         return taken

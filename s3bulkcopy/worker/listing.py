@@ -242,7 +242,8 @@ class Lister:
         source, sorter = share.job.source, share.sorter
         pages = retries = throttles = 0
         while True:
-            answer = await self._s3.page(source, sorter.prefix, after, self._page_keys, token, sorter.asked)
+            policy, asked = share.job.policy, sorter.asked
+            answer = await self._s3.page(source, sorter.prefix, after, self._page_keys, token, policy, asked)
             if isinstance(answer, Page):
                 pages += 1
                 if answer.items or not answer.truncated:

@@ -212,6 +212,6 @@ def test_traits_are_read_only_where_they_are_asked_for() -> None:
     modified = "2026-01-01T00:00:00.000Z"
 
     assert read_page(body) == Page((item("a"), item("b")), truncated=False)
-    assert read_page(plain, (False, True)).traits == ()
-    assert read_page(body, (False, True)).traits == ((modified, "GLACIER", False), (modified, "STANDARD", False))
-    assert read_page(plain, (True, False)).traits == ((modified, "STANDARD", False),) * 2
+    assert read_page(plain, asked=(False, True)).traits == ()
+    assert read_page(body, asked=(False, True)).traits == ((modified, "GLACIER", False), (modified, "STANDARD", False))
+    assert read_page(plain, asked=(True, False)).traits == ((modified, "STANDARD", False),) * 2
