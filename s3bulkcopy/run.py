@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
@@ -14,6 +15,7 @@ from s3bulkcopy.errors import (
     Detached,
     Halted,
     Interrupted,
+    JournalUnusable,
     NotPermitted,
     ObjectsFailed,
     S3BulkCopyError,
@@ -229,7 +231,7 @@ def _carry_through(job: Job, tally: Tally, course: Course, begin: Callable[[], N
     engine, watcher, clock = course.engine, course.watcher, course.clock
     began = clock()
     try:
-        with engine:
+        with engine, _handing_on(tally, course):
             deployed = clock()
             begin()
             proven = clock()
@@ -251,6 +253,18 @@ def _carry_through(job: Job, tally: Tally, course: Course, begin: Callable[[], N
     return replace(
         result_of(job, tally, course.journal, engine.name), phases=phases, seconds=ended - began, resources_left=engine.left
     )
+
+
+@contextmanager
+def _handing_on(tally: Tally, course: Course) -> Iterator[None]:
+    """Where what stops the run may be mended, count what the workers have done by then, and keep the rest for who goes on."""
+    try:
+        yield
+    except (Interrupted, NotPermitted):
+        with suppress(JournalUnusable):  # then what is in it is what is gone on with
+            _count(course.engine.hand_on(), tally, course.journal)
+            tally.under_way = course.engine.under_way()
+        raise
 
 
 def result_of(job: Job, tally: Tally, journal: Journal, engine: str) -> Result:

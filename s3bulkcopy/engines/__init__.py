@@ -84,5 +84,11 @@ class Engine(Protocol):
         For display, and to stop early: their `Done` says it again, and that counts.
         """
 
+    def hand_on(self) -> list[Event]:
+        """Have the workers end soon, with what is left of their tasks kept for whoever goes on; give what they report.
+
+        Nothing, where nobody goes on with a run that a command has stopped, or it goes on by itself.
+        """
+
     def settle(self) -> None:
         """Wait until no worker is at work any more; for runs in which an attempt may have been left behind."""

@@ -444,6 +444,10 @@ class LambdaEngine:
         """Give nothing: a worker reports when a task has ended."""
         return Counts()
 
+    def hand_on(self) -> list[Event]:
+        """Do nothing: where a command stops a run, the workers are halted, and where it leaves one, they go on."""
+        return []
+
     def _read_depths(self) -> Depths:
         found = discover.depths(self._session, self._found.region, self._made.queue_urls)
         work = {kind: Depth(found[kind].waiting, found[kind].in_flight) for kind in ("list", "copy") if kind in found}

@@ -71,6 +71,7 @@ class MemoryEngine:
         self.did: list[str] = []
         self.submitted: list[Task] = []
         self.so_far = Counts()
+        self.last_words: list[Event] = []
 
     def __enter__(self) -> Self:
         self.did.append("enter")
@@ -100,6 +101,10 @@ class MemoryEngine:
 
     def under_way(self) -> Counts:
         return self.so_far
+
+    def hand_on(self) -> list[Event]:
+        self.did.append("hand on")
+        return self.last_words
 
     def settle(self) -> None:
         self.did.append("settle")
@@ -272,7 +277,21 @@ def test_whatever_stops_the_loop_lets_the_engine_unmake_everything() -> None:
 
     with pytest.raises(Interrupted):
         run(JOB, Page(ITEMS, truncated=False), course(engine, check=check))
-    assert engine.did == ["enter", "exit after an error"]
+    assert engine.did == ["enter", "hand on", "exit after an error"]
+
+
+def test_what_is_done_by_the_time_that_a_run_has_stopped_is_taken_down_and_told() -> None:
+    engine = MemoryEngine(lambda _task: [])
+    engine.last_words = [Done("run.1", Attempt(1, "n"), 1, Counts(listed=2, copied=1))]
+    journal = Journal.in_memory(Facts("run", "local"))
+
+    def check() -> None:
+        raise Interrupted("interrupted")
+
+    with pytest.raises(Interrupted) as caught:
+        run(JOB, Page(ITEMS, truncated=False), course(engine, check=check, journal=journal))
+    assert caught.value.message == "interrupted; of 3 objects listed so far at least 2 were copied"
+    assert journal.replay().waits_for("n.0")
 
 
 # ------------------------------------------------------------------------------------------- a run beyond its command
