@@ -22,6 +22,7 @@ from s3bulkcopy.demo import compare
 from s3bulkcopy.failures import Header, write
 from s3bulkcopy.tally import RangeFailure
 from s3bulkcopy.worker.model import Failure, Job, Range
+from tests.e2e.conftest import deny
 from tests.e2e.test_run import run_id_of, until_copying, wait_for
 
 if TYPE_CHECKING:
@@ -226,17 +227,6 @@ def partly_denied(cloud: Cloud, buckets: tuple[str, str]) -> tuple[str, str]:
     cloud.store.fill(buckets[0], iter([*(f"open/{n}" for n in range(300)), *(f"shut/{n} ø\x01" for n in range(7))]))
     deny(cloud, buckets[0], "shut/*")
     return buckets
-
-
-def deny(cloud: Cloud, bucket: str, *keys: str) -> None:
-    """Have a bucket refuse some of its objects, and give away all others."""
-    s3 = cloud.client("s3")
-    policy = json.loads(s3.get_bucket_policy(Bucket=bucket)["Policy"])
-    policy["Statement"] = [statement for statement in policy["Statement"] if statement["Effect"] == "Allow"]
-    arns = [f"arn:aws:s3:::{bucket}/{key}" for key in keys]
-    if arns:
-        policy["Statement"].append({"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject", "Resource": arns})
-    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
 
 
 def test_what_failed_is_kept_told_and_retried(cloud: Cloud, partly_denied: tuple[str, str], tmp_path: Path) -> None:
