@@ -17,6 +17,7 @@
     ├── Halted                             9   someone stopped the run
     ├── Interrupted                      130   Ctrl-C or SIGTERM
     └── Detached                           0   no error: the run goes on without this command, as was asked for
+        ├── Uncounted                      1   … because its journal cannot be written: the disk may be full
         ├── SignedOut                      5   … because its credentials have expired and none came in their place
         ├── OutOfReach                    10   … because AWS was not to be reached for a long time
         └── HungUp                       129   … because its terminal was closed (SIGHUP)
@@ -143,6 +144,12 @@ class Detached(S3BulkCopyError):
     """The run goes on without this command, whatever it made stays in place; `hint` says how to follow it."""
 
     exit_code = 0
+
+
+class Uncounted(Detached):
+    """What is heard of the run cannot be taken down; it stays in the reports queue."""
+
+    exit_code = 1
 
 
 class SignedOut(Detached):

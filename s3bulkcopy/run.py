@@ -19,6 +19,7 @@ from s3bulkcopy.errors import (
     NotPermitted,
     ObjectsFailed,
     S3BulkCopyError,
+    Uncounted,
 )
 from s3bulkcopy.tally import Tally
 from s3bulkcopy.worker.keyspace import fan_out
@@ -245,7 +246,7 @@ def _carry_through(job: Job, tally: Tally, course: Course, begin: Callable[[], N
             course.before_leaving(_final(tally))
             watcher.step("tearing down")
     except (Interrupted, Halted, Detached) as error:
-        if type(error) is not Detached and course.journal.facts.submitted:
+        if course.journal.facts.submitted:
             error.message += _so_far(tally.snapshot())
         raise
     ended = clock()
@@ -265,6 +266,11 @@ def _handing_on(tally: Tally, course: Course) -> Iterator[None]:
             _count(course.engine.hand_on(), tally, course.journal)
             tally.under_way = course.engine.under_way()
         raise
+    except JournalUnusable as error:
+        if not (course.engine.goes_on and course.journal.facts.has_roots):
+            raise
+        goes_on = f"run {course.journal.facts.run_id} goes on without this command, and what it reports waits: {error.message}"
+        raise Uncounted(goes_on, error.hint) from error
 
 
 def result_of(job: Job, tally: Tally, journal: Journal, engine: str) -> Result:
@@ -327,6 +333,8 @@ def _some(number: int, noun: str) -> str:
 
 def _so_far(snapshot: Snapshot) -> str:
     seen = snapshot.seen
+    if snapshot.tasks - snapshot.tasks_open <= 1 and seen == snapshot.counts._replace(listed=seen.listed):  # but for the probe
+        return "; nothing was reported yet"
     about = "about" if snapshot.unquiet else "at least"
     return f"; of {_some(seen.listed, 'object')} listed so far {about} {seen.copied:,} were copied"
 

@@ -365,7 +365,8 @@ class Work:
     def _may_go_on(self, error: S3BulkCopyError) -> bool:
         """Tell whether another command can go on where an error ended this one: its tasks are in the journal."""
         is_local = isinstance(self.settings, LocalSettings)
-        return is_local and self.journal.facts.has_roots and isinstance(error, Interrupted | NotPermitted)
+        is_mendable = isinstance(error, Interrupted | NotPermitted | JournalUnusable)
+        return is_local and self.journal.facts.has_roots and is_mendable
 
     def _end(self, code: int, *, is_over: bool = True) -> None:
         """Take down how the run ended, if it has, and write what failed."""

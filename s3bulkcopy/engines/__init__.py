@@ -44,6 +44,8 @@ class Engine(Protocol):
 
     #: What the summary calls it.
     name: str
+    #: Whether what is queued goes on where the command leaves it, and reports wait.
+    goes_on: bool
     #: What could not be removed on leaving, as lines for people.
     left: tuple[str, ...]
 

@@ -93,6 +93,7 @@ class LambdaEngine:
     """An Engine in AWS; everything it makes is named and tagged by the run's id."""
 
     name = "lambda"
+    goes_on = True
 
     def __init__(
         self,

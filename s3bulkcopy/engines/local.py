@@ -173,6 +173,7 @@ class LocalEngine:
     """An Engine on this machine."""
 
     name = "local"
+    goes_on = False
 
     def __init__(
         self,
