@@ -9,7 +9,7 @@
     │   ├── NameTaken                          … because something of that name is in the way
     │   └── QuotaTooSmall                      … because the account's concurrency does not allow it
     ├── JournalUnusable                    1   what is needed to go on with a run is foreign, damaged or not to be written
-    │   ├── JournalMissing                     … because it is not on this machine
+    │   ├── JournalMissing                 2   … because it is not on this machine
     │   └── JournalHeld                        … because another process is counting the run
     ├── LeftBehind                         7   something could not be removed
     ├── CountsIncomplete                   8   the run ended, but not every event was seen
@@ -106,6 +106,8 @@ class JournalUnusable(S3BulkCopyError):
 
 class JournalMissing(JournalUnusable):
     """This machine has no journal of the run."""
+
+    exit_code = 2
 
 
 class JournalHeld(JournalUnusable):

@@ -289,22 +289,22 @@ def result_of(job: Job, tally: Tally, journal: Journal, engine: str) -> Result:
     )
 
 
-def check_counts(result: Result) -> None:
+def check_counts(result: Result, again: str = "run it again") -> None:
     """Raise CountsIncomplete where something is owed, and CountsDiffer where it is not, and the counts do not add up.
 
-    listed = copied + skipped + vanished + failed, whatever became of a run that ended.
+    listed = copied + skipped + vanished + failed, whatever became of a run that ended. `again` says what copies the rest.
     """
     counts, snapshot = result.snapshot.counts, result.snapshot
     if not snapshot.complete:
         raise CountsIncomplete(
             f"the counts of run {result.run_id} are incomplete: they are what its reports still told",
-            hint="compare source and destination, or run it again with --no-overwrite: only what is missing is copied then",
+            hint=f"compare source and destination, or {again}",
         )
     if counts.listed != counts.ended and not result.dry:
         parts = [f"{name} {getattr(counts, name):,}" for name in ("copied", "skipped", "vanished", "failed")]
         raise CountsDiffer(
             f"{counts.listed:,} objects were listed, and {counts.ended:,} have an outcome ({' + '.join(parts)})",
-            hint="this is a fault: please report it. Run it again with --no-overwrite: what is missing is copied then",
+            hint=f"this is a fault: please report it, and {again}",
         )
 
 

@@ -46,6 +46,8 @@ class Engine(Protocol):
     name: str
     #: Whether what is queued goes on where the command leaves it, and reports wait.
     goes_on: bool
+    #: When the last event that was given was sent, in seconds since the epoch; 0 where that is not known.
+    sent_until: float
     #: What could not be removed on leaving, as lines for people.
     left: tuple[str, ...]
 

@@ -134,6 +134,7 @@ class LambdaEngine:
         self._dead_seen_at = float("-inf")
         #: The dead letters that were told of, by their ids.
         self._told: set[str] = set()
+        self.sent_until = 0.0
         self.left: tuple[str, ...] = ()
 
     # -------------------------------------------------------------------------------------------- making and unmaking
@@ -307,6 +308,8 @@ class LambdaEngine:
             messages = self._receive("reports", wait)
             for message in messages:
                 self._receipts.append(message["ReceiptHandle"])
+                sent = int(message.get("Attributes", {}).get("SentTimestamp", 0)) / 1000
+                self.sent_until = max(self.sent_until, sent)
                 with suppress(MalformedMessage):
                     event = decode_event(message["Body"])
                     if not isinstance(event, Nothing):
@@ -326,6 +329,8 @@ class LambdaEngine:
             MaxNumberOfMessages=BATCH_MESSAGES,
             WaitTimeSeconds=wait_seconds,
             VisibilityTimeout=_EVENT_VISIBILITY_SECONDS if role == "reports" else _LETTER_VISIBILITY_SECONDS,
+            # Who comes back to a run wants to know how long it took, which is not until now.
+            MessageSystemAttributeNames=["SentTimestamp"] if self._adopts else [],
         )
         return list(answer.get("Messages", ()))
 

@@ -174,6 +174,7 @@ class LocalEngine:
 
     name = "local"
     goes_on = False
+    sent_until = 0.0
 
     def __init__(
         self,

@@ -325,23 +325,37 @@ def test_a_reader_sees_one_moment_whatever_is_written_meanwhile(tmp_path: Path) 
             assert len([*reader.failures(reader.replay())]) == before
 
 
-def test_journals_of_runs_that_ended_long_ago_are_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_journals_that_are_of_no_use_any_more_are_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("S3BULKCOPY_STATE_DIR", str(tmp_path))
     now = 100 * 24 * 3600.0
-    for name, ended, days in (("old", 0, 31), ("young", 0, 29), ("open", None, 99), ("held", 3, 99), ("failed", 3, 31)):
-        with Journal.create(journal_path(name), Facts(name, "lambda", ended=ended)):
+    made = (
+        ("old", "lambda", 0, 31),
+        ("young", "lambda", 0, 29),
+        ("gone", "lambda", None, 31),
+        ("open", "lambda", None, 29),
+        ("left", "local", None, 91),
+        ("stopped", "local", None, 89),
+        ("held", "lambda", 3, 99),
+        ("failed", "local", 3, 31),
+    )
+    for name, engine, ended, days in made:
+        with Journal.create(journal_path(name), Facts(name, engine, ended=ended)):
             pass
         os.utime(journal_path(name), (now - days * 24 * 3600,) * 2)
     journal_path("foreign").write_text("no journal")
     os.utime(journal_path("foreign"), (0, 0))
+    for name, days in (("broken", 31), ("just", 29)):
+        damaged = journal_path(name).with_suffix(".damaged")
+        damaged.write_text("no journal")
+        os.utime(damaged, (now - days * 24 * 3600,) * 2)
 
     with Journal.resume(journal_path("held")):
         os.utime(journal_path("held"), (0, 0))
         gone = forget_old(now)
 
-    assert gone == ["failed", "old"]
-    kept = sorted(path.name for path in journal_path("x").parent.glob("*.journal*"))
-    assert kept == ["foreign.journal", "held.journal", "open.journal", "young.journal"]
+    assert gone == ["failed", "gone", "left", "old", "broken"]
+    kept = sorted(path.name for path in journal_path("x").parent.glob("*.[jd]*"))
+    assert kept == ["foreign.journal", "held.journal", "just.damaged", "open.journal", "stopped.journal", "young.journal"]
 
 
 def test_a_journal_is_looked_for_among_temporary_files_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

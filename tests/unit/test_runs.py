@@ -65,6 +65,7 @@ class MemoryEngine:
 
     name = "memory"
     goes_on = False
+    sent_until = 0.0
     left: tuple[str, ...] = ()
     job = JOB
 
