@@ -120,7 +120,7 @@ def show_plan(found: Found, overwrite: bool, settings: Settings, view: View) -> 
 def _workers(found: Found, settings: Settings) -> str:
     if isinstance(settings, LocalSettings) or not isinstance(found, Preflight):
         processes = settings.processes if isinstance(settings, LocalSettings) else 0
-        return f"with {processes} worker processes on this machine"
+        return f"with {processes} worker process{'' if processes == 1 else 'es'} on this machine"
     workers = f"up to {settings.copy_workers} copy and {settings.list_workers} list workers of {settings.memory_mib} MiB"
     return f"with {workers} in account {found.identity.account}"
 

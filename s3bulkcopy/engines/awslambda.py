@@ -330,7 +330,7 @@ class LambdaEngine:
             WaitTimeSeconds=wait_seconds,
             VisibilityTimeout=_EVENT_VISIBILITY_SECONDS if role == "reports" else _LETTER_VISIBILITY_SECONDS,
             # Who comes back to a run wants to know how long it took, which is not until now.
-            MessageSystemAttributeNames=["SentTimestamp"] if self._adopts else [],
+            **({"MessageSystemAttributeNames": ["SentTimestamp"]} if self._adopts else {}),
         )
         return list(answer.get("Messages", ()))
 

@@ -232,7 +232,8 @@ class LocalEngine:
 
     def __enter__(self) -> Self:
         """Start the workers."""
-        self._say(f"starting {self._settings.processes} worker processes")
+        number = self._settings.processes
+        self._say(f"starting {number} worker process{'es' if number > 1 else ''}")
         self._said, self._said_at = self._credentials(), self._clock()
         try:
             for _ in range(self._settings.processes):

@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from s3bulkcopy import journal as journals
-from s3bulkcopy.errors import JournalUnusable
+from s3bulkcopy.errors import JournalMissing, JournalUnusable, UsageError
 from s3bulkcopy.journal import Facts, Journal, find_journal, forget_old, journal_path, state_folder
 from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.worker.model import (
@@ -191,7 +191,8 @@ def test_a_writer_that_is_killed_leaves_the_journal_to_the_next(tmp_path: Path) 
         assert journal.replay().snapshot().troubles == 1
 
 
-def test_no_journal_is_an_error_that_says_where_it_would_be(tmp_path: Path) -> None:
+def test_no_journal_is_a_usage_error_that_says_where_it_would_be(tmp_path: Path) -> None:
+    assert JournalMissing.exit_code == UsageError.exit_code
     with pytest.raises(JournalUnusable, match=r"there is no journal of that run on this machine .*run\.journal"):
         Journal.resume(tmp_path / "run.journal")
 
