@@ -86,8 +86,7 @@ class Weather:
     poll_slowness: int
     #: Events after which a journal keeps the tally in their place.
     compact_after: int
-    #: List requests that a worker may have under way; how many rounds of them are ahead when ranges are given away, and with how
-    #: many pages each.
+    #: List requests that a worker may have under way; when ranges are given away: so many rounds ahead, and pages each.
     list_slots: int
     rounds_ahead: float
     least_given_pages: float
