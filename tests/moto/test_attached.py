@@ -17,7 +17,7 @@ from s3bulkcopy.aws.discover import find_run
 from s3bulkcopy.aws.preflight import Found
 from s3bulkcopy.aws.teardown import empty, halt, quiet
 from s3bulkcopy.commands import returning
-from s3bulkcopy.commands.copying import Work, begun
+from s3bulkcopy.commands.copying import Work, again, begun
 from s3bulkcopy.commands.tending import failures
 from s3bulkcopy.engines.local import LocalEngine
 from s3bulkcopy.errors import CountsIncomplete, Detached, Halted, JournalUnusable, NotPermitted, ObjectsFailed, UsageError
@@ -278,31 +278,38 @@ def test_a_retry_of_a_run_that_was_stopped_says_what_was_not_done(monkeypatch: p
     assert caught.value.hint.startswith("run it again")
 
 
+@pytest.mark.parametrize(
+    ("url", "is_advised"), [("https://b.s3.eu-west-1.amazonaws.com", True), ("http://store.example:9000/b", False)]
+)
+def test_no_overwrite_is_advised_only_where_it_is_known_to_be_heeded(url: str, is_advised: bool) -> None:  # noqa: FBT001
+    assert ("--no-overwrite" in again(JOB._replace(destination=JOB.destination._replace(url=url)))) == is_advised
+
+
 def test_what_was_retried_is_not_shown_as_failed_any_more(capsys: pytest.CaptureFixture[str]) -> None:
-    again = RUN_ID[:-1] + "b"
-    left_behind(ended=3, settings={"retried_by": again})
+    second = RUN_ID[:-1] + "b"
+    left_behind(ended=3, settings={"retried_by": second})
     refused = (Failure("old", 1, "AccessDenied", "no"), Failure("new", 1, "AccessDenied", "no"))
     with Journal.resume(journal_path(RUN_ID)) as journal:
         journal.append([Done(ROOT.id, Attempt(1, "n"), 0, Counts(listed=2, failed=2), refused)])
     assert failures(RUN_ID, "json") == 0
     assert len(capsys.readouterr().out.splitlines()) == 2  # there is no journal of the other
 
-    root = ROOT._replace(id=f"{again}.1", job=JOB._replace(run_id=again))
-    with Journal.create(journal_path(again), Facts(again, "local", (encode_task(root),), ended=3)) as journal:
-        probed = PROBED._replace(id=f"{again}.0", counts=Counts(copied=1, listed=1))
+    root = ROOT._replace(id=f"{second}.1", job=JOB._replace(run_id=second))
+    with Journal.create(journal_path(second), Facts(second, "local", (encode_task(root),), ended=3)) as journal:
+        probed = PROBED._replace(id=f"{second}.0", counts=Counts(copied=1, listed=1))
         journal.append([probed, Done(root.id, Attempt(1, "n"), 0, Counts(listed=1, failed=1), refused[1:])])
     assert failures(RUN_ID, "json") == 0
     said = capsys.readouterr()
     assert [json.loads(line)["key"] for line in said.out.splitlines()] == ["new"]
-    assert f"was retried by run {again}" in said.err
+    assert f"was retried by run {second}" in said.err
 
     assert attach() == 3
     said = capsys.readouterr()
-    assert json.loads(said.out.splitlines()[-1])["run_id"] == again
-    assert f"was copied again by run {again}, which ended with code 3" in said.err
+    assert json.loads(said.out.splitlines()[-1])["run_id"] == second
+    assert f"was copied again by run {second}, which ended with code 3" in said.err
     with returning.open_retry(RUN_ID, None) as retry:
         assert [one.key for one in retry.failed() if isinstance(one, Failure)] == ["new"]
-        assert (retry.named, retry.header.run_id) == (RUN_ID, again)
+        assert (retry.named, retry.header.run_id) == (RUN_ID, second)
 
 
 def test_the_time_of_a_run_ends_with_its_last_report(
