@@ -180,7 +180,7 @@ def test_all_at_once_cost_time_and_what_fails_is_named(cloud: Cloud, filled: tup
     """Workers are killed, everything stands still for a while, nonsense is in both queues, and a message comes twice."""
     denied = ["a key", "nfc-\u00e9", "plus+plus"]
     deny(cloud, filled[0], *denied)
-    process = cloud.start("run", *filled, "--output", "json", "--function-timeout", "10")
+    process = cloud.start("run", *filled, "--output", "json", "--function-timeout", "20")
     run_id = until_copying(process)
     sqs = cloud.client("sqs")
     queues = {kind: sqs.get_queue_url(QueueName=f"s3bulkcopy-{run_id}-{kind}")["QueueUrl"] for kind in ("list", "copy")}
