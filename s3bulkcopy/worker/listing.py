@@ -78,6 +78,8 @@ class Lister:
         self._busy = self._held = 0
         self._page_keys = PAGE_KEYS
         self._plans: list[_Plan] = []
+        #: Of tasks that have a limit.
+        self._limited: set[_Share] = set()
 
     # ------------------------------------------------------------------------------------------------------- for a task
 
@@ -88,7 +90,11 @@ class Lister:
         """
         share, outlet = _Share(task.job, attempt, budget), _Outlet(task.job, children)
         if task.limit is not None:
-            return await self._list_some(task, task.limit, share, outlet, children)
+            self._limited.add(share)
+            try:
+                return await self._list_some(task, task.limit, share, outlet, children)
+            finally:
+                self._limited.discard(share)
         plan = self._plan_for(task, share.sorter.prefix)
         plan.join(share, task.ranges, aio.get_running_loop().time())
         try:
@@ -111,7 +117,7 @@ class Lister:
         What the budget leaves is handed on with what is left of the limit.
         """
         rest, left = deque(task.ranges), limit
-        while rest and left and not share.is_spent_by(share.counts.pages):
+        while rest and left and not share.is_stopping and not share.is_spent_by(share.counts.pages):
             after, until = rest.popleft()
             try:
                 page, effort = await self._page(share, after)
@@ -155,6 +161,15 @@ class Lister:
             token = page.token
         await outlet.rest()
         return counts
+
+    def hand_on(self) -> None:
+        """Have the tasks that list ranges end soon, with what is open of them handed on."""
+        for plan in self._plans:
+            for share in plan.shares:
+                plan.stop(share)
+                share.wake()
+        for share in self._limited:
+            share.is_stopping = True
 
     async def _tend(self, plan: _Plan, share: _Share, outlet: _Outlet, children: Children) -> None:
         """Send on what is found for a task until nothing is open, or what is open is to be handed on."""
