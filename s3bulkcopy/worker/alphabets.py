@@ -289,6 +289,15 @@ class Alphabets:
         self._after[question] = places[3], found
         return found
 
+    def vary(self, text: str, begin: int, end: int) -> list[int]:
+        """Give the places in a text from one on up to another at which several characters are known after the same text."""
+        get = self._seen.get
+        return [
+            n
+            for n, (one, _, _) in zip(range(begin, end), _along(text, begin), strict=False)
+            if (seen := get(one)) and len(seen.letters) > 1
+        ]
+
     def weight(self, stem: str, above: str, below: str) -> float:
         """Give how many characters are expected behind a beginning of keys, between two."""
         return self._weight(self._known(stem), above, below)
