@@ -62,13 +62,13 @@ _OUTRUN, _FOLLOWING = 1.25, 0.5
 _LONG_RUN = 3.5
 
 #: How many times more than by its own a gap is expected to hold by what lies beside what it is part of, at so many levels.
-_MOST_LIKE, _LIKE_LEVELS = 8.0, 4
+_MOST_LIKE, _LIKE_LEVELS = 8.0, 2
 
 #: Characters that a cut may have beyond what is known.
 _DEEPEST = 40
 
 #: Answers of which all samples that follow each other are learned from; and of later ones, every other pair.
-_ALL_PAIRS_FOR, _EVERY_PAIR = 128, 2
+_ALL_PAIRS_FOR, _EVERY_PAIR = 64, 3
 
 #: Characters of a key that are learned from when all that begins like it is complete.
 _WHOLE = 200
@@ -560,9 +560,9 @@ class Planner:
         levels = [level for level in range(fork + 1, min(lowest, len(text))) if level not in branchings]
         if len(levels) > _MOST_LEVELS:
             varying = [level for level in self._alphabets.vary(text, levels[0], min(levels[-1], levels[0] + _WHOLE)) if level not in branchings]
-            varying = varying[: _MOST_LEVELS // 2]
+            varying = varying[: _MOST_LEVELS // 4]
             rest = [level for level in levels if level not in varying]
-            levels = varying + rest[:: 1 + 2 * len(rest) // _MOST_LEVELS]
+            levels = varying + rest[:: 1 + 4 * len(rest) // _MOST_LEVELS]
         return {
             level: 1.0 if text[level] in self._alphabets.varying else _AGREED / (1 << (self._answers // 12).bit_length())
             for level in levels
