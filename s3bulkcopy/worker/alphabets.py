@@ -67,7 +67,7 @@ _CLOSE = 0.6
 #: Steps further than a character, each longer than the one before, in which unknown ones are gone through.
 _FURTHER = tuple(1 << n for n in range(21))
 
-#: Characters that are looked at to tell how far a row of them goes on; it ends where two are so many times as far apart as the others.
+#: Characters that are looked at to tell how far a row goes on; it ends where two are so many times as far apart as the others.
 _MOST_ROW, _APART = 64, 6.0
 
 #: Fewest that are one.
@@ -409,8 +409,8 @@ def _density(letters: list[str]) -> float:
 
 
 def _row(known: list[str]) -> tuple[int, float]:
-    """Give how many of the highest characters follow each other about as closely, and how many these are for each that there may be."""
-    codes = [ord(c) for c in known[: -_MOST_ROW : -1]]
+    """Give how many of the highest characters follow each other about as closely, and how dense these are."""
+    codes = [ord(c) for c in known[:-_MOST_ROW:-1]]
     seen, span = 1, 1
     while seen < len(codes) and codes[seen - 1] - codes[seen] <= _APART * span / seen:
         span += codes[seen - 1] - codes[seen]

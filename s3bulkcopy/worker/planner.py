@@ -46,6 +46,9 @@ _CUTS, _CUTS_PER_SLOT, _CUTS_WHEN_COSTLY = 10, 0.3, 2
 #: Places, from the beginning of a key, at which it is compared with others.
 _MOST_LEVELS = 32
 
+#: Of those at which no known key differs, so many that are known to vary elsewhere come first.
+_VARYING = 8
+
 #: Answers after which what is expected of every gap is predicted again.
 _STALE_AFTER = 32
 
@@ -478,7 +481,7 @@ class Planner:
             beside = self._outside(gap, stem, own) + self._outside(gap, own + _TOP, stem + _TOP)
             known, expected = self._mass(own, own + _TOP, gap)
             missing = beside / max(1.0, others) - known
-            if missing > expected + total:
+            if total and missing > expected + total:
                 total = min(missing / (expected + total) * total, _MOST_LIKE * inside)
         return [_times(group, total / inside) for group in groups] if total > inside else groups
 
@@ -559,8 +562,8 @@ class Planner:
         lowest = max(branchings, default=len(text) - 1)
         levels = [level for level in range(fork + 1, min(lowest, len(text))) if level not in branchings]
         if len(levels) > _MOST_LEVELS:
-            varying = [level for level in self._alphabets.vary(text, levels[0], min(levels[-1], levels[0] + _WHOLE)) if level not in branchings]
-            varying = varying[: _MOST_LEVELS // 4]
+            end = min(levels[-1], levels[0] + _WHOLE)
+            varying = [level for level in self._alphabets.vary(text, levels[0], end) if level not in branchings][:_VARYING]
             rest = [level for level in levels if level not in varying]
             levels = varying + rest[:: 1 + 4 * len(rest) // _MOST_LEVELS]
         return {
