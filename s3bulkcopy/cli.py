@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from s3bulkcopy import __version__, options
 from s3bulkcopy.errors import EXIT_CODES, Interrupted, S3BulkCopyError, UsageError
-from s3bulkcopy.settings import BucketPrefix
+from s3bulkcopy.settings import BucketPrefix, PropertySettings
 
 if TYPE_CHECKING:
     from s3bulkcopy.settings import OutputSettings
@@ -39,6 +39,7 @@ def cli() -> None:
 @options.locations
 @options.engine_options
 @options.copy_options
+@options.property_options
 @options.stack_options
 @options.detach_option
 @options.failures_option
@@ -47,14 +48,15 @@ def cli() -> None:
 def run(**values: Any) -> None:  # noqa: ANN401 - click's own
     """Copy every object under SRC to DST.
 
-    SRC and DST are a bucket, s3://bucket or s3://bucket/prefix. A key under SRC keeps what follows SRC's prefix, byte for
-    byte, behind DST's. Queues and Lambda functions are made for this run and removed when it ends. With --engine local nothing
-    is made: the workers are processes on this machine. With --dry-run they only list, and tell how much there is to copy.
+    SRC and DST are a bucket, s3://bucket, s3://bucket/prefix, or an access point's ARN, with /prefix behind it if there is one.
+    A key under SRC keeps what follows SRC's prefix, byte for byte, behind DST's. Queues and Lambda functions are made for this
+    run and removed when it ends. With --engine local nothing is made: the workers are processes on this machine. With
+    --dry-run they only list, and tell how much there is to copy.
 
     With --detach, or where the terminal is closed, a run goes on in AWS: `s3bulkcopy attach` follows it to its end.
     """
     output, life = options.output_settings(values), options.life_settings(values)
-    copy, aws = options.copy_settings(values), options.aws_settings(values)
+    copy, aws = options.copy_settings(values, options.property_settings(values)), options.aws_settings(values)
     engine = options.engine_settings(values, dry=copy.dry)
     if copy.dry and life.detach:
         raise UsageError("a dry run queues nothing that could go on: --dry-run and --detach exclude each other")
@@ -121,7 +123,8 @@ def retry(context: click.Context, /, run_id: str | None, file: Path | None, **va
             values["engine"] = again.header.engine
         if context.get_parameter_source("batch_size") is ParameterSource.DEFAULT:
             values["batch_size"] = job.batch_keys
-        copy, engine = options.copy_settings(values), options.engine_settings(values)
+        properties = PropertySettings(**job.policy._asdict())
+        copy, engine = options.copy_settings(values, properties), options.engine_settings(values)
         if copy.dry:
             raise UsageError("a retry cannot be tried dry", hint="`s3bulkcopy failures` shows what it would copy")
         copy = replace(copy, overwrite=copy.overwrite and job.overwrite)

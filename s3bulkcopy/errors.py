@@ -4,6 +4,7 @@
     ├── UsageError                         2   bad input: nothing was touched
     ├── ObjectsFailed                      3   the run ended, and some objects are not at the destination
     ├── BucketUnavailable                  4   not found, or someone else's
+    │   └── BucketRefused                      … because it does not let these credentials in
     ├── NotPermitted                       5   no credentials, expired ones, or an action they do not cover
     ├── DeployFailed                       6   what was made is gone again
     │   ├── NameTaken                          … because something of that name is in the way
@@ -72,6 +73,10 @@ class BucketUnavailable(S3BulkCopyError):
     """A bucket does not exist, or belongs to someone who does not let us in."""
 
     exit_code = 4
+
+
+class BucketRefused(BucketUnavailable):
+    """A bucket exists, and does not let us in, or belongs to another account than it should."""
 
 
 class NotPermitted(S3BulkCopyError):

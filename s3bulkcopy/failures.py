@@ -21,7 +21,7 @@ KIND, FORMAT = "failures", 1
 #: What is to be done about a failure, by its code.
 _ADVICE = {
     "AccessDenied": "allow s3:GetObject on the source and s3:PutObject on the destination (tags and KMS keys need their own)",
-    "PreconditionFailed": "it was changed after it was listed; a retry copies what is there now",
+    "PreconditionFailed": "it changed again while it was copied; a retry copies what is there now",
     "InvalidObjectState": "it is archived: restore it first",
     "EntityTooLarge": "it is larger than one CopyObject copies: 5 GB",
     "InvalidRequest": "CopyObject does not take it as it is: it may be larger than 5 GB, or encrypted with your own key",

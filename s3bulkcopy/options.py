@@ -17,15 +17,18 @@ from s3bulkcopy.settings import (
     LifeSettings,
     LocalSettings,
     OutputSettings,
+    PropertySettings,
     StackSettings,
 )
+from s3bulkcopy.worker.properties import CONTENT_HEADERS, PRESERVE, STORAGE_CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 #: Options that the lambda engine alone has.
 _STACK_NAMES = (
-    "workers", "list_workers", "memory", "function_timeout", "role_arn", "tags", "keep", "keep_failed", "detach",
+    "workers", "list_workers", "memory", "function_timeout", "role_arn", "tags", "source_kms_keys", "keep", "keep_failed",
+    "detach",
 )  # fmt: skip
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -36,11 +39,26 @@ _MAX_PREFIX_BYTES = 1024
 #: General purpose bucket names (S3 user guide, "Bucket naming rules").
 _BUCKET = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9](?!.*\.\.)[a-z0-9.-]{1,61}[a-z0-9]")
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
+#: An access point of one region, with a prefix behind it (S3 user guide, "Referencing access points").
+_ACCESS_POINT = re.compile(r"(arn:aws[a-z-]*:s3:[a-z0-9-]+:\d{12}:accesspoint[/:][a-z0-9-]+)(?:/(.*))?", re.DOTALL)
+_KMS_KEY = re.compile(
+    r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:(?:key|alias)/[\w/-]+|alias/[\w/-]+|(?:mrk-)?[0-9a-f]{32}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+)
+_KMS_KEY_ARN = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[\w-]+")
+#: A name that a header may have (RFC 9110, token).
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+#: Most bytes of user metadata, names and values together, and most tags of an object (S3 user guide).
+_MAX_METADATA_BYTES, _MAX_OBJECT_TAGS = 2048, 10
+_CANNED_ACLS = (
+    "private", "public-read", "public-read-write", "authenticated-read", "aws-exec-read", "bucket-owner-read",
+    "bucket-owner-full-control",
+)  # fmt: skip
+_CHECKSUMS = ("CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256", "SHA512", "MD5", "XXHASH64", "XXHASH3", "XXHASH128")
 _DIRECTORY_BUCKET = re.compile(r".*--[a-z0-9-]+--x-s3$")
 
 
 class BucketPrefixType(click.ParamType[BucketPrefix]):
-    """`bucket`, `s3://bucket` or `s3://bucket/prefix`."""
+    """`bucket`, `s3://bucket`, `s3://bucket/prefix`, or `ACCESS-POINT-ARN/prefix`."""
 
     name = "location"
 
@@ -49,6 +67,8 @@ class BucketPrefixType(click.ParamType[BucketPrefix]):
         if isinstance(value, BucketPrefix):
             return value
         text = str(value)
+        if text.removeprefix("s3://").startswith("arn:"):
+            return self._access_point(text.removeprefix("s3://"), param, ctx)
         scheme, colon, rest = text.partition("://")
         if colon and scheme.lower() != "s3":
             self.fail(f"{text!r} is not in S3: write s3://bucket/prefix", param, ctx)
@@ -61,9 +81,23 @@ class BucketPrefixType(click.ParamType[BucketPrefix]):
         if not _BUCKET.fullmatch(bucket):
             rule = "3 to 63 lower-case letters, digits, dots and hyphens, with a letter or digit at both ends"
             self.fail(f"{bucket!r} is not a valid bucket name ({rule})", param, ctx)
+        return BucketPrefix(bucket, self._checked(prefix, param, ctx))
+
+    def _access_point(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> BucketPrefix:
+        found = _ACCESS_POINT.fullmatch(text)
+        if found is None:
+            wrong = {"s3-object-lambda": "an Object Lambda access point", "s3-outposts": "on Outposts"}
+            kind = wrong.get(text.split(":")[2] if text.count(":") > 1 else "")
+            if kind is None and ".mrap" in text:
+                kind = "a multi-region access point"
+            cause = f"is {kind}, to which nothing can be copied with S3's usual signature" if kind else "is no access point"
+            self.fail(f"{text!r} {cause}: write arn:aws:s3:REGION:ACCOUNT:accesspoint/NAME/prefix", param, ctx)
+        return BucketPrefix(found[1].replace("accesspoint:", "accesspoint/"), self._checked(found[2] or "", param, ctx))
+
+    def _checked(self, prefix: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if len(prefix.encode("utf-8", "surrogateescape")) > _MAX_PREFIX_BYTES:
             self.fail(f"the prefix has more than {_MAX_PREFIX_BYTES} bytes, the longest that a key may be", param, ctx)
-        return BucketPrefix(bucket, prefix)
+        return prefix
 
 
 class TagType(click.ParamType[tuple[str, str]]):
@@ -84,6 +118,76 @@ class TagType(click.ParamType[tuple[str, str]]):
             rule = "key up to 128 and value up to 256 letters, digits, spaces and _ . : / = + - @"
             self.fail(f"{value!r} is not a tag that every service takes ({rule})", param, ctx)
         return key, content
+
+
+class ObjectTagType(TagType):
+    """`KEY=VALUE`, as S3 takes it for the tags of an object."""
+
+    name = "object tag"
+
+
+class MetadataType(click.ParamType[tuple[str, str]]):
+    """`KEY=VALUE`, as a header may have it."""
+
+    name = "entry"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:  # noqa: ANN401
+        """Read an entry; says what is wrong with it."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, content = str(value).partition("=")
+        if not equals or not _TOKEN.fullmatch(name):
+            self.fail(f"{value!r} is no metadata: write KEY=VALUE, the key in letters, digits and -", param, ctx)
+        return name.removeprefix("x-amz-meta-"), HeaderType().convert(content, param, ctx)
+
+
+class HeaderType(click.ParamType[str]):
+    """A value that a header may have."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        """Refuse what S3 would store in another form, or not at all."""
+        text = str(value)
+        if not (text.isascii() and (text.isprintable() or not text)) or text != text.strip():
+            self.fail(f"{text!r}: a header holds printable ASCII, without blanks at the ends", param, ctx)
+        return text
+
+
+class DateType(click.ParamType[str]):
+    """A time, as HTTP or ISO 8601 writes it; as HTTP writes it."""
+
+    name = "date"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        """Read a time; one without a zone is in UTC."""
+        from datetime import UTC, datetime  # noqa: PLC0415 - seldom needed, and slow to import, as the next
+        from email.utils import format_datetime, parsedate_to_datetime  # noqa: PLC0415
+
+        for read in (parsedate_to_datetime, datetime.fromisoformat):
+            try:
+                found = read(str(value))
+            except ValueError:
+                continue
+            found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+            return format_datetime(found, usegmt=True)
+        return self.fail(f"{value!r} is no date: write 2027-01-31, 2027-01-31T12:00:00Z or as HTTP does", param, ctx)
+
+
+class PatternType(click.ParamType[str]):
+    """A text of one form."""
+
+    def __init__(self, name: str, pattern: re.Pattern[str], example: str) -> None:
+        """Take what it is called, its form, and one that has it."""
+        self.name = name
+        self._pattern, self._example = pattern, example
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        """Check the form."""
+        text = str(value)
+        if not self._pattern.fullmatch(text):
+            self.fail(f"{text!r} is not {self.name}: write {self._example}", param, ctx)
+        return text
 
 
 def _is_tag_text(text: str) -> bool:
@@ -174,6 +278,48 @@ copy_options = _together(
             help="List page after page, for a store that cannot be listed in ranges of keys; needs --engine local."),
 )  # fmt: skip
 
+_ACCOUNT = PatternType("an account", re.compile(r"\d{12}"), "its 12 digits")
+
+property_options = _together(
+    _option("--storage-class", type=click.Choice([*STORAGE_CLASSES, PRESERVE]),
+            help="Storage class of the copies; preserve: each keeps its own. STANDARD by default."),
+    _option("--sse", type=click.Choice(["AES256", "aws:kms", "aws:kms:dsse"]),
+            help="Encryption of the copies; the destination bucket's default without it."),
+    _option("--sse-kms-key-id", "kms_key_id", metavar="KEY",
+            type=PatternType("a KMS key", _KMS_KEY, "its ARN, its id, or alias/NAME"),
+            help="KMS key of the copies: ARN, id or alias. Means --sse aws:kms unless that is said."),
+    _option("--bucket-key/--no-bucket-key", default=None,
+            help="Whether KMS is asked for a key of the bucket, not for each object's; the bucket's default without it."),
+    _option("--acl", type=click.Choice([*_CANNED_ACLS, PRESERVE]),
+            help="ACL of the copies; that of a new object without it. preserve: each keeps its own, which costs a request more "
+            "for each object (GetObjectAcl)."),
+    _option("--tags", "object_tags", type=click.Choice(["copy", "drop", "replace"]), default="copy", show_default=True,
+            help="Tags of the objects; replace: by --object-tag."),
+    _option("--object-tag", "tag_set", type=ObjectTagType(), multiple=True, metavar="KEY=VALUE",
+            help="A tag of each copy, with --tags replace; may be given again, up to ten times."),
+    _option("--metadata", type=click.Choice(["copy", "replace"]), default="copy", show_default=True,
+            help="User metadata and content headers. replace: all of them, by --metadata-entry and --content-type to "
+            "--expires; what is not given is gone, and the content type then is binary/octet-stream."),
+    _option("--metadata-entry", "entries", type=MetadataType(), multiple=True, metavar="KEY=VALUE",
+            help="User metadata of each copy; may be given again. Needs --metadata replace."),
+    *(
+        _option(f"--{name}", type=DateType() if name == "expires" else HeaderType(),
+                help=f"{name.title()} of each copy; needs --metadata replace.")
+        for name in CONTENT_HEADERS
+    ),
+    _option("--checksum-algorithm", type=click.Choice(_CHECKSUMS),
+            help="Checksum that S3 keeps of the copies; the sources' by default."),
+    _option("--annotations", type=click.Choice(["copy", "drop"]), default="copy", show_default=True,
+            help="Annotations of the objects."),
+    _option("--request-payer", is_flag=True, help="Pay for requests to a bucket whose owner does not (requester pays)."),
+    _option("--expected-source-owner", "source_owner", type=_ACCOUNT, metavar="ACCOUNT",
+            help="Go on only as long as the source bucket belongs to this account."),
+    _option("--expected-destination-owner", "destination_owner", type=_ACCOUNT, metavar="ACCOUNT",
+            help="The same for the destination; your own account by default, if the bucket is its."),
+    _option("--probe-write", is_flag=True,
+            help="Before anything is made, write a small object to the destination, and delete it, as you."),
+)  # fmt: skip
+
 engine_options = _together(
     _option("--engine", type=click.Choice(["lambda", "local"]), default="lambda", show_default=True,
             help="Where workers run: in AWS Lambda, or as processes on this machine."),
@@ -192,6 +338,9 @@ stack_options = _together(
             help="Time limit of one invocation. A killed worker's message comes back 30 seconds after it."),
     _option("--role-arn", type=RoleArnType(), help="Use this role for the functions in place of making one."),
     _option("--tag", "tags", type=TagType(), multiple=True, help="Tag the run's resources; may be given again."),
+    _option("--source-kms-key", "source_kms_keys", multiple=True, metavar="ARN",
+            type=PatternType("the ARN of a KMS key", _KMS_KEY_ARN, "arn:aws:kms:REGION:ACCOUNT:key/ID"),
+            help="A KMS key that objects of the source are encrypted with, beside the bucket's own; may be given again."),
     _option("--keep", is_flag=True, help="Leave the run's resources in place at the end."),
     _option("--keep-failed", is_flag=True,
             help="Leave them in place if something failed: for a look into logs and dead letters, and `retry`."),
@@ -219,7 +368,61 @@ def aws_settings(values: dict[str, Any]) -> AwsSettings:
     return AwsSettings(values.pop("region"), values.pop("profile"), values.pop("endpoint_url"))
 
 
-def copy_settings(values: dict[str, Any]) -> CopySettings:
+def property_settings(values: dict[str, Any]) -> PropertySettings:
+    """Take the property group but --probe-write out of a command's values; raises UsageError for what does not go together."""
+    sse, key, bucket_key = values.pop("sse"), values.pop("kms_key_id"), values.pop("bucket_key")
+    if key and sse == "AES256":
+        raise click.UsageError("--sse-kms-key-id is for --sse aws:kms; AES256 knows no key of yours")
+    if bucket_key is not None and sse in ("AES256", "aws:kms:dsse"):
+        raise click.UsageError(f"--bucket-key and --no-bucket-key are for --sse aws:kms; {sse} knows no bucket keys")
+    tags, tag_set = values.pop("object_tags"), tuple(values.pop("tag_set"))
+    _check_tags(tags, tag_set)
+    headers = tuple((name, text) for name in CONTENT_HEADERS if (text := values.pop(name.replace("-", "_"))))
+    metadata, entries = values.pop("metadata"), tuple((name.lower(), text) for name, text in values.pop("entries"))
+    _check_metadata(metadata, entries, headers)
+    return PropertySettings(
+        storage_class=values.pop("storage_class") or "",
+        sse=sse or ("aws:kms" if key else ""),
+        kms_key_id=key or "",
+        bucket_key=bucket_key,
+        acl=values.pop("acl") or "",
+        tags=tags,
+        tag_set=tag_set,
+        metadata=metadata,
+        entries=entries,
+        content_headers=headers,
+        checksum_algorithm=values.pop("checksum_algorithm") or "",
+        annotations=values.pop("annotations"),
+        request_payer=values.pop("request_payer"),
+        source_owner=values.pop("source_owner") or "",
+        destination_owner=values.pop("destination_owner") or "",
+    )
+
+
+def _check_tags(tags: str, tag_set: tuple[tuple[str, str], ...]) -> None:
+    if tag_set and tags != "replace":
+        raise click.UsageError("--object-tag is for --tags replace: the tags that objects have are replaced then, not added to")
+    if tags == "replace" and not tag_set:
+        raise click.UsageError("--tags replace needs a tag: give --object-tag KEY=VALUE, or --tags drop for none")
+    if len(tag_set) > _MAX_OBJECT_TAGS or len(dict(tag_set)) < len(tag_set):
+        raise click.UsageError(f"an object has at most {_MAX_OBJECT_TAGS} tags, each key once")
+
+
+def _check_metadata(metadata: str, entries: tuple[tuple[str, str], ...], headers: tuple[tuple[str, str], ...]) -> None:
+    if (entries or headers) and metadata != "replace":
+        given = "--metadata-entry" if entries else f"--{headers[0][0]}"
+        raise click.UsageError(
+            f"{given} needs --metadata replace: S3 keeps all metadata of an object or none, and to keep the rest each object "
+            "would have to be read first. With --metadata replace every copy has what the command line says and nothing else: "
+            "user metadata and other content headers that the objects have now are not kept"
+        )
+    if len(dict(entries)) < len(entries):
+        raise click.UsageError("--metadata-entry names a key twice; capital letters make no difference")
+    if sum(len(name) + len(text) for name, text in entries) > _MAX_METADATA_BYTES:
+        raise click.UsageError(f"metadata has at most {_MAX_METADATA_BYTES:,} bytes, keys and values together")
+
+
+def copy_settings(values: dict[str, Any], properties: PropertySettings | None = None) -> CopySettings:
     """Take the copy group out of a command's values."""
     return CopySettings(
         values.pop("source"),
@@ -229,6 +432,8 @@ def copy_settings(values: dict[str, Any]) -> CopySettings:
         max_failures=values.pop("max_failures"),
         dry=values.pop("dry_run"),
         one_lister=values.pop("one_lister"),
+        properties=properties or PropertySettings(),
+        probe_write=values.pop("probe_write", False),
     )
 
 
@@ -272,6 +477,7 @@ def _stack_settings(values: dict[str, Any], max_rate: int | None) -> StackSettin
         timeout_seconds=values.pop("function_timeout"),
         role_arn=values.pop("role_arn"),
         tags=values.pop("tags"),
+        source_kms_keys=tuple(values.pop("source_kms_keys")),
         keep=values.pop("keep"),
         keep_failed=values.pop("keep_failed"),
         max_rate=max_rate,

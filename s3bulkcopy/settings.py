@@ -14,14 +14,18 @@ REQUEST_DOLLARS = 0.005 / 1000
 
 @dataclass(frozen=True, slots=True)
 class BucketPrefix:
-    """A bucket and a prefix in it, as given: `bucket`, `s3://bucket` or `s3://bucket/prefix`."""
+    """A bucket and a prefix in it, as given: `bucket`, `s3://bucket` or `s3://bucket/prefix`.
+
+    In the place of a bucket there may be an access point, by its ARN or by its alias.
+    """
 
     bucket: str
     prefix: str = ""
 
     def __str__(self) -> str:
         """Give the location as people write it."""
-        return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
+        root = self.bucket if self.bucket.startswith("arn:") else f"s3://{self.bucket}"
+        return f"{root}/{self.prefix}" if self.prefix else root
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,27 @@ class AwsSettings:
     region: str | None = None
     profile: str | None = None
     endpoint_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PropertySettings:
+    """What copies are to be like; the names are those of the workers' policy, and the defaults what S3 does by itself."""
+
+    storage_class: str = ""
+    sse: str = ""
+    kms_key_id: str = ""
+    bucket_key: bool | None = None
+    acl: str = ""
+    tags: str = "copy"
+    tag_set: tuple[tuple[str, str], ...] = ()
+    metadata: str = "copy"
+    entries: tuple[tuple[str, str], ...] = ()
+    content_headers: tuple[tuple[str, str], ...] = ()
+    checksum_algorithm: str = ""
+    annotations: str = "copy"
+    request_payer: bool = False
+    source_owner: str = ""
+    destination_owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +73,9 @@ class CopySettings:
     dry: bool = False
     #: List one page after another, as a store needs it that knows no ranges of keys.
     one_lister: bool = False
+    properties: PropertySettings = field(default=PropertySettings())
+    #: Write a small object to the destination, and delete it, before anything is made.
+    probe_write: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +97,8 @@ class StackSettings:
     keep_failed: bool = False
     #: Most COPY requests a second, of all workers together; None for no limit of ours.
     max_rate: int | None = None
+    #: ARNs of KMS keys that objects of the source are encrypted with, beside the bucket's own.
+    source_kms_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

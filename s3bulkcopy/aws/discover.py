@@ -70,6 +70,8 @@ class FoundRun:
     owner: str = ""
     #: Whether it overwrites what exists at the destination.
     overwrite: bool = True
+    #: Whether its copies are other than S3 makes them by itself; tags do not tell how.
+    has_properties: bool = False
 
     @property
     def dead_letters(self) -> int:
@@ -143,6 +145,7 @@ def _find(session: AwsSession, region: str, stem: str) -> list[FoundRun]:
                 mappings,
                 tags.get("s3bulkcopy:owner", ""),
                 tags.get("s3bulkcopy:overwrite") != "no",
+                "s3bulkcopy:properties" in tags,
             )
         )
     return found

@@ -34,7 +34,7 @@ from botocore.httpsession import ProxyConfiguration, get_cert_path
 from botocore.utils import get_environ_proxies
 
 from s3bulkcopy import __version__
-from s3bulkcopy.errors import BucketUnavailable, NotPermitted, S3BulkCopyError, UsageError
+from s3bulkcopy.errors import BucketRefused, BucketUnavailable, NotPermitted, S3BulkCopyError, UsageError
 from s3bulkcopy.worker.sigv4 import Credentials
 
 if TYPE_CHECKING:
@@ -96,11 +96,18 @@ class AwsSession:
         self._settings = settings
         self._lock = threading.Lock()
         self._is_hasty = False
+        self._pays = False
         self._begin()
 
     def renew(self) -> None:
         """Begin anew, with the credentials that there are now: files may hold others than a while ago."""
         with self._lock:
+            self._begin()
+
+    def pay(self) -> None:
+        """Offer from now on to pay for requests to buckets whose owners do not."""
+        with self._lock:
+            self._pays = True
             self._begin()
 
     def _begin(self) -> None:
@@ -121,6 +128,8 @@ class AwsSession:
         self._chain = self._session
         self._session.events.register("after-call.*", _log_call)
         self._session.events.register_first("needs-retry", _raise_distrust)
+        if self._pays:
+            self._session.events.register("before-sign.s3", _offer_payment)
         # To tell that a service exists, botocore looks into four hundred folders, twice, for a tenth of a second.
         loader = self._session._session.get_component("data_loader")  # noqa: SLF001 - boto3 has no name for it
         loader.list_available_services = lambda _kind: ("s3", *_SERVICES)
@@ -233,6 +242,12 @@ def _raise_distrust(caught_exception: Exception | None = None, **_: Any) -> None
     """Have a certificate that is not trusted told at once: asking again, as botocore would for a minute, shows the same one."""
     if isinstance(caught_exception, SSLError):
         raise caught_exception
+
+
+def _offer_payment(request: Any, **_: Any) -> None:  # noqa: ANN401 - botocore's
+    """Say that we pay, also with requests for which boto3 knows no parameter: looking at a bucket."""
+    del request.headers["x-amz-request-payer"]  # to set it adds another
+    request.headers["x-amz-request-payer"] = "requester"
 
 
 def _log_call(http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:  # noqa: ANN401 - botocore's
@@ -355,10 +370,15 @@ def identity(session: AwsSession) -> Identity:
     return Identity(answer["Account"], answer["Arn"])
 
 
-def bucket_region(session: AwsSession, bucket: str) -> str:
-    """Find where a bucket is; raises BucketUnavailable where it is not, or not for us."""
+def bucket_region(session: AwsSession, bucket: str, owner: str = "") -> str:
+    """Find where a bucket is; raises BucketUnavailable where it is not, or BucketRefused where it is not for us.
+
+    It is refused, too, if it does not belong to the account `owner`, where that is given. The region of an access point stands
+    in its ARN.
+    """
+    pinned, at = {"ExpectedBucketOwner": owner} if owner else {}, bucket.split(":")[3] if bucket.startswith("arn:") else None
     try:
-        answer = session.client("s3").head_bucket(Bucket=bucket)
+        answer = session.client("s3", at).head_bucket(Bucket=bucket, **pinned)
     except ClientError as error:
         code, headers = error_code(error), error.response["ResponseMetadata"].get("HTTPHeaders", {})
         region = headers.get("x-amz-bucket-region")
@@ -367,15 +387,30 @@ def bucket_region(session: AwsSession, bucket: str) -> str:
         if code in ("301", "PermanentRedirect") and region:
             return str(region)
         if code in _DENIED:
-            raise BucketUnavailable(
-                f"bucket '{bucket}' refuses these credentials",
+            other = f", or does not belong to account {owner}" if owner else ""
+            raise BucketRefused(
+                f"bucket '{bucket}' refuses these credentials{other}",
                 hint="it belongs to someone else, or s3:ListBucket is not allowed; its owner can let you in by bucket policy",
             ) from error
         raise translate(error, f"looking at bucket '{bucket}'") from error
     except BotoCoreError as error:
         raise translate(error, f"looking at bucket '{bucket}'") from error
     found = answer.get("BucketRegion") or answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
-    return str(found or session.region or _ANY_REGION)
+    return str(at or found or session.region or _ANY_REGION)
+
+
+def encryption_key(session: AwsSession, bucket: str, region: str) -> str:
+    """Give the KMS key that a bucket encrypts with by default, as the bucket names it; empty where there is none.
+
+    Also where we may not know: an option names the key then. A key that belongs to AWS itself needs no permission.
+    """
+    try:
+        answer = session.client("s3", region).get_bucket_encryption(Bucket=bucket)
+        rules = answer["ServerSideEncryptionConfiguration"]["Rules"]
+    except (ClientError, BotoCoreError, KeyError):
+        return ""
+    defaults = (rule.get("ApplyServerSideEncryptionByDefault", {}) for rule in rules)
+    return next((str(one["KMSMasterKeyID"]) for one in defaults if one.get("KMSMasterKeyID")), "")
 
 
 def bucket_url(session: AwsSession, bucket: str, region: str) -> str:

@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from s3bulkcopy.aws import policy
+from s3bulkcopy.worker.properties import DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,6 +149,7 @@ def tags_for(job: Job, settings: StackSettings, version: str, created: str, owne
         "s3bulkcopy:created": created,
         "s3bulkcopy:owner": encode_tag(owner),
         "s3bulkcopy:overwrite": "yes" if job.overwrite else "no",
+        **({"s3bulkcopy:properties": "own"} if job.policy._replace(destination_owner="") != DEFAULT else {}),
     }
 
 
@@ -223,8 +225,16 @@ class Stack:
     resources: tuple[Resource, ...]
 
 
-def plan(job: Job, identity: Identity, region: str, settings: StackSettings, version: str, created: str) -> Stack:
-    """Plan what a run needs in a region."""
+def plan(
+    job: Job,
+    identity: Identity,
+    region: str,
+    settings: StackSettings,
+    version: str,
+    created: str,
+    keys: policy.Keys | None = None,
+) -> Stack:
+    """Plan what a run needs in a region; `keys` are the KMS keys that its role may use."""
     names = Names(job.run_id)
     queues, visibility = names.queues, settings.timeout_seconds + VISIBILITY_MARGIN_SECONDS
     own_role = settings.role_arn is None
@@ -238,7 +248,7 @@ def plan(job: Job, identity: Identity, region: str, settings: StackSettings, ver
         *(LogGroup(name) for name in names.log_groups),
     ]
     if own_role:
-        rights = policy.worker_policy(job, names, identity.account, identity.partition, region)
+        rights = policy.worker_policy(job, names, identity.account, identity.partition, region, keys)
         resources.append(Role(names.stem, policy.trust_policy(identity.account), rights))
     for kind, function, log_group, batch, concurrency in (
         ("list", names.list_function, names.log_groups[0], LIST_BATCH_MESSAGES, settings.list_workers),

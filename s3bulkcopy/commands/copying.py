@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from s3bulkcopy import __version__, failures
 from s3bulkcopy import run as runs
-from s3bulkcopy.aws.preflight import Preflight, check_overlap, check_quota, look, preflight
+from s3bulkcopy.aws.preflight import Preflight, check_overlap, check_quota, look, preflight, what_lets_in
 from s3bulkcopy.aws.session import AwsSession
 from s3bulkcopy.aws.stack import RETENTION_SECONDS, new_run_id
 from s3bulkcopy.commands import accounts
@@ -38,6 +38,7 @@ from s3bulkcopy.settings import REQUEST_DOLLARS, LifeSettings, LocalSettings, St
 from s3bulkcopy.status import time_text
 from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.view import make_view
+from s3bulkcopy.worker.properties import described
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,6 +78,8 @@ def run(
         session = AwsSession(aws)
         found = look_at(session, copy, settings, aws, run_id)
         show_plan(found, copy.overwrite, settings, view)
+        for warning in found.warnings:
+            view.warning(warning)
         if found.uncut:
             view.warning(f"{found.job.source} is listed page after page, not in ranges of keys: {found.uncut}")
         if not found.first_page.items:
@@ -94,7 +97,7 @@ def look_at(session: AwsSession, copy: CopySettings, settings: Settings, aws: Aw
     """Look at what an engine needs to know, before anything is made."""
     if isinstance(settings, LocalSettings):
         return look(session, copy, run_id)
-    found = preflight(session, aws, copy, run_id)
+    found = preflight(session, aws, copy, run_id, settings)
     check_quota(found, settings)
     return found
 
@@ -113,6 +116,8 @@ def show_plan(found: Found, overwrite: bool, settings: Settings, view: View) -> 
     if job.dry:
         line = f"dry run {job.run_id}: listing {job.source}; nothing is made, and nothing is copied to {job.destination}"
     lines = [line, _workers(found, settings)]
+    if said := described(job.policy):
+        lines.append(f"other than S3 by itself: {said}")
     view.plan(job.run_id, lines, source=str(job.source), destination=str(job.destination))
 
 
@@ -200,6 +205,7 @@ def make_engine(
         say=view.step,
         check=interrupts.check,
         clock=time.monotonic,
+        lets_in=partial(what_lets_in, found, None),
     )
 
 

@@ -42,7 +42,7 @@ from s3bulkcopy.errors import (
 from s3bulkcopy.journal import Facts, Journal, find_journal
 from s3bulkcopy.settings import LocalSettings, StackSettings
 from s3bulkcopy.tally import RangeFailure
-from s3bulkcopy.worker.model import CopyTask, Failure, Item, Job, Location, encode_task
+from s3bulkcopy.worker.model import CopyTask, Failure, Item, Job, Location, encode_task, split_place
 from s3bulkcopy.worker.s3 import Page
 
 if TYPE_CHECKING:
@@ -201,7 +201,11 @@ def _work(
 
 
 def _stack_settings(data: dict[str, Any]) -> StackSettings:
-    return _known(StackSettings, {**data, "tags": tuple((name, value) for name, value in data.get("tags", ()))})
+    tuples = {
+        "tags": tuple((name, value) for name, value in data.get("tags", ())),
+        "source_kms_keys": tuple(data.get("source_kms_keys", ())),
+    }
+    return _known(StackSettings, {**data, **tuples})
 
 
 def _known(kind: type[S], data: dict[str, Any]) -> S:
@@ -246,14 +250,16 @@ def _take_over(run_id: str, aws: AwsSettings, view: View, life: LifeSettings, pa
 
 
 def _job_of(found: FoundRun, region: str) -> Job:
-    """Give the job of a run as its tags tell it; without buckets where they were too long for that."""
+    """Give the job of a run as its tags tell it; without buckets where that is not enough to do it again."""
     source, destination = (_place_of(text, region) for text in (found.source, found.destination))
+    if found.has_properties:
+        source = source._replace(bucket="")
     return Job(found.run_id, source, destination, overwrite=found.overwrite)
 
 
 def _place_of(text: str, region: str) -> Location:
-    bucket, _, prefix = text.removeprefix("s3://").partition("/")
-    is_whole = text.startswith("s3://") and not text.endswith("...")
+    bucket, prefix = split_place(text)
+    is_whole = text.startswith(("s3://", "arn:")) and not text.endswith("...")
     return Location(bucket if is_whole else "", prefix, region, "")
 
 
@@ -300,7 +306,7 @@ def open_retry(run_id: str | None, file: Path | None) -> Iterator[Retry]:
         if journal.facts.ended is None:
             raise UsageError(f"run {run_id} has not ended", hint=f"`s3bulkcopy attach {run_id}` follows it to its end")
         if not journal.job().source.bucket:
-            raise UsageError(f"run {run_id} was taken over, and its tags were too short to tell what it copied where")
+            raise UsageError(f"run {run_id} was taken over, and its tags do not tell all of what it copied where, and how")
         yield Retry(
             failures.Header(run_id, journal.facts.engine, journal.job(), journal.facts.aws),
             partial(all_failures, journal),
@@ -330,6 +336,7 @@ def retry(
             destination=found.job.destination,
             overwrite=copy.overwrite,
             batch_keys=copy.batch_keys,
+            policy=found.job.policy,
         )
         found = replace(found, job=job)
         facts = facts_of(found, copy, settings, aws)
@@ -339,6 +346,8 @@ def retry(
         is_kept = old.engine == "lambda"
         facts = replace(facts, settings={**facts.settings, "retries": old.run_id, "retries_all": is_kept and again.has_all})
         show_plan(found, copy.overwrite, settings, view)
+        for warning in found.warnings:
+            view.warning(warning)
         view.note(f"only what failed of run {old.run_id}: {objects:,} objects and {ranges:,} ranges")
         with begin_journal(facts, view, is_passing=False) as journal:
             make = partial(make_engine, found, settings, session, view, journal)

@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from s3bulkcopy.aws import bundle, deploy, discover, teardown
 from s3bulkcopy.aws.deploy import Deployed
+from s3bulkcopy.aws.preflight import what_lets_in
 from s3bulkcopy.aws.session import Lack, lack, translate
 from s3bulkcopy.aws.stack import COPY_BATCH_MESSAGES, LIST_BATCH_MESSAGES, Names, plan
 from s3bulkcopy.engines import Depth, Depths, Proof
@@ -143,7 +144,7 @@ class LambdaEngine:
         if self._adopts:
             self._deployed = self._adopt()
             return self
-        stack = plan(job, self._found.identity, region, self._settings, self._version, self._created)
+        stack = plan(job, self._found.identity, region, self._settings, self._version, self._created, self._found.keys)
         self._say(f"making {len(stack.resources)} resources in {region}")
         try:
             self._deployed = deploy.deploy(stack, self._session, bundle.build(), say=self._detail, sleep=self._sleep)
@@ -250,7 +251,7 @@ class LambdaEngine:
             if answer.get("ok"):
                 return answer
             if not answer["passing"] or self._clock() > give_up_at:
-                raise _not_proven(answer)
+                raise _not_proven(answer, self._found, self._settings.role_arn)
             waiting = (
                 f"waiting until {answer['action']} on {answer['what']} succeeds, for two minutes at most: {answer['cause']}"
             )
@@ -494,11 +495,10 @@ def _task_in(body: str) -> Task | None:
     return None if isinstance(task, Nothing) else task
 
 
-def _not_proven(answer: dict[str, Any]) -> S3BulkCopyError:
+def _not_proven(answer: dict[str, Any], found: Preflight, role_arn: str | None) -> S3BulkCopyError:
     what = f"the workers may not {answer['action']} on {answer['what']}" if answer["action"] else "the probe failed"
     if not answer["denied"]:
         return DeployFailed(f"{what}: {answer['cause']}")
-    return NotPermitted(
-        f"{what}: {answer['cause']}",
-        hint="look at the bucket policies (and key policies) of source and destination: the run's role needs to be let in",
-    )
+    hint = "look at the bucket policies (and key policies) of source and destination: the run's role needs to be let in"
+    more = what_lets_in(found, role_arn, answer["cause"])
+    return NotPermitted(f"{what}: {answer['cause']}", hint=f"{hint}. {more}" if more else hint)

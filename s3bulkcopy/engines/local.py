@@ -187,12 +187,13 @@ class LocalEngine:
         say: Callable[[str], None],
         check: Callable[[], None],
         clock: Callable[[], float],
+        lets_in: Callable[[str], str] = lambda _cause: "",
     ) -> None:
         """Run a job.
 
         `credentials` gives those that are valid now and may raise NotPermitted, `renewed_credentials` looks for others where
         they have expired all the same. `ca_file` and `proxy` are as a Host has them. Tasks are kept in `journal`, if any.
-        `check` may raise to stop what waits here.
+        `check` may raise to stop what waits here. `lets_in` says what owners can add where we are denied something.
         """
         self.job = job._replace(message_bytes=_MESSAGE_BYTES)
         self.left: tuple[str, ...] = ()
@@ -200,6 +201,7 @@ class LocalEngine:
         self._credentials, self._renewed = credentials, renewed_credentials
         self._ca_file, self._proxy = ca_file, proxy
         self._journal = journal
+        self._lets_in = lets_in
         self._say, self._check, self._clock = say, check, clock
         self._pauses = full_jitter(random.random)
         self._selector = selectors.DefaultSelector()
@@ -470,7 +472,7 @@ class LocalEngine:
                 remaining, _, body = rest.partition(" ")
                 self._proofs.append(Proof(_events(body), len(self._probe.items) - int(remaining)))
             case "refused":
-                self._proofs.append(_refusal(json.loads(rest), self.job))
+                self._proofs.append(_refusal(json.loads(rest), self.job, self._lets_in))
             case _:
                 raise MalformedMessage(f"a worker that says {verb!r}")
 
@@ -652,7 +654,7 @@ def _events(body: str) -> tuple[Event, ...]:
     return () if isinstance(event, Nothing) else (event,)
 
 
-def _refusal(fault: dict[str, str], job: Job) -> S3BulkCopyError:
+def _refusal(fault: dict[str, str], job: Job, lets_in: Callable[[str], str]) -> S3BulkCopyError:
     """Put into words why a probe failed, which `refused` says."""
     cause = f"copying {job.source} to {job.destination}: {fault['code']}: {fault['cause']}"
     match fault["next"], fault["code"]:
@@ -660,7 +662,8 @@ def _refusal(fault: dict[str, str], job: Job) -> S3BulkCopyError:
             return BucketUnavailable(cause, hint="it was there a moment ago: has someone removed it?")
         case "DENIED", _:
             permissions = "s3:GetObject on the source and s3:PutObject on the destination"
-            return NotPermitted(cause, hint=f"allow {permissions}; tags need their own")
+            more = lets_in(fault["cause"])
+            return NotPermitted(cause, hint=f"allow {permissions}; tags need their own{f'. {more}' if more else ''}")
         case "STOP", "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken":
             hint = "look at the credentials (`aws sts get-caller-identity` tests them), and at proxies that alter requests"
             return NotPermitted(cause, hint=hint)

@@ -23,7 +23,7 @@ _LIKELY = (0.95, 0.8, 0.4, 0.1)
 _STRANGE = 0.2
 
 #: Places behind the one at which two keys differ that are learned from.
-_CLOSED = 6
+_CLOSED = 3
 
 #: Unseen characters at a place, at most, for each one seen, while none was seen twice.
 _UNSEEN = 2.0

@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import count
 from math import inf
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import ConnectionLost
@@ -23,11 +23,13 @@ from s3bulkcopy.worker.model import MAX_COPY_OBJECT_BYTES, Counts, Failure, Item
 from s3bulkcopy.worker.s3 import PATIENCE_SECONDS, PATIENCE_SECONDS_PER_BYTE, Page, is_copied, read_copy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable
 
     from s3bulkcopy.worker.connections import Connection
     from s3bulkcopy.worker.pacing import Pace
     from s3bulkcopy.worker.s3 import S3, JobCopies
+
+T = TypeVar("T")
 
 #: How long an item is tried again after its first fault, in seconds; and how long where S3 asks for patience, or where so many
 #: items are in trouble and none succeeds.
@@ -58,6 +60,9 @@ PROOF_ATTEMPTS = 3
 #: List requests about single objects that may be under way at a time.
 INQUIRIES = 8
 
+#: Objects that something is asked about before their copy, at a time: what an ACL grants.
+ASKED_FIRST = 128
+
 #: How often to look whether all requests have landed, in seconds.
 _LOOK_SECONDS = 0.02
 
@@ -86,6 +91,9 @@ class _Batch:
         self.deadline = deadline
         #: Whether a denial is believed although nothing was ever copied.
         self.trusting = trusting
+        policy = job.policy
+        #: Whether something is to be known of each item before it is copied, which costs requests.
+        self.asks_first = policy.preserves_acl or (policy.preserves_class and not all(item[3] for item in self.items))
         #: Items whose end is not known yet: waiting, in flight or pausing.
         self.open = 0
         self.in_flight: set[_Turn] = set()
@@ -182,7 +190,8 @@ class _Turn:
     """An item on its way to its end; receives the answers to its requests."""
 
     __slots__ = (
-        "_copier", "batch", "connection", "is_kept", "item", "request", "sent_at", "tries", "troubled_since", "unanswered"
+        "_copier", "batch", "connection", "is_again", "is_kept", "item", "more", "request", "sent_at", "tries",
+        "troubled_since", "unanswered",
     )  # fmt: skip
 
     batch: _Batch
@@ -192,6 +201,10 @@ class _Turn:
     tries: int
     #: Whether a request was sent that got no answer, and may have copied.
     unanswered: bool
+    #: Headers of this item alone.
+    more: dict[str, str] | None
+    #: Whether the item had changed since it was listed, and is copied as it is now.
+    is_again: bool
 
     def __init__(self, copier: Copier) -> None:
         self._copier = copier
@@ -201,6 +214,11 @@ class _Turn:
         self.sent_at = 0.0
         #: When the first fault came; meaningless before it.
         self.troubled_since = 0.0
+
+    def begin(self, batch: _Batch, item: Item, request: bytes | None) -> None:
+        """Serve an item from its start."""
+        self.batch, self.item, self.request, self.tries, self.unanswered = batch, item, request, 0, False
+        self.more, self.is_again = None, False
 
     def answered(self, response: Response) -> None:
         self._copier.take(self, response)
@@ -226,6 +244,8 @@ class Copier:
         self._dials: dict[aio.Task, _Turn] = {}
         self._inquiries: set[aio.Task] = set()
         self._few_inquiries = aio.Semaphore(INQUIRIES)
+        #: Objects that something is being asked about before their copy.
+        self._asking = 0
         #: Whether anything was ever copied: from then on a denial is about the object, not a permission on its way.
         self._proven = False
         self._copied_at = -inf
@@ -300,11 +320,7 @@ class Copier:
         unsettled: list[tuple[Item, Fault]] = []
         proven = False
         while batch.items and not proven and self._clock() < give_up_at:
-            item = batch.items.popleft()
-            batch.requests += 1
-            fault = await batch.copies.copy(item)
-            if fault is not None and fault.next is not Next.DENIED and _is_in_doubt(fault, job):
-                fault = await self._confirm(batch, item, fault) or fault._replace(next=Next.RETRY)
+            item, fault = await self._try(batch, batch.items.popleft())
             proven = fault is None or fault.next is Next.EXISTS
             if fault is None:
                 self._proven = True
@@ -326,6 +342,25 @@ class Copier:
             batch.fail(item, faults[item])
         outcome = batch.outcome()
         return Outcome(outcome.counts + again.counts, outcome.failures + again.failures, tuple(batch.items))
+
+    async def _try(self, batch: _Batch, item: Item) -> tuple[Item, Fault | None]:
+        """Copy an item of a probe once, or as it is now where it has changed; gives it as it was copied."""
+        fault = await self._copy_known(batch, item)
+        if fault is None or fault.next is Next.DENIED or not _is_in_doubt(fault):
+            return item, fault
+        sure = await self._confirm(batch, item, fault) or fault._replace(next=Next.RETRY)
+        if isinstance(sure, Fault):
+            return item, sure
+        batch.retries += 1
+        return sure, await self._copy_known(batch, sure)
+
+    async def _copy_known(self, batch: _Batch, item: Item) -> Fault | None:
+        """Copy an item and wait, once what its copy needs is known."""
+        known = await self._known(batch, item) if batch.asks_first else (item, {})
+        if known is None or isinstance(known, Fault):
+            return known or Fault(Next.RETRY, "NoAnswer", "nothing was known of the object in time")
+        batch.requests += 1
+        return await batch.copies.copy(*known)
 
     async def _copy_unsettled(self, job: Job, items: list[Item]) -> Outcome:
         """Copy what a probe could not, as any task does, for as long as a fault may last."""
@@ -372,10 +407,14 @@ class Copier:
             batches.rotate(-1)
             if not batch.items:
                 batches.pop()
+            elif batch.asks_first:
+                self._ask_ahead(batch, now)
             elif batch.troubled < MOST_TROUBLED and now < batch.deadline:
                 item, request = batch.copies.take(batch.items, now)
                 turn = _Turn(self) if ended is None else ended
+                # As `begin` does, without the price of a call.
                 turn.batch, turn.item, turn.request, turn.tries, turn.unanswered = batch, item, request, 0, False
+                turn.more, turn.is_again = None, False
                 return turn
         return None
 
@@ -403,7 +442,7 @@ class Copier:
     def _send_on(self, connection: Connection, turn: _Turn, now: float, *, is_kept: bool = True) -> None:
         batch, item = turn.batch, turn.item
         try:
-            request = turn.request or batch.copies.write(item, now)
+            request = turn.request or batch.copies.write(item, now, turn.more)
         except Exception as error:  # noqa: BLE001 - a key that no request can name, or whatever it is, is this item's trouble
             self._pace.failed()
             connection.host.give_back(connection, now)
@@ -514,18 +553,26 @@ class Copier:
             batch.retries += 1
             heapq.heappush(self._paused, (due, next(self._numbers), turn))
             return
+        self._raise_if_final(batch, fault, "copying")
+        if _is_in_doubt(fault) and not (turn.is_again and fault.next is Next.CHANGED):
+            batch.in_flight.add(turn)
+            self._begin(self._inquire(turn, fault))
+            return
+        self._conclude(turn, fault)
+
+    def _raise_if_final(self, batch: _Batch, fault: Fault, doing: str) -> None:
+        """Raise what is not about an object: Stop for the run, Failed for this environment."""
         if fault.next is Next.STOP:
             raise Stop("not_found" if fault.code == "NoSuchBucket" else "not_permitted", str(fault))
         unproven = fault.next is Next.DENIED and not self._proven and not batch.trusting
         if unproven or fault.next is Next.EXPIRED:
-            raise Failed(fault, "copying")
-        if _is_in_doubt(fault, batch.job):
-            batch.in_flight.add(turn)
-            inquiry = aio.create_task(self._inquire(turn, fault))
-            self._inquiries.add(inquiry)
-            inquiry.add_done_callback(self._inquiries.discard)
-            return
-        self._conclude(turn, fault)
+            raise Failed(fault, doing)
+
+    def _begin(self, inquiry: Coroutine[None, None, None]) -> aio.Task:
+        task = aio.create_task(inquiry)
+        self._inquiries.add(task)
+        task.add_done_callback(self._inquiries.discard)
+        return task
 
     def _is_passing(self, turn: _Turn, fault: Fault, now: float) -> bool:
         """Tell whether to ask again."""
@@ -552,7 +599,7 @@ class Copier:
             self._batches.remove(batch)
         batch.leave(batch.items)
         batch.items.clear()
-        if batch.troubled:
+        if batch.troubled or batch.asks_first:
             batch.leave([turn.item for _, _, turn in self._paused if turn.batch is batch])
             self._paused = [entry for entry in self._paused if entry[2].batch is not batch]
             heapq.heapify(self._paused)
@@ -579,7 +626,7 @@ class Copier:
         turn.batch.conclude_turn(turn)
 
     async def _inquire(self, turn: _Turn, fault: Fault) -> None:
-        """End an item whose fault is in doubt."""
+        """End an item whose fault is in doubt, or begin again with it as it is now."""
         batch = turn.batch
         try:
             sure = await self._confirm(batch, turn.item, fault)
@@ -590,51 +637,169 @@ class Copier:
                 batch.in_flight.discard(turn)
                 if sure is None:
                     batch.leave([turn.item])
-                else:
+                elif isinstance(sure, Fault):
                     self._conclude(turn, sure)
+                elif turn.is_again:
+                    self._conclude(turn, fault._replace(next=Next.RECORD))
+                else:
+                    self._copy_again(turn, sure)
         self._fill(self._clock())
 
-    async def _confirm(self, batch: _Batch, item: Item, fault: Fault) -> Fault | None:
+    def _copy_again(self, turn: _Turn, item: Item) -> None:
+        """Copy an item that has changed as it is now, once."""
+        batch = turn.batch
+        turn.item, turn.is_again, turn.troubled_since = item, True, self._clock()
+        batch.retries += 1
+        if (refusal := _refusal(batch.job, item)) is not None:
+            self._conclude(turn, refusal)
+        elif batch.asks_first:
+            self._begin_asking(turn)
+        else:
+            self._copy_now(turn)
+
+    def _copy_now(self, turn: _Turn) -> None:
+        """Have a turn copy its item as soon as the pace allows, if there is time left."""
+        now = self._clock()
+        if now >= turn.batch.deadline:
+            turn.batch.leave([turn.item])
+        else:
+            heapq.heappush(self._paused, (now, next(self._numbers), turn))
+
+    async def _confirm(self, batch: _Batch, item: Item, fault: Fault) -> Fault | Item | None:
         """Look by a list request what a fault in doubt is; None where the batch ends before there is an answer.
 
-        A role that may not list the whole bucket is told 403, not 404, of what is gone; a store that misreads the source says
-        404 of what is there. Only such objects cost a request. Raises Failed where listing is denied too.
+        Gives the item as it is now where it has changed. A role that may not list the whole bucket is told 403, not 404, of
+        what is gone; a store that misreads the source says 404 of what is there. Only such objects cost a request. Raises
+        Failed where listing is denied too.
         """
+        page = await self._look(batch, item)
+        if page is None:
+            return None
+        return fault._replace(next=Next.RECORD) if isinstance(page, Fault) else _confirmed(fault, item, page, batch.job)
+
+    async def _look(self, batch: _Batch, item: Item) -> Page | Fault | None:
+        """List what begins with an item's key; None where the batch ends before there is an answer. Raises as `_confirm`."""
+
+        async def ask() -> Page | Fault:
+            async with self._few_inquiries:
+                return await self._s3.page(batch.job.source, item.key, "", max_keys=1, policy=batch.job.policy)
+
+        answer = await self._asked(batch, ask)
+        if isinstance(answer, Page):
+            batch.pages += 1
+        elif answer is not None and answer.next in (Next.DENIED, Next.EXPIRED):
+            # Not the object is denied: this environment has lost its rights.
+            raise Failed(answer, "copying and listing")
+        return answer
+
+    async def _asked(
+        self, batch: _Batch, ask: Callable[[], Awaitable[T | Fault]], patience: dict[Next, float] | None = None
+    ) -> T | Fault | None:
+        """Ask about an object, again while that may help; None where the batch ends before there is an answer.
+
+        `patience` has the seconds for faults that are put up with elsewhere, too.
+        """
+        patience = {Next.SLOW_DOWN: OUTAGE_SECONDS, Next.RETRY: RETRY_SECONDS, **(patience or {})}
         troubled_since: float | None = None
         for tries in count(1):
-            async with self._few_inquiries:
-                answer = await self._s3.page(batch.job.source, item.key, "", max_keys=1)
-            if isinstance(answer, Page):
-                batch.pages += 1
-                return _confirmed(fault, item, answer)
-            if answer.next in (Next.DENIED, Next.EXPIRED):  # not the object is denied: this environment has lost its rights
-                raise Failed(answer, "copying and listing")
+            answer = await ask()
+            if not isinstance(answer, Fault):
+                return answer
             now = self._clock()
             troubled_since = now if troubled_since is None else troubled_since
             batch.throttles += answer.next is Next.SLOW_DOWN
-            patience = {Next.SLOW_DOWN: OUTAGE_SECONDS, Next.RETRY: RETRY_SECONDS}.get(answer.next, 0.0)
-            if now - troubled_since >= patience:
-                break
+            if now - troubled_since >= patience.get(answer.next, 0.0):
+                return answer
             pause = self._pauses(tries)
             if batch.ended.done() or now + pause >= batch.deadline:
                 return None
             batch.retries += 1
             await aio.sleep(pause)
-        return fault._replace(next=Next.RECORD)
+        raise AssertionError("count ends")
+
+    # ------------------------------------------------------------------------- what is to be known before an item is copied
+
+    def _ask_ahead(self, batch: _Batch, now: float) -> None:
+        """Ask about the next items of a batch, a bounded number at a time; each is copied once that is known."""
+        while batch.items and self._asking < ASKED_FIRST and batch.troubled < MOST_TROUBLED and now < batch.deadline:
+            turn = _Turn(self)
+            turn.begin(batch, batch.items.popleft(), None)
+            self._begin_asking(turn)
+
+    def _begin_asking(self, turn: _Turn) -> None:
+        turn.batch.in_flight.add(turn)
+        self._asking += 1
+        self._begin(self._ask_first(turn)).add_done_callback(self._end_asking)
+
+    def _end_asking(self, _: aio.Task) -> None:
+        self._asking -= 1
+
+    async def _ask_first(self, turn: _Turn) -> None:
+        """Ask what is to be known of a turn's item, and have it copied, or end it."""
+        batch = turn.batch
+        try:
+            found = await self._known(batch, turn.item)
+            if isinstance(found, Fault):
+                self._raise_if_final(batch, found, "looking at an object")
+                if _is_in_doubt(found):
+                    sure = await self._confirm(batch, turn.item, found)
+                    found = found._replace(next=Next.RECORD) if isinstance(sure, Item) else sure
+        except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
+            self._break_off(batch, error)
+        else:
+            if turn in batch.in_flight:
+                batch.in_flight.discard(turn)
+                if found is None:
+                    batch.leave([turn.item])
+                elif isinstance(found, Fault):
+                    self._conclude(turn, found)
+                else:
+                    turn.item, turn.more = found
+                    self._copy_now(turn)
+        self._fill(self._clock())
+
+    async def _known(self, batch: _Batch, item: Item) -> tuple[Item, dict[str, str]] | Fault | None:
+        """Give an item with its storage class, and the headers that keep its ACL, as far as the policy preserves them.
+
+        Otherwise the fault that keeps either from being known, or None where the batch ends before.
+        """
+        job = batch.job
+        if job.policy.preserves_class and not item.storage_class:
+            page = await self._look(batch, item)
+            if not isinstance(page, Page):
+                return page
+            if (found := _in(page, item.key)) is None:
+                return Fault(Next.VANISHED, "NoSuchKey", "it is not listed any more")
+            item = found
+        if not job.policy.preserves_acl:
+            return item, {}
+
+        async def ask() -> dict[str, str] | Fault:
+            return await self._s3.grants(job.source, item.key, job.policy)
+
+        on_its_way = {} if self._proven or batch.trusting else {Next.DENIED: PROOF_SECONDS}
+        grants = await self._asked(batch, ask, on_its_way)
+        return grants if grants is None or isinstance(grants, Fault) else (item, grants)
 
 
-def _is_in_doubt(fault: Fault, job: Job) -> bool:
-    """Tell whether a fault may be another than it seems, which a list request shows."""
-    return fault.next in (Next.DENIED, Next.VANISHED) or (fault.next is Next.PRECONDITION and not job.overwrite)
+def _is_in_doubt(fault: Fault) -> bool:
+    """Tell whether a fault may be another than it seems, or may be mended, which a list request shows."""
+    return fault.next in (Next.DENIED, Next.VANISHED, Next.CHANGED, Next.PRECONDITION)
 
 
-def _confirmed(fault: Fault, item: Item, page: Page) -> Fault:
-    """Give a fault in doubt as a listing that begins with the item's key, if that is there, shows it."""
-    found = next((one for one in page.items if one.key == item.key), None)
+def _in(page: Page, key: str) -> Item | None:
+    return next((one for one in page.items if one.key == key), None)
+
+
+def _confirmed(fault: Fault, item: Item, page: Page, job: Job) -> Fault | Item:
+    """Give a fault in doubt as a listing that begins with the item's key shows it, or the item as it is now."""
+    found = _in(page, item.key)
     if found is None:
         return fault._replace(next=Next.VANISHED)
-    if fault.next is Next.PRECONDITION and item.etag in ("", found.etag):
+    if fault.next is Next.PRECONDITION and not job.overwrite and item.etag in ("", found.etag):
         return fault._replace(next=Next.EXISTS)
+    if fault.next in (Next.PRECONDITION, Next.CHANGED) and item.etag != found.etag:
+        return found
     if fault.next is Next.VANISHED:
         return fault._replace(next=Next.RECORD, cause=clip(f"{fault.cause} It is still listed."))
     return fault._replace(next=Next.RECORD)

@@ -28,6 +28,8 @@ class Next(Enum):
     VANISHED = auto()
     #: The destination exists already, and the job does not overwrite.
     EXISTS = auto()
+    #: The object has changed since it was listed.
+    CHANGED = auto()
     #: The object has changed, or the destination exists already: the answer does not say which.
     PRECONDITION = auto()
     #: Denied: for good, or only as long as a fresh role's permissions are on their way.
@@ -105,7 +107,7 @@ def _next(status: int, code: str, cause: str, condition: str) -> Next:  # noqa: 
     if code == "NoSuchKey":  # a 404 that does not say so may be a proxy's own
         return Next.VANISHED
     if status == 412 or code == "PreconditionFailed":
-        return _CONDITIONS.get(condition.lower(), Next.RECORD)
+        return _CONDITIONS.get(condition.lower(), Next.CHANGED)
     if code in _DENIED or (status in (401, 403) and not code):
         return Next.DENIED
     if status == 501:

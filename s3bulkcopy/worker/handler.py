@@ -207,9 +207,10 @@ class Environment:
                         return _refused("sqs:SendMessage", queue.rsplit("/", 1)[-1], fault.next, str(fault))
                 if isinstance(task, CopyTask):
                     return await self._probe_copy(task)
-                answer = await self._s3.page(task.job.source, task.job.source.prefix, "", max_keys=1)
+                source = task.job.source
+                answer = await self._s3.page(source, source.prefix, "", max_keys=1, policy=task.job.policy)
                 if not isinstance(answer, Page):
-                    return _refused("s3:ListBucket", str(task.job.source), answer.next, str(answer))
+                    return _refused("s3:ListBucket", str(source), answer.next, str(answer))
         except TimeoutError:
             return _refused("", "", Next.RETRY, "the probe found no answer in time")
         return {"ok": True}

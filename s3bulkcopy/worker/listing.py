@@ -209,7 +209,7 @@ class Lister:
         source = share.job.source
         pages = retries = throttles = 0
         while True:
-            answer = await self._s3.page(source, source.prefix, after, self._page_keys, token)
+            answer = await self._s3.page(source, source.prefix, after, self._page_keys, token, share.job.policy)
             if isinstance(answer, Page):
                 pages += 1
                 if answer.items or not answer.truncated:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from itertools import repeat
 from operator import add, sub
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
+
+from s3bulkcopy.worker import properties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -43,7 +46,7 @@ class Location(NamedTuple):
     """A bucket and a prefix in it, with where its requests go.
 
     `url` is the bucket's own root (`https://bucket.s3.eu-west-1.amazonaws.com` or `http://127.0.0.1:9000/bucket`),
-    without a slash at the end.
+    without a slash at the end. In the place of a bucket there may be an access point, by its ARN or by its alias.
     """
 
     bucket: str
@@ -53,7 +56,34 @@ class Location(NamedTuple):
 
     def __str__(self) -> str:
         """Give the location as people write it."""
-        return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
+        return place_text(self.bucket, self.prefix)
+
+
+def place_text(bucket: str, prefix: str) -> str:
+    """Write a bucket, or an access point's ARN, and a prefix as people do.
+
+    >>> place_text("b", "x/"), place_text("arn:aws:s3:eu-west-1:123456789012:accesspoint/a", "x/")
+    ('s3://b/x/', 'arn:aws:s3:eu-west-1:123456789012:accesspoint/a/x/')
+    """
+    root = bucket if bucket.startswith("arn:") else f"s3://{bucket}"
+    return f"{root}/{prefix}" if prefix else root
+
+
+def split_place(text: str) -> tuple[str, str]:
+    """Read what place_text wrote: the bucket, or the access point's ARN, and the prefix.
+
+    >>> split_place("s3://b/x/"), split_place("arn:aws:s3:eu-west-1:123456789012:accesspoint/a/x/")
+    (('b', 'x/'), ('arn:aws:s3:eu-west-1:123456789012:accesspoint/a', 'x/'))
+    """
+    rest = text.removeprefix("s3://")
+    if not rest.startswith("arn:"):
+        bucket, _, prefix = rest.partition("/")
+        return bucket, prefix
+    kind, slash, behind = rest.partition("/")
+    if kind.endswith(":accesspoint"):
+        name, _, prefix = behind.partition("/")
+        return f"{kind}{slash}{name}", prefix
+    return kind, behind
 
 
 class Job(NamedTuple):
@@ -69,6 +99,8 @@ class Job(NamedTuple):
     message_bytes: int = 262_144
     #: Whether objects are listed and counted, and none is copied.
     dry: bool = False
+    #: What becomes of the objects' properties.
+    policy: properties.Policy = properties.DEFAULT
 
     def destination_key(self, key: str) -> str:
         """Re-root a key: the destination's prefix in place of the source's, nothing else changed.
@@ -86,9 +118,11 @@ class Item(NamedTuple):
     key: str
     size: int
     etag: str
+    #: Only where the job preserves it; empty where it is not known.
+    storage_class: str = ""
 
 
-#: Makes an item of any three values in a row; a third of the price of calling Item.
+#: Makes an item of any four values in a row; a third of the price of calling Item.
 make_item: Callable[[Iterable[Any]], Item] = partial(tuple.__new__, Item)
 
 
@@ -285,10 +319,13 @@ def encode_task(task: Task | Nothing) -> str:
     if isinstance(task, WalkTask):
         return to_json({"t": "walk", **head, "but": task.but})
     # By columns: a list for each of a thousand items costs more than all else about them.
-    return to_json({"t": "copy", **head, **{name: [item[n] for item in task.items] for n, name in enumerate(_COLUMNS)}})
+    columns = {name: [item[n] for item in task.items] for n, name in enumerate(_COLUMNS)}
+    if task.job.policy.preserves_class:
+        columns["classes"] = [item[3] for item in task.items]
+    return to_json({"t": "copy", **head, **columns})
 
 
-#: What a message calls the values of its items.
+#: What a message calls the values of its items; a fourth, where storage classes are preserved, is `classes`.
 _COLUMNS = ("keys", "sizes", "etags")
 
 #: What a message of another shape makes the decoders below raise.
@@ -308,7 +345,8 @@ def decode_task(body: str) -> Task | Nothing:
             case "walk":
                 return WalkTask(name, job, tuple(map(_text, _list(data["but"]))), idle)
             case "copy":
-                return CopyTask(name, job, _items(*(data[column] for column in _COLUMNS)), idle)
+                keys, sizes, etags = (data[column] for column in _COLUMNS)
+                return CopyTask(name, job, _items(keys, sizes, etags, data.get("classes")), idle)
             case kind:
                 raise MalformedMessage(f"a message of kind {kind!r} is no task")
     except MalformedMessage:
@@ -370,11 +408,15 @@ def _parse(body: str) -> dict[str, Any]:
 
 
 def _job_words(job: Job) -> dict[str, Any]:
-    return {**job._asdict(), "source": job.source._asdict(), "destination": job.destination._asdict()}
+    words = {**job._asdict(), "source": job.source._asdict(), "destination": job.destination._asdict()}
+    words["policy"] = properties.words(job.policy)
+    return words
 
 
 def _job(data: dict[str, Any]) -> Job:
-    job = Job(**{**data, "source": _location(data["source"]), "destination": _location(data["destination"])})
+    policy = properties.read_words(data.get("policy", {}))
+    places = {"source": _location(data["source"]), "destination": _location(data["destination"])}
+    job = Job(**{**data, **places, "policy": policy})
     _text(job.run_id)
     _number(job.batch_keys)
     _number(job.message_bytes)
@@ -397,14 +439,17 @@ def _list(values: object) -> list[Any]:
     return values
 
 
-def _items(keys: list[str], sizes: list[int], etags: list[str]) -> tuple[Item, ...]:
-    if {type(keys), type(sizes), type(etags)} != {list}:
+def _items(keys: list[str], sizes: list[int], etags: list[str], classes: list[str] | None) -> tuple[Item, ...]:
+    if {type(keys), type(sizes), type(etags)} != {list} or type(classes) not in (list, type(None)):
         raise TypeError("items that are not lists of keys, sizes and ETags")
-    if not keys and not sizes and not etags:
+    if not keys and not sizes and not etags and not classes:
         return ()
-    if {*map(type, keys), *map(type, etags)} != {str} or {*map(type, sizes)} != {int} or min(sizes) < 0:
-        raise TypeError("an item that is not a text, a count and a text")
-    return tuple(map(make_item, zip(keys, sizes, etags, strict=True)))
+    if {*map(type, keys), *map(type, etags), *map(type, classes or ())} != {str}:
+        raise TypeError("an item that is not a text, a count and texts")
+    if {*map(type, sizes)} != {int} or min(sizes) < 0:
+        raise TypeError("an item whose size is no count")
+    more = repeat("", len(keys)) if classes is None else classes
+    return tuple(map(make_item, zip(keys, sizes, etags, more, strict=True)))
 
 
 def _text(value: object) -> str:

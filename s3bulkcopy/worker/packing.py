@@ -25,6 +25,9 @@ _MOST_WORK_SECONDS = BATCH_WORK_SECONDS * (1 - 1e-9)
 #: Quotes around an item's two texts, in bytes.
 _QUOTES_BYTES = 4
 
+#: Room for an item's storage class, in bytes.
+_CLASS_BYTES = len('"INTELLIGENT_TIERING",')
+
 #: Room for a task's or an event's own fields beside the job, in bytes.
 _HEAD_BYTES = 512
 
@@ -61,6 +64,7 @@ class Packer:
         """Take the bounds from the job."""
         self._keys = job.batch_keys
         self._bytes = job.message_bytes - len(encode_task(CopyTask("", job, ()))) - _HEAD_BYTES
+        self._item_bytes = FAILURE_WIRE_BYTES + _QUOTES_BYTES + (_CLASS_BYTES if job.policy.preserves_class else 0)
         self._reset()
 
     def _reset(self) -> None:
@@ -88,7 +92,7 @@ class Packer:
         # What a text adds to JSON is the same within another; the quotes are counted for each.
         keys, etags = "".join([item[0] for item in items]), "".join([item[2] for item in items])
         texts = len(text_to_json(keys)) + len(text_to_json(etags))
-        wire_bytes = self._wire_bytes + texts + len(items) * (FAILURE_WIRE_BYTES + _QUOTES_BYTES)
+        wire_bytes = self._wire_bytes + texts + len(items) * self._item_bytes
         copy_bytes = self._copy_bytes + sum([item[1] for item in items])
         number = len(self._items) + len(items)
         fits = wire_bytes <= self._bytes and number * COPY_SECONDS + copy_bytes / COPY_BYTES_PER_SECOND < _MOST_WORK_SECONDS

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Samples taken of a page, and kept of all pages, of long keys as many as have so many characters: every n-th key stands for n
 #: keys.
-_SAMPLES_PER_PAGE = 24
+_SAMPLES_PER_PAGE = 16
 _MOST_SAMPLES = 20_000
 _MOST_CHARACTERS = 2_000_000
 

@@ -11,7 +11,8 @@ import re
 import time
 from collections import deque
 from hashlib import sha256
-from itertools import islice
+from itertools import groupby, islice, repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from s3bulkcopy.worker import aio, urls
@@ -19,8 +20,18 @@ from s3bulkcopy.worker.connections import Host
 from s3bulkcopy.worker.failures import Fault, Next, lost, read_error
 from s3bulkcopy.worker.model import clip, make_item
 from s3bulkcopy.worker.packing import COPY_BYTES_PER_SECOND, COPY_SECONDS
+from s3bulkcopy.worker.properties import DEFAULT, class_headers, copy_headers, grant_headers, source_headers
 from s3bulkcopy.worker.regions import is_elsewhere, moved, told_region
-from s3bulkcopy.worker.sigv4 import EMPTY_SHA256, Credentials, Signer, amz_date, encode_path, encode_paths, encode_query
+from s3bulkcopy.worker.sigv4 import (
+    EMPTY_SHA256,
+    Credentials,
+    Signer,
+    amz_date,
+    encode_path,
+    encode_paths,
+    encode_query,
+    trimmed,
+)
 from s3bulkcopy.worker.xml import unescaped
 
 if TYPE_CHECKING:
@@ -28,6 +39,7 @@ if TYPE_CHECKING:
 
     from s3bulkcopy.worker.http import Response
     from s3bulkcopy.worker.model import Item, Job, Location
+    from s3bulkcopy.worker.properties import Policy
 
 _OK, _FORBIDDEN, _INTERNAL_SERVER_ERROR = 200, 403, 500
 
@@ -78,13 +90,17 @@ _TRUNCATED = r"(?i)<IsTruncated>\s*true\s*</IsTruncated>"
 _CONTINUATION = r"(?s)<NextContinuationToken>(.*?)</NextContinuationToken>"
 _URL_ENCODED = r"<EncodingType>\s*url\s*</EncodingType>"
 _LISTING = r"<ListBucketResult[\s>]"
+_CLASS = r"<StorageClass>\s*([^<\s]*)\s*</StorageClass>"
 #: Escapes of characters that many keys hold, decoded for a whole page at once. The percent sign is not among them, so that none
 #: can come out of decoding another.
 _COMMON_ESCAPES = (("%2F", "/"), ("%3D", "="), ("%3A", ":"), ("%20", " "), ("%40", "@"), ("%2C", ","))
 
 
-def read_page(body: bytes) -> Page:
-    """Read a listing; raises ValueError where the document is none, or was cut off."""
+def read_page(body: bytes, *, with_classes: bool = False) -> Page:
+    """Read a listing, with storage classes where those are asked for.
+
+    Raises ValueError where the document is none, or was cut off.
+    """
     text = body.decode("utf-8", "surrogateescape")
     if not re.search(_LISTING, text[:400]) or not text.rstrip().endswith("</ListBucketResult>"):
         raise ValueError(f"not a whole listing: {body[:80]!r}")
@@ -106,8 +122,17 @@ def read_page(body: bytes) -> Page:
     all_keys = "".join(keys)
     if any(mark in all_keys for mark in ("&", "%", "+")):
         keys = tuple(map(_url_decoded if is_encoded else unescaped, keys))
-    items = map(make_item, zip(keys, map(int, sizes), etags, strict=True))
+    classes = _classes(text) if with_classes else repeat("", len(keys))
+    items = map(make_item, zip(keys, map(int, sizes), etags, classes, strict=True))
     return Page(tuple(items), *more)
+
+
+def _classes(text: str) -> list[str]:
+    """Give the storage class of each object of a listing; that of a store which tells none is the one that all stores have."""
+    found = re.findall(_CLASS, text)
+    if len(found) == text.count("<Contents>"):
+        return found
+    return [named[1] if (named := re.search(_CLASS, entry[1])) else "STANDARD" for entry in re.finditer(_CONTENTS, text)]
 
 
 def _elements(text: str) -> Iterator[tuple[str, str, str]]:
@@ -160,21 +185,46 @@ class Bucket:
         return head.encode("latin-1") + body
 
 
-def page_request(bucket: Bucket, prefix: str, after: str, max_keys: int, date: str, token: str = "") -> bytes:
+def page_request(
+    bucket: Bucket,
+    prefix: str,
+    after: str,
+    max_keys: int,
+    date: str,
+    token: str = "",
+    headers: dict[str, str] | None = None,
+) -> bytes:
     """Write a ListObjectsV2 request for the keys with this prefix behind `after`, or where the page with a token ended."""
     parameters = {"list-type": "2", "encoding-type": "url", "max-keys": str(max_keys), "prefix": prefix}
     if token:
         parameters["continuation-token"] = token
     elif after:
         parameters["start-after"] = after
-    return bucket.request("GET", bucket.path or "/", encode_query(parameters), {}, date)
+    return bucket.request("GET", bucket.path or "/", encode_query(parameters), headers or {}, date)
+
+
+def copy_source(bucket: str, key: str) -> str:
+    """Name an object as the source of a copy, percent-encoded: an access point's ARN has its own form (S3 API, CopyObject).
+
+    >>> copy_source("b", "a b"), copy_source("arn:x:accesspoint/p", "k")
+    ('/b/a%20b', 'arn%3Ax%3Aaccesspoint/p/object/k')
+    """
+    root = f"{bucket}/object" if bucket.startswith("arn:") else f"/{bucket}"
+    return encode_path(f"{root}/{key}")
+
+
+class _Template(NamedTuple):
+    """A request to copy without the source, its ETag and the path: what is signed of it, and what is sent."""
+
+    canonical: tuple[str, str, str]
+    wire: tuple[str, str, str]
 
 
 class CopyRequests:
     """Writes the CopyObject requests of a job.
 
-    Of a signed request only the path, the source and its ETag differ from one object to the next; the rest is put together
-    once a second, when the date changes.
+    Of a signed request only the path, the source and its ETag differ from one object to the next (and the storage class, where
+    that is preserved); the rest is put together once a second, when the date changes.
     """
 
     def __init__(self, job: Job, credentials: Credentials) -> None:
@@ -183,46 +233,66 @@ class CopyRequests:
         self._job = job
         self._bucket = Bucket(job.destination, credentials)
         self._date = ""
-        self._source_head = encode_path(f"/{job.source.bucket}/{job.source.prefix}")
+        self._source_head = copy_source(job.source.bucket, job.source.prefix)
         self._target_head = f"{self._bucket.path}/{encode_path(job.destination.prefix)}"
         self._cut = len(job.source.prefix)
-        self._conditions = {} if job.overwrite else {"if-none-match": "*"}
+        self._constant = copy_headers(job.policy) | ({} if job.overwrite else {"if-none-match": "*"})
+        self._has_classes = job.policy.preserves_class
+        #: By what else the requests of this second say: the headers of a storage class.
+        self._templates: dict[str, _Template] = {}
 
-    def _turn_second(self, date: str) -> None:
-        self._date = date
+    def _template(self, storage_class: str) -> _Template:
         headers = {"host": self._bucket.host, "x-amz-content-sha256": EMPTY_SHA256}
-        headers |= {"x-amz-copy-source": "\0", "x-amz-copy-source-if-match": '"\1"', "x-amz-date": date} | self._conditions
+        headers |= {"x-amz-copy-source": "\0", "x-amz-copy-source-if-match": '"\1"', "x-amz-date": self._date} | self._constant
+        headers |= class_headers(self._job.policy, storage_class)
         if self.credentials.token:
             headers["x-amz-security-token"] = self.credentials.token
         names = sorted(headers)
         signed = ";".join(names)
-        canonical = "".join(f"{name}:{headers[name]}\n" for name in names) + f"\n{signed}\n{EMPTY_SHA256}"
-        authorization = self._bucket.signer.authorization_head(signed, date)
+        canonical = "".join(f"{name}:{trimmed(headers[name])}\n" for name in names) + f"\n{signed}\n{EMPTY_SHA256}"
+        authorization = self._bucket.signer.authorization_head(signed, self._date)
         wire = (
             "".join(f"{name}: {headers[name]}\r\n" for name in names) + f"Content-Length: 0\r\nAuthorization: {authorization}"
         )
-        self._canonical = _around_blanks(canonical)
-        self._wire = _around_blanks(wire)
+        return _Template(_around_blanks(canonical), _around_blanks(wire))
 
     def write(self, items: Sequence[Item], date: str) -> list[bytes]:
         """Write the requests that copy these items, as they were when listed; many at a time take a third less each."""
         if date != self._date:
-            self._turn_second(date)
-        before, between, behind = self._canonical
-        wire_before, wire_between, wire_behind = self._wire
+            self._date = date
+            self._templates.clear()
+        if not self._has_classes:
+            return self._write_alike(items, "")
+        return [
+            request for name, several in groupby(items, itemgetter(3)) for request in self._write_alike(list(several), name)
+        ]
+
+    def _write_alike(self, items: Sequence[Item], storage_class: str) -> list[bytes]:
+        """Write the requests for items of one storage class, or of any where that is not preserved."""
+        if storage_class not in self._templates:
+            self._templates[storage_class] = self._template(storage_class)
+        (before, between, behind), (wire_before, wire_between, wire_behind) = self._templates[storage_class]
         source_head, target_head, cut = self._source_head, self._target_head, self._cut
-        signature = self._bucket.signer.dated(date)
+        signature = self._bucket.signer.dated(self._date)
         requests = []
-        for tail, (_, _, etag) in zip(encode_paths([item[0][cut:] for item in items]), items, strict=True):
-            source, target = source_head + tail, target_head + tail
+        for tail, item in zip(encode_paths([item[0][cut:] for item in items]), items, strict=True):
+            source, target, etag = source_head + tail, target_head + tail, item[2]
             if not etag:
-                headers = {"x-amz-copy-source": source} | self._conditions
-                requests.append(self._bucket.request("PUT", target, "", headers, date))
+                requests.append(self.write_one(item, {}, self._date))
                 continue
             signed = signature(f"PUT\n{target}\n\n{before}{source}{between}{etag}{behind}".encode())
             words = f"{wire_before}{source}{wire_between}{etag}{wire_behind}{signed}"
             requests.append(f"PUT {target} HTTP/1.1\r\n{words}\r\n\r\n".encode("latin-1"))
         return requests
+
+    def write_one(self, item: Item, more: dict[str, str], date: str) -> bytes:
+        """Write the request that copies an item and has more to say than others."""
+        tail = encode_path(item.key[self._cut :])
+        headers = {"x-amz-copy-source": self._source_head + tail} | self._constant | more
+        headers |= class_headers(self._job.policy, item.storage_class)
+        if item.etag:
+            headers["x-amz-copy-source-if-match"] = f'"{item.etag}"'
+        return self._bucket.request("PUT", self._target_head + tail, "", headers, date)
 
 
 def _around_blanks(text: str) -> tuple[str, str, str]:
@@ -299,26 +369,54 @@ class S3:
         return self._hosts[root]
 
     async def page(
-        self, location: Location, prefix: str, after: str, max_keys: int = PAGE_KEYS, token: str = ""
+        self,
+        location: Location,
+        prefix: str,
+        after: str,
+        max_keys: int = PAGE_KEYS,
+        token: str = "",
+        policy: Policy = DEFAULT,
     ) -> Page | Fault:
         """List one page of the keys that start with `prefix` and lie behind `after`, or follow the page with a token."""
+        headers = source_headers(policy)
+
+        def write(bucket: Bucket) -> bytes:
+            return page_request(bucket, prefix, after, max_keys, self.date(), token, headers)
+
+        answer = await self._get(location, write)
+        if isinstance(answer, Fault):
+            return answer
+        try:
+            return read_page(answer.body, with_classes=policy.preserves_class)
+        except ValueError as error:
+            return lost(error)
+
+    async def grants(self, location: Location, key: str, policy: Policy) -> dict[str, str] | Fault:
+        """Read the ACL of a source's object, as the headers that give a copy the same grants."""
+        headers = source_headers(policy)
+
+        def write(bucket: Bucket) -> bytes:
+            return bucket.request("GET", f"{bucket.path}/{encode_path(key)}", "acl=", headers, self.date())
+
+        answer = await self._get(location, write)
+        if isinstance(answer, Fault):
+            return answer
+        try:
+            return grant_headers(answer.body)
+        except ValueError as error:
+            return lost(error)
+
+    async def _get(self, location: Location, write: Callable[[Bucket], bytes]) -> Response | Fault:
+        """Ask a bucket what has an answer of its own with 200, again where an answer has told what was wrong."""
         for _ in range(_LESSONS):
             at = self.where(location)
-            request = page_request(Bucket(at, self.credentials()), prefix, after, max_keys, self.date(), token)
-            answer = await self.ask(self.host(at), request, REQUEST_SECONDS)
-            if isinstance(answer, Fault):
+            answer = await self.ask(self.host(at), write(Bucket(at, self.credentials())), REQUEST_SECONDS)
+            if isinstance(answer, Fault) or answer.status == _OK:
                 return answer
-            if answer.status == _OK:
-                break
             fault = self.learn(answer, read_error(answer.status, answer.body), at)
             if fault.next is not Next.MENDED:
                 return fault
-        else:
-            return fault._replace(next=Next.RETRY)
-        try:
-            return read_page(answer.body)
-        except ValueError as error:
-            return lost(error)
+        return fault._replace(next=Next.RETRY)
 
     def copies(self, job: Job) -> JobCopies:
         """Give what copies the items of a job."""
@@ -410,18 +508,28 @@ class JobCopies:
             self._ahead_until = now + _AHEAD_SECONDS
         return items.popleft(), self._ahead.popleft()
 
-    def write(self, item: Item, now: float) -> bytes:
-        """Write the request that copies an item, signed for `now`: seconds of a clock that does not jump."""
+    def write(self, item: Item, now: float, more: dict[str, str] | None = None) -> bytes:
+        """Write the request that copies an item, signed for `now`: seconds of a clock that does not jump.
+
+        `more` are headers of this item alone.
+        """
+        if more:
+            self._turn(now)
+            return self._requests.write_one(item, more, self._date)
         return self._write([item], now)[0]
 
     def _write(self, items: list[Item], now: float) -> list[bytes]:
+        self._turn(now)
+        return self._requests.write(items, self._date)
+
+    def _turn(self, now: float) -> None:
+        """Have the credentials and the date that are valid now."""
         credentials = self._s3.credentials()
         if credentials is not self._requests.credentials:
             self._requests = CopyRequests(self._job, credentials)
         if now >= self._dated_until:
             self._date, seconds = self._s3.date_and_rest()
             self._dated_until = now + seconds
-        return self._requests.write(items, self._date)
 
     def learn(self, response: Response, fault: Fault, sent_at: float, now: float) -> Fault:
         """Learn from the answer to a request that was sent at `sent_at`, as S3.learn does; times as in `write`."""
@@ -433,13 +541,13 @@ class JobCopies:
                 self._go(self._job, now)
         return fault
 
-    async def copy(self, item: Item) -> Fault | None:
-        """Copy one item and wait; None where it is at the destination now."""
+    async def copy(self, item: Item, more: dict[str, str] | None = None) -> Fault | None:
+        """Copy one item and wait; None where it is at the destination now. `more` as in `write`."""
         patience = PATIENCE_SECONDS + item.size * PATIENCE_SECONDS_PER_BYTE
         clock = aio.get_running_loop().time
         for _ in range(_LESSONS):
             sent_at = clock()
-            answer = await self._s3.ask(self.host, self.write(item, sent_at), patience)
+            answer = await self._s3.ask(self.host, self.write(item, sent_at, more), patience)
             fault = answer if isinstance(answer, Fault) else read_copy(answer)
             if fault is None or isinstance(answer, Fault):
                 return fault

@@ -78,6 +78,15 @@ def encode_query(parameters: dict[str, str]) -> str:
     return "&".join(f"{urls.encoded(name)}={urls.encoded(parameters[name])}" for name in sorted(parameters))
 
 
+def trimmed(value: str) -> str:
+    """Give a header's value as it is signed: without blanks at the ends, and one for each run of them.
+
+    >>> trimmed("  attachment;   filename=x ")
+    'attachment; filename=x'
+    """
+    return " ".join(value.split()) if "  " in value or value != value.strip() else value
+
+
 def _keyed(key: bytes) -> tuple[Any, Any]:
     """Give what HMAC-SHA256 (RFC 2104) hashes first for a key, inside and outside; kept, it halves the price of a signature."""
     if len(key) > _BLOCK_BYTES:
@@ -143,7 +152,7 @@ class Signer:
         signed.
         """
         names = sorted(headers)
-        lines = "".join(f"{name}:{headers[name].strip()}\n" for name in names)
+        lines = "".join(f"{name}:{trimmed(headers[name])}\n" for name in names)
         signed = ";".join(names)
         canonical = f"{method}\n{path}\n{query}\n{lines}\n{signed}\n{body_sha256}"
         return self.authorization_head(signed, date) + self.dated(date)(canonical.encode())

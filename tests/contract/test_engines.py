@@ -166,18 +166,20 @@ def test_proving_without_objects_copies_nothing_and_says_so(made: tuple[Engine, 
     assert not store.items(destination)
 
 
-def test_an_object_that_cannot_be_copied_is_a_failure_of_its_task(made: tuple[Engine, Store, str, str]) -> None:
-    engine, store, source, _ = made
-    item = next(iter(store.items(source).values()))
-    changed = Item(item.key, item.size, '"00000000000000000000000000000000"')
-    gone = Item("never was there", 1, '"x"')
+def test_each_object_of_a_task_ends_in_its_own_way(made: tuple[Engine, Store, str, str]) -> None:
+    engine, store, source, destination = made
+    store.fill(source, iter(["in/", "in/a"]))
+    now = store.items(source)["in/a"]
+    changed = Item("in/a", now.size + 1, "00000000000000000000000000000000")
+    job = engine.job._replace(source=engine.job.source._replace(prefix="in/"))
 
-    engine.submit([CopyTask("run.1", engine.job, (changed, gone))])
+    engine.submit([CopyTask("run.1", job, (changed, Item("in/gone", 1, "x"), Item("in/", 1, "x")))])
     (event,) = events_until(engine, lambda seen: any(isinstance(e, Done) for e in seen))
 
     assert isinstance(event, Done)
-    assert [(f.key, f.code) for f in event.failures] == [(item.key, "PreconditionFailed")]
-    assert (event.counts.failed, event.counts.vanished, event.counts.copied) == (1, 1, 0)
+    assert [(f.key, f.code) for f in event.failures] == [("in/", "EmptyKey")]
+    assert (event.counts.failed, event.counts.vanished, event.counts.copied) == (1, 1, 1)
+    assert (event.counts.copied_bytes, list(store.items(destination))) == (now.size, ["a"])
 
 
 def test_a_bucket_that_is_gone_is_fatal(made: tuple[Engine, Store, str, str], emulator: Emulator) -> None:

@@ -13,12 +13,13 @@ from s3bulkcopy.aws import bundle
 from s3bulkcopy.aws.dead_letters import forget
 from s3bulkcopy.aws.deploy import Deployed, deploy
 from s3bulkcopy.aws.discover import find_run
+from s3bulkcopy.aws.stack import plan
 from s3bulkcopy.aws.teardown import empty, halt, quiet
 from s3bulkcopy.commands import returning
 from s3bulkcopy.commands.tending import failures
 from s3bulkcopy.errors import CountsIncomplete, Detached, Halted, JournalUnusable, NotPermitted, ObjectsFailed, UsageError
 from s3bulkcopy.journal import Facts, Journal, journal_path
-from s3bulkcopy.settings import AwsSettings, LifeSettings, OutputSettings
+from s3bulkcopy.settings import AwsSettings, LifeSettings, OutputSettings, StackSettings
 from s3bulkcopy.worker.model import (
     Attempt,
     CopyTask,
@@ -32,7 +33,8 @@ from s3bulkcopy.worker.model import (
     encode_event,
     encode_task,
 )
-from tests.moto.conftest import REGION, RUN_ID, Aws, job, leftovers, refusal, silently, stack
+from s3bulkcopy.worker.properties import Policy
+from tests.moto.conftest import IDENTITY, REGION, RUN_ID, Aws, job, leftovers, refusal, silently, stack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -304,3 +306,14 @@ def test_a_run_says_whose_it_is(aws: Aws) -> None:
 
     assert found is not None
     assert (found.owner, found.overwrite) == ("arn:aws:iam::123456789012:user/someone", True)
+
+
+@pytest.mark.parametrize("policy", [Policy(destination_owner="123456789012"), Policy(tags="drop")])
+def test_a_run_that_tags_cannot_tell_all_of_has_no_bucket_to_retry_from(aws: Aws, policy: Policy) -> None:
+    own = plan(job()._replace(policy=policy), IDENTITY, REGION, StackSettings(), "0.1.0", "2026-11-23T12:16:32Z")
+    deploy(own, aws, bundle.build(), say=silently, sleep=silently)
+
+    found = find_run(aws, REGION, RUN_ID)
+
+    assert found is not None
+    assert returning._job_of(found, REGION).source.bucket == ("source" if policy.tags == "copy" else "")

@@ -87,9 +87,10 @@ def _check_quiet(simulation: Simulation) -> None:
 
 
 def _check_writes(simulation: Simulation) -> None:
-    """Nothing is written in another version than a message named, nor over what is not to be overwritten."""
+    """Nothing is written in another version than a message or an answer about it named, nor over what is to be kept."""
     named = {(item.key, item.etag) for task in _tasks(simulation) if isinstance(task, CopyTask) for item in task.items}
     named |= {(item.key, item.etag) for item in simulation.engine.taken}
+    named |= simulation.store.looked_up
     probed = simulation.stirred_at
     for write in simulation.store.writes:
         known = (write.key, write.etag) in named or write.when <= probed

@@ -68,6 +68,8 @@ class Store:
         #: Keys that are not there all the time, and those that change.
         self.moving: set[str] = set()
         self.changing: set[str] = set()
+        #: Keys that were asked about by themselves, with the ETags that this showed.
+        self.looked_up: set[tuple[str, str]] = set()
         self.curses: dict[str, Response | None] = {}
         self.is_gone = False
         self.is_braked = False
@@ -163,6 +165,8 @@ class Store:
     def _list(self, target: str) -> Response:
         query = dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))
         items, more = self.page(query["prefix"], query.get("start-after", ""), int(query["max-keys"]))
+        if query["max-keys"] == "1":
+            self.looked_up |= {(item.key, item.etag) for item in items if item.key == query["prefix"]}
         if self._world.trace is not None:
             self._world.note(f"  S3 lists behind {query.get('start-after', '')!r}: {[item.key for item in items]}, {more}")
         return answer(200, listing(items, truncated=more))

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from s3bulkcopy import options
-from s3bulkcopy.settings import LocalSettings, StackSettings
+from s3bulkcopy.settings import BucketPrefix, LocalSettings, PropertySettings, StackSettings
+from s3bulkcopy.worker.model import split_place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,3 +93,146 @@ def test_what_goes_on_in_aws_is_for_the_lambda_engine() -> None:
     result, settings = chosen("--engine", "local", "--keep-failed")
 
     assert (result.exit_code, settings, "is an option of the lambda engine" in result.stderr) == (2, None, True)
+
+
+# ------------------------------------------------------------------------------------------------------------ properties
+
+
+def asked(*arguments: str) -> tuple[Result, PropertySettings | None]:
+    """Give the properties that a command line asks for."""
+    found: list[PropertySettings] = []
+
+    @click.command()
+    @options.property_options
+    def command(**values: Any) -> None:
+        found.append(options.property_settings(values))
+
+    result = CliRunner().invoke(command, arguments)
+    return result, found[0] if found else None
+
+
+KEY = "arn:aws:kms:eu-west-1:111122223333:key/0b6ab9d5-7c9f-4b4e-8a52-2f2a8f9d1c11"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], PropertySettings()),
+        (["--storage-class", "preserve"], PropertySettings(storage_class="preserve")),
+        (["--sse-kms-key-id", KEY], PropertySettings(sse="aws:kms", kms_key_id=KEY)),
+        (
+            ["--sse", "aws:kms:dsse", "--sse-kms-key-id", "alias/a/b"],
+            PropertySettings(sse="aws:kms:dsse", kms_key_id="alias/a/b"),
+        ),
+        (["--bucket-key"], PropertySettings(bucket_key=True)),
+        (["--no-bucket-key"], PropertySettings(bucket_key=False)),
+        (["--acl", "bucket-owner-full-control"], PropertySettings(acl="bucket-owner-full-control")),
+        (["--tags", "drop"], PropertySettings(tags="drop")),
+        (
+            ["--tags", "replace", "--object-tag", "a=b=c", "--object-tag", "d="],
+            PropertySettings(tags="replace", tag_set=(("a", "b=c"), ("d", ""))),
+        ),
+        (["--metadata", "replace"], PropertySettings(metadata="replace")),
+        (
+            ["--metadata", "replace", "--metadata-entry", "x-amz-meta-Team=a b", "--content-type", "text/plain"],
+            PropertySettings(metadata="replace", entries=(("team", "a b"),), content_headers=(("content-type", "text/plain"),)),
+        ),
+        (
+            ["--metadata", "replace", "--cache-control", "no-cache", "--expires", "2027-01-31T12:00:00+02:00"],
+            PropertySettings(
+                metadata="replace",
+                content_headers=(("cache-control", "no-cache"), ("expires", "Sun, 31 Jan 2027 10:00:00 GMT")),
+            ),
+        ),
+        (["--checksum-algorithm", "SHA256"], PropertySettings(checksum_algorithm="SHA256")),
+        (["--annotations", "drop"], PropertySettings(annotations="drop")),
+        (["--request-payer"], PropertySettings(request_payer=True)),
+        (
+            ["--expected-source-owner", "111122223333", "--expected-destination-owner", "444455556666"],
+            PropertySettings(source_owner="111122223333", destination_owner="444455556666"),
+        ),
+    ],
+)
+def test_properties_are_read(arguments: list[str], expected: PropertySettings) -> None:
+    result, found = asked(*arguments)
+
+    assert (found, result.exit_code) == (expected, 0), result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--storage-class", "COLD"], "is not one of"),
+        (["--sse", "AES256", "--sse-kms-key-id", KEY], "AES256 knows no key"),
+        (["--sse", "AES256", "--bucket-key"], "knows no bucket keys"),
+        (["--sse", "aws:kms:dsse", "--no-bucket-key"], "knows no bucket keys"),
+        (["--sse-kms-key-id", "my key"], "is not a KMS key"),
+        (["--object-tag", "a=b"], "is for --tags replace"),
+        (["--tags", "drop", "--object-tag", "a=b"], "is for --tags replace"),
+        (["--tags", "replace"], "or --tags drop for none"),
+        (["--tags", "replace", "--object-tag", "aws:a=b"], "are taken"),
+        (["--tags", "replace", "--object-tag", "a=b", "--object-tag", "a=c"], "each key once"),
+        (["--tags", "replace", *(word for n in range(11) for word in ("--object-tag", f"k{n}=v"))], "at most 10 tags"),
+        (["--metadata-entry", "a=b"], "--metadata-entry needs --metadata replace"),
+        (["--content-type", "text/plain"], "--content-type needs --metadata replace"),
+        (["--expires", "2027-01-01"], "that the objects have now are not kept"),
+        (["--metadata", "replace", "--metadata-entry", "a b=c"], "is no metadata"),
+        (["--metadata", "replace", "--metadata-entry", "a=ø"], "printable ASCII"),
+        (["--metadata", "replace", "--metadata-entry", "a=x\r\nx-amz-acl: public-read"], "printable ASCII"),
+        (["--metadata", "replace", "--metadata-entry", "a=b", "--metadata-entry", "A=c"], "names a key twice"),
+        (["--metadata", "replace", "--metadata-entry", f"a={'b' * 2048}"], "at most 2,048 bytes"),
+        (["--metadata", "replace", "--content-type", "text\n/plain"], "printable ASCII"),
+        (["--metadata", "replace", "--expires", "soon"], "is no date"),
+        (["--expected-source-owner", "me"], "12 digits"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_way_out(arguments: list[str], words: str) -> None:
+    result, found = asked(*arguments)
+
+    assert (result.exit_code, found) == (2, None)
+    assert words in " ".join(result.stderr.split())
+
+
+# -------------------------------------------------------------------------------------------------------------- locations
+
+POINT = "arn:aws:s3:eu-west-1:111122223333:accesspoint/point"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "written"),
+    [
+        ("s3://bucket/a/b", BucketPrefix("bucket", "a/b"), "s3://bucket/a/b"),
+        (POINT, BucketPrefix(POINT), POINT),
+        (f"{POINT}/", BucketPrefix(POINT), POINT),
+        (f"s3://{POINT}/a/b c", BucketPrefix(POINT, "a/b c"), f"{POINT}/a/b c"),
+        (POINT.replace("accesspoint/", "accesspoint:") + "/x", BucketPrefix(POINT, "x"), f"{POINT}/x"),
+        (
+            "arn:aws-us-gov:s3:us-gov-west-1:111122223333:accesspoint/p/x",
+            BucketPrefix("arn:aws-us-gov:s3:us-gov-west-1:111122223333:accesspoint/p", "x"),
+            "arn:aws-us-gov:s3:us-gov-west-1:111122223333:accesspoint/p/x",
+        ),
+        ("s3://p-hrzrlukc5m36ft7okagglf3gmwluquse1b-s3alias/x", None, "s3://p-hrzrlukc5m36ft7okagglf3gmwluquse1b-s3alias/x"),
+    ],
+)
+def test_an_access_point_stands_in_the_place_of_a_bucket(text: str, expected: BucketPrefix | None, written: str) -> None:
+    found = options.BucketPrefixType().convert(text, None, None)
+
+    assert expected in (found, None)
+    assert str(found) == written
+    assert split_place(written) == (found.bucket, found.prefix)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("arn:aws:s3::111122223333:accesspoint/abc.mrap", "multi-region"),
+        ("arn:aws:s3-object-lambda:eu-west-1:111122223333:accesspoint/p", "Object Lambda"),
+        ("arn:aws:s3-outposts:eu-west-1:111122223333:outpost/op-1/accesspoint/p", "Outposts"),
+        ("arn:aws:s3:::bucket", "no access point"),
+        ("arn:", "no access point"),
+        (f"{POINT}/{'x' * 1025}", "1024 bytes"),
+    ],
+)
+def test_another_arn_is_refused_with_the_form_that_is_meant(text: str, words: str) -> None:
+    with pytest.raises(click.BadParameter, match=words):
+        options.BucketPrefixType().convert(text, None, None)

@@ -29,6 +29,7 @@ from s3bulkcopy.aws.stack import (
 )
 from s3bulkcopy.settings import StackSettings
 from s3bulkcopy.worker.model import Job, Location
+from s3bulkcopy.worker.properties import Policy
 
 RUN_ID = "20261123-121632-k3f9xa"
 CREATED = "2026-11-23T12:16:32Z"
@@ -131,6 +132,13 @@ def test_the_users_tags_stand_beside_ours_and_cannot_take_their_place() -> None:
         "s3bulkcopy:owner": "arn:aws:sts::1:assumed-role/x/a@40b",
         "s3bulkcopy:overwrite": "yes",
     }
+
+
+def test_tags_tell_that_copies_are_not_as_s3_makes_them_by_itself() -> None:
+    pinned, own = (JOB._replace(policy=policy) for policy in (Policy(destination_owner="1"), Policy(tags="drop")))
+
+    told = [tags_for(job, StackSettings(), "", "", "").get("s3bulkcopy:properties") for job in (JOB, pinned, own)]
+    assert told == [None, None, "own"]
 
 
 # ------------------------------------------------------------------------------------------------------------ resources

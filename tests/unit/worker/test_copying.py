@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,11 +24,13 @@ from s3bulkcopy.worker.copying import (
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop
 from s3bulkcopy.worker.model import MAX_COPY_OBJECT_BYTES, Counts, Failure, Item
 from s3bulkcopy.worker.pacing import Pace, full_jitter
+from s3bulkcopy.worker.properties import Policy
 from s3bulkcopy.worker.s3 import S3, JobCopies, read_copy
 from tests.unit.worker.worker_fakes import (
     CREDENTIALS,
     DENIED,
     JOB,
+    NO_SUCH_KEY,
     SLOW_DOWN,
     FakeS3,
     answer,
@@ -266,10 +269,56 @@ def test_a_fault_of_the_object_is_recorded_at_once() -> None:
     )
 
 
-def test_an_object_that_changed_since_it_was_listed_is_recorded() -> None:
-    store = FakeS3.of([item("a")._replace(etag="new")])
+def test_an_object_that_changed_since_it_was_listed_is_copied_as_it_is_now() -> None:
+    now = item("a", 7)
+    store = FakeS3.of([now, item("b")])
 
-    assert copy(store, [item("a")]).failures == (Failure("a", 1, "PreconditionFailed", "because"),)
+    outcome = copy(store, [item("a"), item("b")])
+
+    assert outcome == Outcome(all_copied([now, item("b")], copy_requests=1, pages=1, retries=1), (), ())
+    assert store.copied == {"a": now, "b": item("b")}
+
+
+def test_an_object_that_changes_all_the_time_is_copied_once_more_and_then_recorded() -> None:
+    store = FakeS3.of([item("a")])
+
+    def change(key: str, n: int) -> None:
+        store.objects[key] = item(key, 1 + n)
+
+    store.copy_rule = change
+    outcome = copy(store, [item("a")])
+
+    assert outcome.counts == Counts(failed=1, copy_requests=2, pages=1, retries=1)
+    assert outcome.failures == (Failure("a", 2, "PreconditionFailed", "because"),)
+
+
+def test_an_object_that_vanishes_after_it_changed_counts_as_vanished() -> None:
+    store = FakeS3.of([item("a", 7)])
+
+    def remove(key: str, n: int) -> None:
+        if n > 1:
+            del store.objects[key]
+
+    store.copy_rule = remove
+    assert copy(store, [item("a")]).counts == Counts(vanished=1, copy_requests=2, pages=2, retries=1)
+
+
+def test_an_object_that_has_become_too_large_is_recorded_as_that() -> None:
+    large = item("a", MAX_COPY_OBJECT_BYTES + 1)
+
+    outcome = copy(FakeS3.of([large]), [item("a")])
+
+    assert [failure.code for failure in outcome.failures] == ["EntityTooLarge"]
+    assert outcome.counts == Counts(failed=1, copy_requests=1, pages=1, retries=1)
+
+
+def test_a_probe_copies_what_has_changed_as_it_is_now() -> None:
+    store = FakeS3.of([item("a", 7)])
+
+    async def main() -> Outcome | Failed:
+        return await copier(store).probe(JOB, [item("a")])
+
+    assert run(main()) == Outcome(all_copied([item("a", 7)], copy_requests=1, pages=1, retries=1), (), ())
 
 
 def test_an_object_that_is_gone_is_counted_as_vanished_once_a_list_request_has_confirmed_it() -> None:
@@ -356,7 +405,7 @@ UNNAMED = error(412, "PreconditionFailed")
     [
         (item("a"), [item("a")], Counts(skipped=1)),
         (item("a")._replace(etag=""), [item("a")], Counts(skipped=1)),
-        (item("a"), [item("a")._replace(etag="new")], Counts(failed=1)),
+        (item("a"), [item("a")._replace(etag="new")], Counts(skipped=1, copy_requests=1, pages=1, retries=1)),
         (item("a"), [], Counts(vanished=1)),
     ],
 )
@@ -374,7 +423,154 @@ def test_a_precondition_without_a_name_is_made_out_by_one_list_request(
 def test_a_precondition_without_a_name_is_the_sources_where_the_job_overwrites() -> None:
     store = FakeS3.of([item("a")], copy_rule=lambda _key, _n: UNNAMED)
 
-    assert copy(store, [item("a")]).counts == Counts(failed=1, copy_requests=1)
+    assert copy(store, [item("a")]).counts == Counts(failed=1, copy_requests=1, pages=1)
+
+
+def test_a_precondition_without_a_name_that_the_source_fails_has_it_copied_as_it_is_now() -> None:
+    store = FakeS3.of([item("a", 7)], copy_rule=lambda _key, n: UNNAMED if n == 1 else None)
+
+    assert copy(store, [item("a")]).counts == all_copied([item("a", 7)], copy_requests=1, pages=1, retries=1)
+
+
+# ------------------------------------------------------------------------------------------ properties that cost requests
+
+ACL = """<?xml version="1.0" encoding="UTF-8"?>
+<AccessControlPolicy xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Owner><ID>own</ID></Owner><AccessControlList><Grant>\
+<Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CanonicalUser"><ID>own</ID></Grantee>\
+<Permission>FULL_CONTROL</Permission></Grant><Grant><Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" \
+xsi:type="Group"><URI>http://acs.amazonaws.com/groups/global/AllUsers</URI></Grantee><Permission>READ</Permission></Grant>\
+</AccessControlList></AccessControlPolicy>"""
+GRANTS = {"x-amz-grant-full-control": 'id="own"', "x-amz-grant-read": 'uri="http://acs.amazonaws.com/groups/global/AllUsers"'}
+WITH_ACL = JOB._replace(policy=Policy(acl="preserve", request_payer=True))
+WITH_CLASS = JOB._replace(policy=Policy(storage_class="preserve"))
+
+
+@dataclass
+class Asked(FakeS3):
+    """A store that knows ACLs, and takes note of every request."""
+
+    acl_faults: list[Response | Exception] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+
+    def serve(self, request: Request) -> Response:
+        """Answer a request."""
+        self.requests.append(request)
+        if "acl" not in request.query:
+            return super().serve(request)
+        if not self.acl_faults:
+            return answer(200, ACL) if request.path[8:] in self.objects else NO_SUCH_KEY
+        fault = self.acl_faults.pop(0)
+        if isinstance(fault, Exception):
+            raise fault
+        return fault
+
+    @property
+    def copies(self) -> list[dict[str, str]]:
+        """Give the headers of all requests to copy."""
+        return [request.headers for request in self.requests if request.method == "PUT"]
+
+
+def copy_by(job: Job, store: FakeS3, found: Iterable[Item], deadline: float = ANY_TIME, attempt: int = 1) -> Outcome:
+    async def main() -> Outcome:
+        return await copier(store).copy(job, found, deadline, attempt=attempt)
+
+    return run(main())
+
+
+def test_an_acl_that_is_preserved_costs_one_request_and_is_there_from_the_first_moment() -> None:
+    found = [item(f"k {n}") for n in range(300)]
+    store = Asked.of(found)
+
+    outcome = copy_by(WITH_ACL, store, found)
+
+    assert outcome == Outcome(all_copied(found), (), ())
+    requests = store.requests
+    assert len(requests) == 2 * len(found)
+    assert all(GRANTS.items() <= headers.items() for headers in store.copies)
+    assert {request.headers["x-amz-request-payer"] for request in requests} == {"requester"}
+
+
+@pytest.mark.parametrize("fault", [SLOW_DOWN, error(500, "InternalError"), ConnectionResetError("reset"), DENIED])
+def test_an_acl_is_asked_for_again_while_that_may_help(fault: Response | Exception) -> None:
+    store = Asked.of([item("a")])
+    store.acl_faults = [fault, fault]
+
+    outcome = copy_by(WITH_ACL, store, [item("a")])
+
+    assert (outcome.counts.copied, outcome.counts.retries, outcome.failures) == (1, 2, ())
+
+
+def test_an_acl_that_may_not_be_read_fails_its_object_alone() -> None:
+    store = Asked.of([item("a"), item("b")])
+
+    async def main() -> list[Outcome]:
+        one = copier(store)
+        first = await one.copy(WITH_ACL, [item("b")], ANY_TIME, attempt=1)
+        store.acl_faults = [DENIED]
+        return [first, await one.copy(WITH_ACL, [item("a")], ANY_TIME, attempt=1)]
+
+    assert [outcome.counts.copied for outcome in run(main())] == [1, 0]
+    assert "a" not in store.copied
+
+
+def test_what_ends_the_run_or_the_environment_does_so_before_a_copy_too() -> None:
+    for code, expected in (("NoSuchBucket", Stop), ("ExpiredToken", Failed)):
+        with pytest.raises(expected):
+            copy_by(WITH_ACL, Asked.of([item("a")], acl_faults=[error(404, code)]), [item("a")])
+
+
+def test_an_object_that_is_gone_before_its_acl_is_read_counts_as_vanished() -> None:
+    assert copy_by(WITH_ACL, Asked(), [item("a")]).counts == Counts(vanished=1, pages=1)
+
+
+def test_what_was_not_known_in_time_is_handed_back() -> None:
+    found = [item(f"k{n:03}") for n in range(400)]
+    store = Asked.of(found)
+
+    async def main() -> Outcome:
+        one = Copier(store.client(1.0), Pace(4, 4), full_jitter(lambda: 1.0))
+        return await one.copy(WITH_ACL, found, 10.0, attempt=1)
+
+    outcome = run(main())
+    assert 0 < outcome.counts.copied < 400
+    assert sorted([*outcome.rest, *store.copied.values()]) == found
+
+
+def test_a_probe_preserves_the_acl_too_and_tells_what_keeps_it_from_that() -> None:
+    store = Asked.of([item("a")])
+
+    async def main() -> list[Outcome | Failed]:
+        first = await copier(store).probe(WITH_ACL, [item("a")])
+        store.acl_faults = [DENIED]
+        return [first, await copier(store).probe(WITH_ACL, [item("a")])]
+
+    good, bad = run(main())
+    assert good == Outcome(all_copied([item("a")]), (), ())
+    assert isinstance(bad, Failed)
+    assert bad.fault.next is Next.DENIED
+    assert len(store.copies) == 1
+
+
+def test_a_storage_class_that_is_preserved_comes_from_the_listing_and_costs_nothing() -> None:
+    found = [item(f"k{n}")._replace(storage_class="GLACIER_IR" if n % 3 else "STANDARD") for n in range(50)]
+    store = Asked.of(found)
+
+    assert copy_by(WITH_CLASS, store, found) == Outcome(all_copied(found), (), ())
+    classes = {headers["x-amz-copy-source"][8:]: headers["x-amz-storage-class"] for headers in store.copies}
+    assert classes == {it.key: it.storage_class for it in found}
+
+
+def test_a_storage_class_that_a_retry_does_not_know_is_looked_up() -> None:
+    now = item("a")._replace(storage_class="STANDARD_IA")
+    store = Asked.of([now])
+
+    outcome = copy_by(WITH_CLASS, store, [Item("a", 1, "")])
+
+    assert outcome == Outcome(all_copied([now], pages=1), (), ())
+    assert [(h["x-amz-storage-class"], h["x-amz-copy-source-if-match"]) for h in store.copies] == [
+        ("STANDARD_IA", f'"{now.etag}"')
+    ]
+    assert copy_by(WITH_CLASS, Asked(), [Item("a", 1, "")]).counts.vanished == 1
 
 
 @pytest.mark.parametrize("exists", [UNNAMED, error(412, "PreconditionFailed", extra="<Condition>If-None-Match</Condition>")])

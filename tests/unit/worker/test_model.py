@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -37,17 +38,29 @@ from s3bulkcopy.worker.model import (
     encode_task,
     to_json,
 )
+from s3bulkcopy.worker.properties import Policy
 from tests.unit.worker.worker_fakes import JOB, item, items, keys, prefixes
 
 texts = st.text(max_size=20)
 numbers = st.integers(0, 2**63)
 locations = st.builds(Location, texts, prefixes, texts, texts)
-jobs = st.builds(Job, texts, locations, locations, st.booleans(), numbers, numbers, st.booleans())
+pairs = st.lists(st.tuples(texts, texts), max_size=2).map(tuple)
+policies = st.one_of(
+    st.just(Policy()),
+    st.builds(
+        Policy, texts, texts, texts, st.sampled_from([None, True, False]), texts, texts, pairs, texts, pairs, pairs,
+        request_payer=st.booleans(), source_owner=texts,
+    ),
+)  # fmt: skip
+jobs = st.builds(Job, texts, locations, locations, st.booleans(), numbers, numbers, st.booleans(), policies)
+PRESERVING = JOB._replace(policy=Policy(storage_class="preserve"))
+classed = st.builds(Item._replace, items, storage_class=texts)
 ranges = st.builds(Range, st.one_of(st.just(""), keys), st.one_of(st.none(), keys))
 tasks = st.one_of(
     st.builds(ListTask, texts, jobs, st.lists(ranges, max_size=4).map(tuple), numbers),
     st.builds(WalkTask, texts, jobs, st.lists(keys, max_size=4).map(tuple), numbers),
     st.builds(CopyTask, texts, jobs, st.lists(items, max_size=5).map(tuple), numbers),
+    st.builds(CopyTask, texts, st.just(PRESERVING), st.lists(classed, max_size=5).map(tuple), numbers),
     st.builds(Nothing),
 )
 attempts = st.builds(Attempt, numbers, texts)
@@ -84,6 +97,20 @@ def test_a_message_is_printable_ascii(body: str) -> None:
     assert set(body) <= {chr(c) for c in range(0x20, 0x7F)}
 
 
+def test_what_is_default_is_not_said_and_storage_classes_travel_only_where_they_are_preserved() -> None:
+    plain, preserving = (json.loads(encode_task(CopyTask("x", job, (item("a"),)))) for job in (JOB, PRESERVING))
+
+    assert (plain["job"]["policy"], "classes" in plain) == ({}, False)
+    assert (preserving["job"]["policy"], preserving["classes"]) == ({"storage_class": "preserve"}, [""])
+
+
+def test_a_job_that_was_taken_down_before_there_were_policies_is_read() -> None:
+    words = json.loads(encode_task(ListTask("x", JOB, ())))
+    del words["job"]["policy"]
+
+    assert decode_task(json.dumps(words)) == ListTask("x", JOB, ())
+
+
 def test_a_key_may_hold_every_character() -> None:
     every = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     task = CopyTask("x.0", JOB, tuple(item("".join(every[n : n + 256])) for n in range(0, len(every), 4096)))
@@ -112,7 +139,7 @@ def fits(value: object, hint: Any) -> bool:
 
 def are_right(value: Any) -> bool:
     """Tell whether every field of a named tuple has the type it says."""
-    hints = get_type_hints(type(value), vars(model))
+    hints = get_type_hints(type(value), vars(sys.modules[type(value).__module__]))
     return all(fits(getattr(value, name), hints[name]) for name in value._fields)
 
 

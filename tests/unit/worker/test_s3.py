@@ -169,7 +169,7 @@ def test_white_space_before_the_document_changes_nothing(blanks: int) -> None:
         ),
         (
             error(412, "PreconditionFailed", "m", "<Condition>x-amz-copy-source-If-Match</Condition>"),
-            Fault(Next.RECORD, "PreconditionFailed", "m"),
+            Fault(Next.CHANGED, "PreconditionFailed", "m"),
         ),
         (error(404, "NoSuchKey", "m"), Fault(Next.VANISHED, "NoSuchKey", "m")),
         (answer(404, "<html>not here</html>"), Fault(Next.RECORD, "HTTP 404", "")),
@@ -213,7 +213,7 @@ TRUTH = [
     (404, "NoSuchKey", "", "", Next.VANISHED),
     (404, "", "", "", Next.RECORD),
     (412, "PreconditionFailed", "", "If-None-Match", Next.EXISTS),
-    (412, "PreconditionFailed", "", "x-amz-copy-source-If-Match", Next.RECORD),
+    (412, "PreconditionFailed", "", "x-amz-copy-source-If-Match", Next.CHANGED),
     (412, "PreconditionFailed", "", "", Next.PRECONDITION),
     (412, "", "", "", Next.PRECONDITION),
     (403, "InvalidObjectState", "", "", Next.RECORD),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from s3bulkcopy.worker import aio
@@ -20,8 +22,13 @@ from s3bulkcopy.worker.model import (
     Task,
 )
 from s3bulkcopy.worker.pacing import Pace, full_jitter
+from s3bulkcopy.worker.properties import Policy
 from s3bulkcopy.worker.work import TooManyHops, Worker
 from tests.unit.worker.worker_fakes import JOB, SLOW_DOWN, FakeS3, Queue, error, item, run
+
+if TYPE_CHECKING:
+    from s3bulkcopy.worker.http import Response
+    from tests.unit.worker.worker_fakes import Request
 
 ALL = Range("", None)
 FIRST = Attempt(1, "nonce")
@@ -101,3 +108,23 @@ def test_a_stop_while_copying_is_raised() -> None:
 
     with pytest.raises(Stop):
         work(store, CopyTask("x.0", JOB, (item("a"),)))
+
+
+@pytest.mark.parametrize("policy", [Policy(), Policy(storage_class="preserve", acl="bucket-owner-full-control", tags="drop")])
+def test_a_thousand_small_objects_cost_one_list_and_a_thousand_copies_and_nothing_else(policy: Policy) -> None:
+    job = JOB._replace(policy=policy)
+    requests: list[str] = []
+
+    class Counting(FakeS3):
+        def serve(self, request: Request) -> Response:
+            requests.append(
+                f"{request.method} {'list' if 'list-type' in request.query else request.headers['x-amz-copy-source']}"
+            )
+            return super().serve(request)
+
+    store = Counting.of(item(f"k{n:04}") for n in range(1000))
+    _, listed = work(store, ListTask("x.0", job, (ALL,)))
+    ended = [work(store, task)[0] for task in listed.accepted]
+
+    assert sum(done.counts.copied for done in ended) == 1000
+    assert sorted(requests) == sorted(["GET list", *(f"PUT /source/k{n:04}" for n in range(1000))])

@@ -10,7 +10,7 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import parse_qsl, quote_plus, unquote, urlsplit
 
 from hypothesis import strategies as st
@@ -59,7 +59,7 @@ keys = st.one_of(
 )
 prefixes = st.one_of(st.just(""), st.text(characters, max_size=8))
 etags = st.one_of(st.just(""), st.from_regex(r"\A[0-9a-f]{32}(-[1-9][0-9]{0,3})?\Z"))
-items = st.builds(Item, keys, st.integers(0, 5 * 1024**4), etags)
+items = st.builds(Item, keys, st.integers(0, 5 * 1024**4), etags, st.just(""))
 
 
 def item(key: str, size: int = 1) -> Item:
@@ -227,7 +227,7 @@ def listing(items: Iterable[Item], *, truncated: bool, encode: Callable[[str], s
     write = encode or (lambda key: quote_plus(key, safe="/*"))
     entries = "".join(
         f"<Contents><Key>{write(it.key)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
-        f"{_etag(it)}<Size>{it.size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+        f"{_etag(it)}<Size>{it.size}</Size><StorageClass>{it.storage_class or 'STANDARD'}</StorageClass></Contents>"
         for it in items
     )
     going_on = f"<NextContinuationToken>{token}</NextContinuationToken>" if token and truncated else ""
@@ -268,7 +268,7 @@ class FakeS3:
     copy_seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, items: Iterable[Item], **more: Any) -> FakeS3:
+    def of(cls, items: Iterable[Item], **more: Any) -> Self:
         """Make a store that holds these items."""
         return cls({it.key: it for it in items}, **more)
 
