@@ -71,7 +71,7 @@ _MOST_LIKE, _LIKE_LEVELS = 8.0, 2
 _DEEPEST = 40
 
 #: Answers of which all samples that follow each other are learned from; and of later ones, every other pair.
-_ALL_PAIRS_FOR, _EVERY_PAIR = 64, 3
+_ALL_PAIRS_FOR, _EVERY_PAIR = 128, 2
 
 #: Characters of a key that are learned from when all that begins like it is complete.
 _WHOLE = 200
