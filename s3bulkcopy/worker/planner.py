@@ -536,7 +536,7 @@ class Planner:
             belief = beliefs.get(level, 1.0)
             steps[level] = self._alphabets.beside(stem, text[level], belief, known, is_low=is_low, is_open=is_open)
         growths = [steps[level][1] / (1 + steps[level][2]) for level in beliefs]
-        scale = min(1.0, min(_AGREED_IN_ALL, max(growths, default=0.0)) / (sum(growths) or 1.0))
+        scale = min(1.0, min(_AGREED_IN_ALL, 2 * max(growths, default=0.0)) / (sum(growths) or 1.0))
         groups: list[_Group] = []
         size = self._stride / 2
         for level in sorted(steps, reverse=True):
