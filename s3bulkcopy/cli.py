@@ -91,6 +91,7 @@ def attach(run_id: str, *, take_over: bool, idle_seconds: float, **values: Any) 
 
 @cli.command(epilog=_EXIT_CODES)
 @click.argument("run_id", required=False)
+@options.as_first_run
 @click.option("--failures", "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
               help="Take what failed from a file that `run` or `attach` wrote, in place of a journal here.")  # fmt: skip
 @options.engine_options
@@ -235,7 +236,9 @@ def teardown(
 
 
 def _speak(output: OutputSettings) -> None:
-    """Let AWS calls be seen on request."""
+    """Warn of variables that mean nothing, and let AWS calls be seen on request."""
+    for name, nearest in () if output.quiet else options.unknown_variables(cli, os.environ).items():
+        click.echo(f"warning: no option has the variable {name}{f': is {nearest} meant?' if nearest else ''}", err=True)
     if output.verbose > 1:
         import logging  # noqa: PLC0415 - only AWS calls are logged
 

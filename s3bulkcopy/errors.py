@@ -10,7 +10,7 @@
     │   ├── NameTaken                          … because something of that name is in the way
     │   └── QuotaTooSmall                      … because the account's concurrency does not allow it
     ├── JournalUnusable                    1   what is needed to go on with a run is foreign, damaged or not to be written
-    │   ├── JournalMissing                     … because it is not on this machine
+    │   ├── JournalMissing                 2   … because it is not on this machine
     │   └── JournalHeld                        … because another process is counting the run
     ├── LeftBehind                         7   something could not be removed
     ├── CountsIncomplete                   8   the run ended, but not every event was seen
@@ -18,6 +18,7 @@
     ├── Halted                             9   someone stopped the run
     ├── Interrupted                      130   Ctrl-C or SIGTERM
     └── Detached                           0   no error: the run goes on without this command, as was asked for
+        ├── Uncounted                      1   … because its journal cannot be written: the disk may be full
         ├── SignedOut                      5   … because its credentials have expired and none came in their place
         ├── OutOfReach                    10   … because AWS was not to be reached for a long time
         └── HungUp                       129   … because its terminal was closed (SIGHUP)
@@ -111,6 +112,8 @@ class JournalUnusable(S3BulkCopyError):
 class JournalMissing(JournalUnusable):
     """This machine has no journal of the run."""
 
+    exit_code = 2
+
 
 class JournalHeld(JournalUnusable):
     """Another process has the journal, and counts the run."""
@@ -148,6 +151,12 @@ class Detached(S3BulkCopyError):
     """The run goes on without this command, whatever it made stays in place; `hint` says how to follow it."""
 
     exit_code = 0
+
+
+class Uncounted(Detached):
+    """What is heard of the run cannot be taken down; it stays in the reports queue."""
+
+    exit_code = 1
 
 
 class SignedOut(Detached):

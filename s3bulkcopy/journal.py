@@ -60,8 +60,10 @@ CREATE TABLE tasks (id TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE roots (number INTEGER PRIMARY KEY, body TEXT NOT NULL);
 """
 
-#: How long the journal of a run that has ended is kept, in seconds: 30 days.
+#: How long a journal is kept that nobody has written since, in seconds: 30 days, after which SQS has nothing of a run in AWS
+#: any more (14 days of retention); and 90 days where the local engine could still go on with its run.
 KEPT_SECONDS = 30 * 24 * 3600.0
+UNENDED_KEPT_SECONDS = 90 * 24 * 3600.0
 
 
 def state_folder() -> Path:
@@ -106,22 +108,52 @@ def find_journal(run_id: str) -> Path:
 
 
 def forget_old(now: float) -> list[str]:
-    """Remove the journals of runs that ended long before `now` (seconds since the epoch); gives the runs' ids.
+    """Remove the journals that were last written long before `now` (seconds since the epoch); gives the runs' ids.
 
-    What is held by a process, of a run that has not ended, or not to be read, stays.
+    What is held by a process, or not to be read, stays; what was set aside as damaged goes, too.
     """
     gone = []
-    for path in sorted((state_folder() / "runs").glob("*.journal")):
+    folder = state_folder() / "runs"
+    for path in sorted(folder.glob("*.journal")):
         with suppress(OSError, sqlite3.Error, JournalUnusable):
-            if path.stat().st_mtime > now - KEPT_SECONDS:
+            age = now - written_at(path)
+            if age < KEPT_SECONDS:
                 continue
             with Journal.resume(path) as journal:
-                if journal.facts.ended is None:
+                facts = journal.facts
+                if age < UNENDED_KEPT_SECONDS and facts.ended is None and facts.engine == "local":
                     continue
-                for name in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm")), path.with_suffix(".lock")):
+                for name in (*_files(path), path.with_suffix(".lock")):
                     name.unlink(missing_ok=True)
             gone.append(path.stem)
+    for path in sorted(folder.glob("*.damaged")):
+        with suppress(OSError):
+            if now - written_at(path) >= KEPT_SECONDS:
+                path.unlink()
+                gone.append(path.stem)
     return gone
+
+
+def _files(path: Path) -> list[Path]:
+    """Give the files of a journal: SQLite may have two beside it."""
+    return [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
+
+
+def written_at(path: Path) -> float:
+    """Give when a journal was last written, in seconds since the epoch; raises OSError where it is not there."""
+    wal = path.with_name(path.name + "-wal")
+    return max(one.stat().st_mtime for one in (path, wal) if one is path or (wal.exists() and wal.stat().st_size))
+
+
+def last_retry(run_id: str) -> str:
+    """Give the run that did again all that had failed of a run, and so on to the last whose journal is on this machine."""
+    last, seen = run_id, set[str]()
+    while last not in seen and find_journal(last).exists():
+        seen.add(last)
+        with Journal.resume(find_journal(last), to_write=False) as journal:
+            by = str(journal.facts.settings.get("retried_by", last))
+        last = by if find_journal(by).exists() else last
+    return last
 
 
 def unended_here() -> list[tuple[str, bool]]:

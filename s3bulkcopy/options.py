@@ -23,13 +23,16 @@ from s3bulkcopy.settings import (
 from s3bulkcopy.worker.properties import CONTENT_HEADERS, PRESERVE, STORAGE_CLASSES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 #: Options that the lambda engine alone has.
 _STACK_NAMES = (
     "workers", "list_workers", "memory", "function_timeout", "role_arn", "tags", "source_kms_keys", "keep", "keep_failed",
     "detach",
 )  # fmt: skip
+
+#: What the variables of options begin with.
+_PREFIX = "S3BULKCOPY_"
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -238,7 +241,7 @@ class NewFileType(click.ParamType[Path]):
 def _option(*names: str, **settings: Any) -> Callable[[F], F]:  # noqa: ANN401 - click's own arguments
     """Make an option with an environment variable of its name."""
     long = next(name for name in names if name.startswith("--")).split("/")[0]
-    variable = "S3BULKCOPY_" + long.removeprefix("--").replace("-", "_").upper()
+    variable = _PREFIX + long.removeprefix("--").replace("-", "_").upper()
     return click.option(*names, envvar=variable, show_envvar=True, **settings)
 
 
@@ -345,6 +348,32 @@ stack_options = _together(
     _option("--keep-failed", is_flag=True,
             help="Leave them in place if something failed: for a look into logs and dead letters, and `retry`."),
 )  # fmt: skip
+
+
+def as_first_run(command: F) -> F:
+    """Have the options say it whose default is what the run had that is retried."""
+    for parameter in getattr(command, "__click_params__", ()):
+        if parameter.name in ("engine", "batch_size", "no_overwrite"):
+            parameter.show_default = "as the first run's"
+    return command
+
+
+def unknown_variables(group: click.Group, variables: Iterable[str]) -> dict[str, str]:
+    """Give those of our variables that no option has, each with the one that is most like it; with nothing where none is.
+
+    >>> unknown_variables(click.Group(), ["S3BULKCOPY_STATEDIR", "HOME"])
+    {'S3BULKCOPY_STATEDIR': 'S3BULKCOPY_STATE_DIR'}
+    """
+    options = (parameter for command in group.commands.values() for parameter in command.params)
+    known = {"STATE_DIR"} | {str(option.envvar).removeprefix(_PREFIX) for option in options if option.envvar}
+    unknown = [name for name in variables if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) not in known]
+    if not unknown:
+        return {}
+    from difflib import get_close_matches  # noqa: PLC0415 - seldom needed
+
+    nearest = {name: get_close_matches(name.removeprefix(_PREFIX), sorted(known), 1) for name in unknown}
+    return {name: _PREFIX + found[0] if found else "" for name, found in nearest.items()}
+
 
 detach_option = _option(
     "--detach", is_flag=True, help="Return once the work is queued; the run goes on in AWS, and `attach` follows it."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
@@ -14,9 +15,11 @@ from s3bulkcopy.errors import (
     Detached,
     Halted,
     Interrupted,
+    JournalUnusable,
     NotPermitted,
     ObjectsFailed,
     S3BulkCopyError,
+    Uncounted,
 )
 from s3bulkcopy.tally import Tally
 from s3bulkcopy.worker.keyspace import fan_out
@@ -229,7 +232,7 @@ def _carry_through(job: Job, tally: Tally, course: Course, begin: Callable[[], N
     engine, watcher, clock = course.engine, course.watcher, course.clock
     began = clock()
     try:
-        with engine:
+        with engine, _handing_on(tally, course):
             deployed = clock()
             begin()
             proven = clock()
@@ -243,7 +246,7 @@ def _carry_through(job: Job, tally: Tally, course: Course, begin: Callable[[], N
             course.before_leaving(_final(tally))
             watcher.step("tearing down")
     except (Interrupted, Halted, Detached) as error:
-        if type(error) is not Detached and course.journal.facts.submitted:
+        if course.journal.facts.submitted:
             error.message += _so_far(tally.snapshot())
         raise
     ended = clock()
@@ -251,6 +254,23 @@ def _carry_through(job: Job, tally: Tally, course: Course, begin: Callable[[], N
     return replace(
         result_of(job, tally, course.journal, engine.name), phases=phases, seconds=ended - began, resources_left=engine.left
     )
+
+
+@contextmanager
+def _handing_on(tally: Tally, course: Course) -> Iterator[None]:
+    """Where what stops the run may be mended, count what the workers have done by then, and keep the rest for who goes on."""
+    try:
+        yield
+    except (Interrupted, NotPermitted):
+        with suppress(JournalUnusable):  # then what is in it is what is gone on with
+            _count(course.engine.hand_on(), tally, course.journal)
+            tally.under_way = course.engine.under_way()
+        raise
+    except JournalUnusable as error:
+        if not (course.engine.goes_on and course.journal.facts.has_roots):
+            raise
+        goes_on = f"run {course.journal.facts.run_id} goes on without this command, and what it reports waits: {error.message}"
+        raise Uncounted(goes_on, error.hint) from error
 
 
 def result_of(job: Job, tally: Tally, journal: Journal, engine: str) -> Result:
@@ -269,22 +289,22 @@ def result_of(job: Job, tally: Tally, journal: Journal, engine: str) -> Result:
     )
 
 
-def check_counts(result: Result) -> None:
+def check_counts(result: Result, again: str = "run it again") -> None:
     """Raise CountsIncomplete where something is owed, and CountsDiffer where it is not, and the counts do not add up.
 
-    listed = copied + skipped + vanished + failed, whatever became of a run that ended.
+    listed = copied + skipped + vanished + failed, whatever became of a run that ended. `again` says what copies the rest.
     """
     counts, snapshot = result.snapshot.counts, result.snapshot
     if not snapshot.complete:
         raise CountsIncomplete(
             f"the counts of run {result.run_id} are incomplete: they are what its reports still told",
-            hint="compare source and destination, or run it again with --no-overwrite: only what is missing is copied then",
+            hint=f"compare source and destination, or {again}",
         )
     if counts.listed != counts.ended and not result.dry:
         parts = [f"{name} {getattr(counts, name):,}" for name in ("copied", "skipped", "vanished", "failed")]
         raise CountsDiffer(
             f"{counts.listed:,} objects were listed, and {counts.ended:,} have an outcome ({' + '.join(parts)})",
-            hint="this is a fault: please report it. Run it again with --no-overwrite: what is missing is copied then",
+            hint=f"this is a fault: please report it, and {again}",
         )
 
 
@@ -313,6 +333,8 @@ def _some(number: int, noun: str) -> str:
 
 def _so_far(snapshot: Snapshot) -> str:
     seen = snapshot.seen
+    if snapshot.tasks - snapshot.tasks_open <= 1 and seen == snapshot.counts._replace(listed=seen.listed):  # but for the probe
+        return "; nothing was reported yet"
     about = "about" if snapshot.unquiet else "at least"
     return f"; of {_some(seen.listed, 'object')} listed so far {about} {seen.copied:,} were copied"
 

@@ -80,19 +80,31 @@ def runs_as_text(runs: Sequence[FoundRun], region: str, now: datetime, *, flags:
     return "\n".join(line for found in runs for line in _lines(found, now, flags))
 
 
-def _lines(found: FoundRun, now: datetime, flags: str | None) -> list[str]:
-    until = f" (probably; its reports wait until {reports_until(found)})" if state_of(found) == AWAITING else ""
-    age = f", {_age(found.created, now)} old" if found.created else ""
-    queues = "  ".join(
+def run_as_line(found: FoundRun) -> str:
+    """Write how a run is for people, as one line that changes when that does."""
+    return f"{found.run_id}  {state_of(found)}  queues (waiting+in flight): {_queues(found)}  {_held(found)}"
+
+
+def _queues(found: FoundRun) -> str:
+    depths = [
         f"{kind} {count_text(depth.waiting)}+{count_text(depth.in_flight)}"
         for kind, depth in found.depths.items()
         if not kind.endswith("-dead")
-    )
-    held = f"dead letters {count_text(found.dead_letters)}  resources {len(found.resources)}"
+    ]
+    return "  ".join(depths) or "none"
+
+
+def _held(found: FoundRun) -> str:
+    return f"dead letters {count_text(found.dead_letters)}  resources {len(found.resources)}"
+
+
+def _lines(found: FoundRun, now: datetime, flags: str | None) -> list[str]:
+    until = f" (probably; its reports wait until {reports_until(found)})" if state_of(found) == AWAITING else ""
+    age = f", {_age(found.created, now)} old" if found.created else ""
     what = f"  {safe(found.source)} -> {safe(found.destination)}" if found.source else ""
     lines = [
         f"{found.run_id}  {state_of(found)}{until}{age}{what}",
-        f"  queues (waiting+in flight): {queues or 'none'}  {held}",
+        f"  queues (waiting+in flight): {_queues(found)}  {_held(found)}",
     ]
     if flags is not None:
         lines += [f"  made by s3bulkcopy {found.version} at {found.created}"] if found.created else []

@@ -429,7 +429,8 @@ class JsonView(_Lines):
 
     def summary(self, result: Result, notes: Sequence[str] = ()) -> None:
         """Write where the time went, each failure that a text summary names, and the summary."""
-        self._put("phases", **{name: round(value, 3) for name, value in asdict(result.phases).items()})
+        if result.phases != type(result.phases)():  # of a run that another command began it is not known
+            self._put("phases", **{name: round(value, 3) for name, value in asdict(result.phases).items()})
         for failure in result.failures[:SHOWN_FAILURES]:
             self._put("failure", **failure._asdict())
         put_line(self._out, json.dumps(summary_object(result)))

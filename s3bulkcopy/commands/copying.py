@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from s3bulkcopy import __version__, failures
 from s3bulkcopy import run as runs
@@ -124,7 +125,7 @@ def show_plan(found: Found, overwrite: bool, settings: Settings, view: View) -> 
 def _workers(found: Found, settings: Settings) -> str:
     if isinstance(settings, LocalSettings) or not isinstance(found, Preflight):
         processes = settings.processes if isinstance(settings, LocalSettings) else 0
-        return f"with {processes} worker processes on this machine"
+        return f"with {processes} worker process{'' if processes == 1 else 'es'} on this machine"
     workers = f"up to {settings.copy_workers} copy and {settings.list_workers} list workers of {settings.memory_mib} MiB"
     return f"with {workers} in account {found.identity.account}"
 
@@ -146,7 +147,7 @@ def begin_journal(facts: Facts, view: View, *, is_passing: bool) -> Journal:
     if is_passing:
         return Journal.in_memory(facts)
     for run_id in forget_old(time.time()):
-        view.detail(f"removed the journal of run {run_id}, which ended more than 30 days ago")
+        view.detail(f"removed the journal of run {run_id}, which nobody has written for 30 days or more")
     try:
         return Journal.create(journal_path(facts.run_id), facts)
     except JournalUnusable as error:
@@ -226,13 +227,16 @@ class Work:
     last_words: Callable[[], str] | None = None
     #: Seconds without work and reports after which nothing is waited for any more; None for never.
     idle_seconds: float | None = None
-    #: Whether its work was queued by another command.
+    #: Whether its work was queued by another command; and how long those before this one worked on it, in seconds.
     is_attached: bool = False
+    seconds_before: float = 0.0
+    _began: float = 0.0
 
     def carry(self, go: Callable[[Course], Result]) -> Result | Detached:
         """Let the run go its course; gives its result, or Detached where that was asked for. Raises what ended it."""
         gc.freeze()
         gc.enable()
+        self._began = time.monotonic()
         interrupts = self._interrupts()
         with interrupts:
             engine = self.make(interrupts)
@@ -256,11 +260,11 @@ class Work:
                     raise
                 return error
             except S3BulkCopyError as error:
-                self._end(error.exit_code, is_over=not self._may_go_on(error))
+                self._end(error.exit_code, self._seconds(engine), is_over=not self._may_go_on(error))
                 self._say_what_is_left(engine, error)
                 raise
         if self.is_attached:
-            result = replace(result, seconds=time.time() - _begun(self.job.run_id), phases=runs.Phases())
+            result = replace(result, seconds=self._seconds(engine), phases=runs.Phases())
         self._take_down(result)
         return result
 
@@ -270,7 +274,7 @@ class Work:
             self.view.detached(self.job.run_id, self._attach_command, self._deadline)
             return result.exit_code
         self.view.summary(result)
-        runs.check_counts(result)
+        runs.check_counts(result, again(self.job))
         return exit_code(result, is_kept=self._is_kept(result.snapshot))
 
     def _take_down(self, result: Result) -> None:
@@ -279,11 +283,17 @@ class Work:
         try:
             runs.check_counts(result)
         except CountsIncomplete as error:
-            self._end(error.exit_code)
+            self._end(error.exit_code, result.seconds)
         else:
-            self._end(exit_code(result, is_kept=is_kept))
+            self._end(exit_code(result, is_kept=is_kept), result.seconds)
         if is_kept:
             self._say_kept(result)
+
+    def _seconds(self, engine: Engine) -> float:
+        """Give how long the run took: the commands that carried it on, or what went on by itself, until its last report."""
+        if self.is_attached and engine.goes_on:
+            return max(self.seconds_before, engine.sent_until - begun(self.job.run_id))
+        return self.seconds_before + time.monotonic() - self._began
 
     def _interrupts(self) -> Interrupts:
         is_local = isinstance(self.settings, LocalSettings)
@@ -344,7 +354,7 @@ class Work:
         if isinstance(self.settings, StackSettings) and self.settings.keep:
             self.view.note(f"the run's resources stay in place (--keep); remove them with: {self._clean_up}")
         else:
-            self._say_kept_for_failures(when(_begun(result.run_id) + RETENTION_SECONDS))
+            self._say_kept_for_failures(when(begun(result.run_id) + RETENTION_SECONDS))
 
     def _say_kept_for_failures(self, until: str) -> None:
         self.view.note(
@@ -360,8 +370,8 @@ class Work:
             error.hint = f"{error.hint}; then go on" if error.hint else "go on"
             error.hint += f" with: {self._attach_command}"
         elif isinstance(error, Interrupted):
-            again = "nothing is left of this run but its copies; to go on, run it again with --no-overwrite"
-            error.hint = f"clean up with: {self._clean_up}" if engine.left else again
+            gone = f"nothing is left of this run but its copies; to go on, {again(self.job)}"
+            error.hint = f"clean up with: {self._clean_up}" if engine.left else gone
         if isinstance(self.settings, StackSettings) and (self.is_attached or self.journal.facts.has_roots):
             if self.settings.keep:
                 self.view.note(f"the run's resources stay in place (--keep); remove them with: {self._clean_up}")
@@ -371,15 +381,14 @@ class Work:
     def _may_go_on(self, error: S3BulkCopyError) -> bool:
         """Tell whether another command can go on where an error ended this one: its tasks are in the journal."""
         is_local = isinstance(self.settings, LocalSettings)
-        return is_local and self.journal.facts.has_roots and isinstance(error, Interrupted | NotPermitted)
+        is_mendable = isinstance(error, Interrupted | NotPermitted | JournalUnusable)
+        return is_local and self.journal.facts.has_roots and is_mendable
 
-    def _end(self, code: int, *, is_over: bool = True) -> None:
+    def _end(self, code: int, seconds: float, *, is_over: bool = True) -> None:
         """Take down how the run ended, if it has, and write what failed."""
         with suppress(JournalUnusable):  # who could not be written to is not the worse for it
-            took = {"seconds": time.time() - _begun(self.job.run_id)}
-            self.journal.note(
-                replace(self.journal.facts, ended=code if is_over else None, settings={**self.journal.facts.settings, **took})
-            )
+            settings = {**self.journal.facts.settings, "seconds": seconds}
+            self.journal.note(replace(self.journal.facts, ended=code if is_over else None, settings=settings))
         if self.life.failures is None:
             return
         header = failures.Header(self.job.run_id, self.journal.facts.engine, self.job, portable(self.journal.facts))
@@ -406,7 +415,15 @@ def when(seconds: float) -> str:
     return time_text(datetime.fromtimestamp(seconds, UTC))
 
 
-def _begun(run_id: str) -> float:
+def again(job: Job) -> str:
+    """Say what copies the rest of a run; a store that is not AWS's may overwrite whatever it is asked."""
+    host = urlsplit(job.destination.url).hostname or ""
+    if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+        return "run it again with --no-overwrite, which copies only what is missing"
+    return "run it again"
+
+
+def begun(run_id: str) -> float:
     """Give when a run was begun, which its id tells, in seconds since the epoch."""
     return datetime.strptime(run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
 

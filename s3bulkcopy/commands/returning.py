@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +21,7 @@ from s3bulkcopy.commands.copying import (
     Work,
     all_failures,
     begin_journal,
+    begun,
     facts_of,
     look_at,
     make_engine,
@@ -29,6 +30,9 @@ from s3bulkcopy.commands.copying import (
     portable,
     show_plan,
     when,
+)
+from s3bulkcopy.commands.copying import (
+    again as run_again,
 )
 from s3bulkcopy.errors import (
     EXIT_CODES,
@@ -39,7 +43,7 @@ from s3bulkcopy.errors import (
     S3BulkCopyError,
     UsageError,
 )
-from s3bulkcopy.journal import Facts, Journal, find_journal
+from s3bulkcopy.journal import Facts, Journal, find_journal, last_retry, written_at
 from s3bulkcopy.settings import LocalSettings, StackSettings
 from s3bulkcopy.tally import RangeFailure
 from s3bulkcopy.worker.model import CopyTask, Failure, Item, Job, Location, encode_task, split_place
@@ -79,7 +83,9 @@ def attach(
     Where this machine has no journal of it, or another process holds it, `look_on(why)` is called, unless to take over.
     """
     accounts.check_run_id(run_id)
-    view, path = open_view(output), find_journal(run_id)
+    view, path, wrote_at = open_view(output), find_journal(run_id), 0.0
+    with suppress(OSError):  # before it is opened, which may write
+        wrote_at = written_at(path)
     try:
         journal = _readable(path)
     except JournalMissing as error:
@@ -99,6 +105,9 @@ def attach(
         if journal is None:
             return _take_over(run_id, aws, view, life, path, idle_seconds)
         with journal:
+            if journal.facts.ended is None and "seconds" not in journal.facts.settings:  # it was killed
+                took = {"seconds": max(0.0, wrote_at - begun(run_id))}
+                journal.note(replace(journal.facts, settings={**journal.facts.settings, **took}))
             return _follow(journal, aws, view, life, idle_seconds)
 
 
@@ -193,8 +202,14 @@ def _work(
     """Carry a run to its end that another command began."""
     facts = journal.facts
     most = facts.settings.get("max_failures")
-    work = Work(job, journal, view, settings, life, most, make, idle_seconds=idle_seconds, is_attached=True)
+    before = float(facts.settings.get("seconds", 0.0))
+    work = Work(
+        job, journal, view, settings, life, most, make, idle_seconds=idle_seconds, is_attached=True, seconds_before=before
+    )
     result = work.carry(lambda course: runs.resume(job, course))
+    if (whole := facts.settings.get("retries_whole")) and _is_told(result):
+        with suppress(JournalUnusable), Journal.resume(find_journal(str(whole))) as old:
+            _note_retried(old, job.run_id)
     if (retried := facts.settings.get("retries")) is not None and facts.settings.get("retries_all"):
         _tend_retried(str(retried), job, session, journal, result, view)
     return work.close(result)
@@ -217,8 +232,22 @@ def _known(kind: type[S], data: dict[str, Any]) -> S:
 def _show_end(journal: Journal, code: int, view: View, life: LifeSettings) -> int:
     """Show how a run ended that has ended."""
     facts = journal.facts
-    meaning = EXIT_CODES.get(code, "unexpected").split(";")[0]
-    view.note(f"run {facts.run_id} has ended, with code {code}: {meaning}")
+    view.note(f"run {facts.run_id} has ended, with code {code}: {_meaning(code)}")
+    last = last_retry(facts.run_id)
+    if last != facts.run_id:
+        with Journal.resume(find_journal(last), to_write=False) as retried, retried.steady():
+            end = retried.facts.ended if retried.facts.ended is not None else code
+            view.note(f"what had failed of it was copied again by run {last}, which ended with code {end}: {_meaning(end)}")
+            return _show_result(retried, end, view, life)
+    return _show_result(journal, code, view, life)
+
+
+def _meaning(code: int) -> str:
+    return EXIT_CODES.get(code, "unexpected").split(";")[0]
+
+
+def _show_result(journal: Journal, code: int, view: View, life: LifeSettings) -> int:
+    facts = journal.facts
     if facts.has_roots:
         job, tally = journal.job(), journal.replay()
         if life.failures is not None:
@@ -274,6 +303,12 @@ class Retry:
     failed: Callable[[], Iterator[Failure | RangeFailure]]
     #: Whether it is all that had failed; a file may have been cut.
     has_all: bool
+    #: The run that was named: others may have retried it in between, and its are the dead letters.
+    named: str = ""
+    #: Takes down by which run it was done again.
+    note: Callable[[str], None] = lambda _: None
+    #: What is known of a run that was stopped before its end; nothing of any other.
+    stopped: str = ""
 
     @property
     def remnant(self) -> runs.Remnant:
@@ -298,6 +333,7 @@ def open_retry(run_id: str | None, file: Path | None) -> Iterator[Retry]:
     if run_id is None:
         raise UsageError("name the run of which to retry what failed, or give --failures FILE")
     accounts.check_run_id(run_id)
+    named, run_id = run_id, last_retry(run_id)
     try:
         opened = _readable(find_journal(run_id))
     except JournalHeld as error:
@@ -311,7 +347,29 @@ def open_retry(run_id: str | None, file: Path | None) -> Iterator[Retry]:
             failures.Header(run_id, journal.facts.engine, journal.job(), journal.facts.aws),
             partial(all_failures, journal),
             has_all=True,
+            named=named,
+            note=partial(_note_retried, journal),
+            stopped=_how_it_was_stopped(journal),
         )
+
+
+def _note_retried(journal: Journal, by: str) -> None:
+    journal.note(replace(journal.facts, settings={**journal.facts.settings, "retried_by": by}))
+
+
+def _is_told(result: Result | Detached) -> bool:
+    """Tell whether it is known what became of everything in a run."""
+    return not isinstance(result, Detached) and result.snapshot.complete
+
+
+def _how_it_was_stopped(journal: Journal) -> str:
+    """Say what is known of a run that ended before all of it was done; nothing of any other."""
+    snapshot, code = journal.replay().snapshot(), journal.facts.ended or 0
+    if snapshot.complete:
+        return ""
+    seen = snapshot.seen
+    done = f"of {seen.listed:,} objects that had been listed {seen.copied:,} were known to be copied"
+    return f"run {journal.facts.run_id} was stopped before its end (code {code}: {_meaning(code)}): {done}"
 
 
 def retry(
@@ -340,11 +398,22 @@ def retry(
         )
         found = replace(found, job=job)
         facts = facts_of(found, copy, settings, aws)
+        if again.stopped:
+            rest = run_again(old.job)
+            if not objects and not ranges:
+                raise UsageError(f"{again.stopped}, and nothing had failed until then", rest)
+            view.warning(f"{again.stopped}; only what had failed until then is retried. To copy the rest, {rest}")
         if not objects and not ranges:
             view.note(f"nothing failed in run {old.run_id}: there is nothing to retry")
             return nothing_to_copy(job, settings, view, life, facts)
         is_kept = old.engine == "lambda"
-        facts = replace(facts, settings={**facts.settings, "retries": old.run_id, "retries_all": is_kept and again.has_all})
+        named = again.named or old.run_id
+        of = {
+            "retries": named,
+            "retries_all": is_kept and again.has_all,
+            "retries_whole": old.run_id if again.has_all else None,
+        }
+        facts = replace(facts, settings={**facts.settings, **of})
         show_plan(found, copy.overwrite, settings, view)
         for warning in found.warnings:
             view.warning(warning)
@@ -353,9 +422,11 @@ def retry(
             make = partial(make_engine, found, settings, session, view, journal)
             work = Work(job, journal, view, settings, life, copy.max_failures, make)
             result = work.carry(lambda course: runs.retry(job, again.remnant, course, detached=life.detach))
+            if _is_told(result):
+                again.note(run_id)
             if is_kept:
                 retried = None if again.has_all else frozenset(item.key for item in again.remnant.items())
-                _tend_retried(old.run_id, job, session, journal, result, view, retried)
+                _tend_retried(named, job, session, journal, result, view, retried)
         return work.close(result)
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,8 +22,8 @@ from s3bulkcopy.aws.stack import decode_tag, encode_tag
 from s3bulkcopy.commands import accounts
 from s3bulkcopy.commands.copying import all_failures
 from s3bulkcopy.errors import CountsIncomplete, Halted, LeftBehind, S3BulkCopyError, UsageError
-from s3bulkcopy.journal import Journal, find_journal, unended_here
-from s3bulkcopy.status import created_at, run_as_json, runs_as_text
+from s3bulkcopy.journal import Journal, find_journal, last_retry, unended_here
+from s3bulkcopy.status import created_at, run_as_json, run_as_line, runs_as_text
 from s3bulkcopy.tally import RangeFailure
 from s3bulkcopy.view import count_text, make_view, put_line, range_text, safe
 
@@ -36,6 +37,12 @@ if TYPE_CHECKING:
 
 #: How often `status --watch` looks again, in seconds.
 WATCH_SECONDS = 2.0
+
+#: How often who looks on without a terminal is told that nothing has changed, in seconds.
+UNCHANGED_SECONDS = 60.0
+
+#: Causes of failures that are told apart in a text, and how many objects are named of each.
+_MOST_CAUSES, _EXAMPLES = 100, 10
 
 #: What clears a terminal, and puts the cursor at its top.
 _CLEAR = "\x1b[2J\x1b[H"
@@ -78,10 +85,16 @@ def look_on(run_id: str, aws: AwsSettings, output: OutputSettings, why: str) -> 
     region = accounts.look_in(session, aws)
     runs = _find(session, region, run_id)
     flags = accounts.flags(accounts.words(aws, region))
-    is_halted = False
+    is_halted, said, said_at = False, None, 0.0
     while runs:
         is_halted = bool(runs[0].halted)
-        _show_runs(runs, output, region, flags=flags, detail=True, live=True)
+        line = _line(runs[0], output)
+        if said is None or (sys.stdout.isatty() and not output.json):
+            _show_runs(runs, output, region, flags=flags, detail=True, live=True)
+            said, said_at = line, time.monotonic()
+        elif line != said or time.monotonic() - said_at >= UNCHANGED_SECONDS:
+            put_line(sys.stdout, line)
+            said, said_at = line, time.monotonic()
         time.sleep(WATCH_SECONDS)
         found = find_run(session, region, run_id)
         runs = [found] if found is not None else []
@@ -90,6 +103,10 @@ def look_on(run_id: str, aws: AwsSettings, output: OutputSettings, why: str) -> 
         return Halted.exit_code
     put_line(sys.stderr, f"run {run_id} is gone: it ended, or was torn down; how, whoever followed it knows")
     return CountsIncomplete.exit_code
+
+
+def _line(found: FoundRun, output: OutputSettings) -> str:
+    return json.dumps(run_as_json(found)) if output.json else run_as_line(found)
 
 
 def _find(session: AwsSession, region: str, run_id: str | None) -> list[FoundRun]:
@@ -125,19 +142,22 @@ def _show_runs(runs: Sequence[FoundRun], output: OutputSettings, region: str, *,
 def failures(run_id: str, form: Literal["text", "json", "csv"]) -> int:
     """Show what failed of a run, and what to do about it; another process may be counting it meanwhile."""
     accounts.check_run_id(run_id)
-    with Journal.resume(find_journal(run_id), to_write=False) as journal, journal.steady():
-        number = 0
+    last = last_retry(run_id)
+    if last != run_id:
+        put_line(sys.stderr, f"what had failed of run {run_id} was retried by run {last}: this is what failed again")
+    with Journal.resume(find_journal(last), to_write=False) as journal, journal.steady():
+        has_any = False
         for line in _FORMS[form](all_failures(journal)):
             put_line(sys.stdout, line)
-            number += 1
+            has_any = True
         if form == "text":
-            _say_how_complete(journal, number)
+            _say_how_complete(journal, has_any=has_any)
     return 0
 
 
-def _say_how_complete(journal: Journal, number: int) -> None:
+def _say_how_complete(journal: Journal, *, has_any: bool) -> None:
     facts = journal.facts
-    if not number:
+    if not has_any:
         put_line(sys.stderr, f"nothing failed in run {facts.run_id}{'' if facts.ended is not None else ' so far'}")
     elif facts.ended is None:
         put_line(sys.stderr, f"run {facts.run_id} has not ended: more may follow")
@@ -147,11 +167,36 @@ def _say_how_complete(journal: Journal, number: int) -> None:
 
 
 def _as_text(failed: Iterator[Failure | RangeFailure]) -> Iterator[str]:
+    """Give each cause once, with how many failed of it and the first of them."""
+    numbers: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
     for one in failed:
-        if isinstance(one, RangeFailure):
-            yield safe(f"range {range_text(one)}; {failed_ones.RANGE_ADVICE}")
-        else:
-            yield safe(f"{one.key!r} ({count_text(one.size)} B): {one.code}: {one.cause}; {failed_ones.advice(one.code)}")
+        what, cause = _in_words(one)
+        # Where causes are many, each says something of its object, and the code must do.
+        group = cause if cause in numbers or len(numbers) < _MOST_CAUSES else _in_short(one)
+        numbers[group] += 1
+        if len(first := examples.setdefault(group, [])) < _EXAMPLES:
+            first.append(what)
+    for group, number in numbers.most_common():
+        yield safe(f"{count_text(number)} x {group}")
+        yield from (safe(f"  {what}") for what in examples[group])
+        if (more := number - len(examples[group])) > 0:
+            yield f"  and {count_text(more)} more (--output json or csv has all)"
+
+
+def _in_words(failed: Failure | RangeFailure) -> tuple[str, str]:
+    """Give what failed, and why and what to do."""
+    if isinstance(failed, RangeFailure):
+        what, _, _ = range_text(failed).rpartition(f": {failed.cause}")
+        return f"range {what}", f"range not listed to its end: {failed.cause}; {failed_ones.RANGE_ADVICE}"
+    cause = f"{failed.code}: {failed.cause}; {failed_ones.advice(failed.code)}"
+    return f"{failed.key!r} ({count_text(failed.size)} B)", cause
+
+
+def _in_short(failed: Failure | RangeFailure) -> str:
+    if isinstance(failed, RangeFailure):
+        return f"range not listed to its end, for other causes; {failed_ones.RANGE_ADVICE}"
+    return f"{failed.code}, for other causes; {failed_ones.advice(failed.code)}"
 
 
 def _as_json(failed: Iterator[Failure | RangeFailure]) -> Iterator[str]:

@@ -44,6 +44,10 @@ class Engine(Protocol):
 
     #: What the summary calls it.
     name: str
+    #: Whether what is queued goes on where the command leaves it, and reports wait.
+    goes_on: bool
+    #: When the last event that was given was sent, in seconds since the epoch; 0 where that is not known.
+    sent_until: float
     #: What could not be removed on leaving, as lines for people.
     left: tuple[str, ...]
 
@@ -82,6 +86,12 @@ class Engine(Protocol):
         """Give about what the tasks that have not ended have achieved so far; nothing where that is not known.
 
         For display, and to stop early: their `Done` says it again, and that counts.
+        """
+
+    def hand_on(self) -> list[Event]:
+        """Have the workers end soon, with what is left of their tasks kept for whoever goes on; give what they report.
+
+        Nothing, where nobody goes on with a run that a command has stopped, or it goes on by itself.
         """
 
     def settle(self) -> None:

@@ -94,6 +94,7 @@ class LambdaEngine:
     """An Engine in AWS; everything it makes is named and tagged by the run's id."""
 
     name = "lambda"
+    goes_on = True
 
     def __init__(
         self,
@@ -134,6 +135,7 @@ class LambdaEngine:
         self._dead_seen_at = float("-inf")
         #: The dead letters that were told of, by their ids.
         self._told: set[str] = set()
+        self.sent_until = 0.0
         self.left: tuple[str, ...] = ()
 
     # -------------------------------------------------------------------------------------------- making and unmaking
@@ -307,6 +309,8 @@ class LambdaEngine:
             messages = self._receive("reports", wait)
             for message in messages:
                 self._receipts.append(message["ReceiptHandle"])
+                sent = int(message.get("Attributes", {}).get("SentTimestamp", 0)) / 1000
+                self.sent_until = max(self.sent_until, sent)
                 with suppress(MalformedMessage):
                     event = decode_event(message["Body"])
                     if not isinstance(event, Nothing):
@@ -326,6 +330,8 @@ class LambdaEngine:
             MaxNumberOfMessages=BATCH_MESSAGES,
             WaitTimeSeconds=wait_seconds,
             VisibilityTimeout=_EVENT_VISIBILITY_SECONDS if role == "reports" else _LETTER_VISIBILITY_SECONDS,
+            # Who comes back to a run wants to know how long it took, which is not until now.
+            **({"MessageSystemAttributeNames": ["SentTimestamp"]} if self._adopts else {}),
         )
         return list(answer.get("Messages", ()))
 
@@ -444,6 +450,10 @@ class LambdaEngine:
     def under_way(self) -> Counts:
         """Give nothing: a worker reports when a task has ended."""
         return Counts()
+
+    def hand_on(self) -> list[Event]:
+        """Do nothing: where a command stops a run, the workers are halted, and where it leaves one, they go on."""
+        return []
 
     def _read_depths(self) -> Depths:
         found = discover.depths(self._session, self._found.region, self._made.queue_urls)

@@ -173,6 +173,8 @@ class LocalEngine:
     """An Engine on this machine."""
 
     name = "local"
+    goes_on = False
+    sent_until = 0.0
 
     def __init__(
         self,
@@ -217,6 +219,8 @@ class LocalEngine:
         self._events: list[Event] = []
         self._dead = 0
         self._deaths = 0
+        #: Whether workers are ending, and nothing is given to any of them.
+        self._is_ending = False
         #: What came of the probe that is under way.
         self._proofs: list[Proof | S3BulkCopyError] = []
         self._probe: CopyTask | None = None
@@ -230,7 +234,8 @@ class LocalEngine:
 
     def __enter__(self) -> Self:
         """Start the workers."""
-        self._say(f"starting {self._settings.processes} worker processes")
+        number = self._settings.processes
+        self._say(f"starting {number} worker process{'es' if number > 1 else ''}")
         self._said, self._said_at = self._credentials(), self._clock()
         try:
             for _ in range(self._settings.processes):
@@ -275,10 +280,13 @@ class LocalEngine:
                 # What it says now changes nothing any more.
                 if events & selectors.EVENT_READ and self._read(worker) == b"":
                     self._remove(worker)
+        self._end_all()
+        self._selector.close()
+
+    def _end_all(self) -> None:
         for worker in [*self._processes]:
             worker.process.kill()
             self._remove(worker)
-        self._selector.close()
 
     def _remove(self, worker: _Process) -> None:
         self._processes.remove(worker)
@@ -352,6 +360,32 @@ class LocalEngine:
             self._check()
             self._go_on(_LOOK_SECONDS)
             self._forget_queued()
+
+    def hand_on(self) -> list[Event]:
+        """Have the workers end soon; give what they report, with the rest of each task in hand kept as a new one.
+
+        A task that is not reported in time is kept as it was.
+        """
+        self._is_ending = True
+        for worker in self._processes:
+            self._tell(worker, "hand-on")
+        give_up_at = self._clock() + _STOP_SECONDS
+        while self._processes and self._clock() < give_up_at:
+            self._accept_all()
+            for worker, events in self._ready(_LOOK_SECONDS):
+                if events & selectors.EVENT_WRITE:
+                    self._flush(worker)
+                if events & selectors.EVENT_READ and not self._receive(worker):
+                    self._remove(worker)
+        self._end_all()
+        reported, self._events = self._events, []
+        return reported
+
+    def _accept_all(self) -> None:
+        """Accept every child, however many wait: nothing will be done about them here."""
+        self._unkept += self._unaccepted
+        self._unaccepted.clear()
+        self._accept_kept()
 
     def _forget_queued(self) -> None:
         for queue in (*self._queues.values(), self._suspects):
@@ -478,6 +512,8 @@ class LocalEngine:
 
     def _try_anew(self, worker: _Process, token: str) -> None:
         """Renew the credentials that have expired, unless that is done, and queue again what they were used for."""
+        if self._is_ending:
+            return
         if int(token) > self._said_since:
             self._renew()
         if worker is self._prober:

@@ -301,6 +301,19 @@ class Copier:
             await aio.sleep(_LOOK_SECONDS)
         await self.stop()
 
+    async def hand_on(self, seconds: float) -> None:
+        """Have every task end with what was not begun as its rest; what is in flight has so many seconds to land."""
+        now = aio.get_running_loop().time()
+        batches = [*self._under_way]
+        for batch in batches:
+            batch.deadline = now
+            self._expire(batch)
+        while not all(batch.ended.done() for batch in batches) and aio.get_running_loop().time() < now + seconds:
+            await aio.sleep(_LOOK_SECONDS)
+        for batch in batches:
+            batch.leave(sorted(turn.item for turn in batch.in_flight))
+            batch.in_flight.clear()
+
     async def probe(self, job: Job, items: Iterable[Item], give_up_at: float = inf) -> Outcome | Failed:
         """Copy one item after another until one proves the right to, or give the fault that keeps all of them from it.
 

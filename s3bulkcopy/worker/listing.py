@@ -122,6 +122,13 @@ class Lister:
         await children.add_batches(job, packer.rest())
         return counts
 
+    def hand_on(self) -> None:
+        """Have the tasks that list ranges end soon, with what is open of them handed on."""
+        for plan in self._plans:
+            for share in plan.shares:
+                plan.stop(share)
+                share.wake()
+
     async def _tend(self, plan: _Plan, share: _Share, packer: Packer, children: Children) -> None:
         """Send on what is found for a task until nothing is open, or what is open is to be handed on."""
         while True:

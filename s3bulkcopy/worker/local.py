@@ -8,6 +8,7 @@ What is said there are lines of words, of which the last may be JSON. The engine
     probe TOKEN JSON        prove the right to copy on the items of a CopyTask
     rate NUMBER             send no more COPY requests a second than this, from now on
     accepted SEQUENCE       the child of that number is safe
+    hand-on                 begin nothing more, let requests land, report each task in hand with its rest as a child, and end
     stop                    begin nothing more, let requests land, and end
 
 and the worker:
@@ -52,6 +53,7 @@ from s3bulkcopy.worker.model import (
     Nothing,
     Task,
     Trouble,
+    WalkTask,
     clip,
     decode_task,
     encode_event,
@@ -64,12 +66,15 @@ from s3bulkcopy.worker.sigv4 import Credentials
 from s3bulkcopy.worker.work import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterable
 
     from s3bulkcopy.worker.copying import Outcome
 
 #: How long requests on their way may take to land when the engine says stop, in seconds.
 LANDING_SECONDS = 15.0
+
+#: How long it may then take until what is left of the tasks in hand is accepted, in seconds.
+_HANDING_SECONDS = 3.0
 
 #: How often progress is told, in seconds.
 _PROGRESS_SECONDS = 1.0
@@ -213,34 +218,46 @@ class LocalWorker:
         self._name = os.urandom(4).hex()
         self._sequence = count()
         self._unaccepted: dict[int, aio.Future] = {}
-        self._work: set[aio.Task] = set()
+        #: What is being done: tasks that can be handed on, and everything else.
+        self._tasks: set[aio.Task] = set()
+        self._chores: set[aio.Task] = set()
+        self._is_ending = False
 
     async def serve(self) -> None:
         """Do as the engine says."""
         self._say("ready")
-        self._begin(self._tell_progress())
+        self._begin(self._tell_progress(), self._chores)
         while words := (await self._wire.line()).split(" ", 3):
             match words:
                 case ["task", token, number, body]:
-                    self._begin(self._serve_task(token, int(number), _task(body)))
+                    task = _task(body)
+                    among = self._chores if isinstance(task, WalkTask) else self._tasks
+                    self._begin(self._serve_task(token, int(number), task), among)
                 case ["probe", token, *rest]:
-                    self._begin(self._serve_probe(token, " ".join(rest)))
+                    self._begin(self._serve_probe(token, " ".join(rest)), self._chores)
                 case ["accepted", sequence]:
-                    self._unaccepted.pop(int(sequence)).settle()  # who waited may have been cancelled
+                    self._note_accepted(sequence)
                 case ["rate", number]:
                     self._pace.limit(float(number))
                 case ["credentials", *rest]:
                     self._credentials = Credentials(**json.loads(" ".join(rest)))
+                case ["hand-on"]:
+                    await self._hand_on()
+                    return
                 case ["stop"]:
                     await self._land()
                     return
                 case _:  # the engine is gone, and no report would be read
                     return
 
-    def _begin(self, work: Coroutine[None, None, None]) -> None:
+    @staticmethod
+    def _begin(work: Coroutine[None, None, None], among: set[aio.Task]) -> None:
         task = aio.create_task(work)
-        self._work.add(task)
-        task.add_done_callback(self._work.discard)
+        among.add(task)
+        task.add_done_callback(among.discard)
+
+    def _note_accepted(self, sequence: str) -> None:
+        self._unaccepted.pop(int(sequence)).settle()  # who waited may have been cancelled
 
     def _say(self, *words: str | int) -> None:
         self._wire.write(line(*words))
@@ -262,6 +279,8 @@ class LocalWorker:
         await accepted
 
     async def _serve_task(self, token: str, number: int, task: Task) -> None:
+        if self._is_ending:  # it is whole, and the engine has it
+            return
         attempt = Attempt(number, self._name + os.urandom(8).hex())
         deadline = aio.get_running_loop().time() + LIST_SECONDS if isinstance(task, Listing) else inf
         try:
@@ -306,16 +325,41 @@ class LocalWorker:
             await aio.sleep(self._pauses(tries))
         return outcome
 
+    async def _hand_on(self) -> None:
+        """Begin nothing more, and report the tasks in hand, unless the engine is gone; what takes too long stays whole."""
+        self._is_ending = True
+        await _cancel(self._chores)
+        ending = aio.create_task(self._end_tasks())
+        hearing = aio.create_task(self._hear_acceptance())
+        hearing.add_done_callback(lambda _: ending.cancel())
+        await aio.gather(ending, return_exceptions=True)
+        await _cancel(self._tasks)
+
+    async def _end_tasks(self) -> None:
+        await self._worker.hand_on(LANDING_SECONDS)
+        async with aio.timeout(_HANDING_SECONDS):
+            await aio.gather(*self._tasks, return_exceptions=True)
+
+    async def _hear_acceptance(self) -> None:
+        """Hear that children are accepted, until the engine says anything else, or is gone."""
+        while (words := (await self._wire.line()).split(" "))[0] in ("accepted", "rate"):
+            if words[0] == "accepted":
+                self._note_accepted(words[1])
+
     async def _land(self) -> None:
         """Begin nothing more, and give what is on its way the time to land, unless the engine is gone."""
-        work = [*self._work]
-        for task in work:
-            task.cancel()
-        await aio.gather(*work, return_exceptions=True)
+        await _cancel(self._chores | self._tasks)
         landing = aio.create_task(self._copier.land(LANDING_SECONDS))
         hearing = aio.create_task(self._wire.line())
         hearing.add_done_callback(lambda _: landing.cancel())
         await aio.gather(landing, return_exceptions=True)
+
+
+async def _cancel(tasks: Iterable[aio.Task]) -> None:
+    cancelled = [*tasks]
+    for task in cancelled:
+        task.cancel()
+    await aio.gather(*cancelled, return_exceptions=True)
 
 
 def _task(body: str) -> Task:

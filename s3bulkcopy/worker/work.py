@@ -57,6 +57,15 @@ class Worker:
 
         return Lister(self._s3, self._pauses, slots=self._list_slots)
 
+    async def hand_on(self, seconds: float) -> None:
+        """Have the tasks in hand end soon, handing on what is left; copies in flight have so many seconds to land.
+
+        A WalkTask cannot be handed on, and goes on.
+        """
+        if "_lister" in vars(self):
+            self._lister.hand_on()
+        await self._copier.hand_on(seconds)
+
     async def work(self, task: Task, attempt: Attempt, budget: Budget, emit: Emit) -> Done:
         """Work on a task until it ends or the budget is spent, the rest having been handed on.
 

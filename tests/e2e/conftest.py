@@ -128,3 +128,14 @@ def buckets(cloud: Cloud, request: pytest.FixtureRequest) -> tuple[str, str]:
     for name in (f"{stem}-src", f"{stem}-dst"):
         cloud.store.make(name)
     return f"{stem}-src", f"{stem}-dst"
+
+
+def deny(cloud: Cloud, bucket: str, *keys: str) -> None:
+    """Have a bucket refuse some of its objects, and give away all others."""
+    s3 = cloud.client("s3")
+    policy = json.loads(s3.get_bucket_policy(Bucket=bucket)["Policy"])
+    policy["Statement"] = [statement for statement in policy["Statement"] if statement["Effect"] == "Allow"]
+    arns = [f"arn:aws:s3:::{bucket}/{key}" for key in keys]
+    if arns:
+        policy["Statement"].append({"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject", "Resource": arns})
+    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))

@@ -460,6 +460,22 @@ def test_a_signal_lets_requests_land_and_says_how_to_go_on(number: signal.Signal
         assert again.code == 0, again.err
         assert counts(again, "listed", "copied", *CLEAN) == copied_all(SOME_OBJECTS)
         assert keys_at(server, "target") == sorted(shaped_keys("hex", SOME_OBJECTS))
+        assert server.stats()["requests"]["copy"] == SOME_OBJECTS  # nothing is copied twice
+
+
+def test_a_signal_while_it_lists_leaves_nothing_to_be_listed_or_copied_twice() -> None:
+    with store(40_000, "--list-ms", "300", "--copy-ms", "20") as server:
+        process = start(server.url, "s3://source", "s3://target", "--processes", "2", "--max-rate", "3000")
+        until_copying(server)
+        process.send_signal(signal.SIGINT)
+        ended = Ended.of(process)
+        listed = server.stats()["requests"]["list"]
+        again = attach(ended)
+
+        assert (ended.code, again.code) == (130, 0), ended.err + again.err
+        assert listed < server.stats()["requests"]["list"]  # it was still listing
+        assert counts(again, "listed", "copied", *CLEAN) == copied_all(40_000)
+        assert server.stats()["requests"]["copy"] == 40_000
 
 
 def test_a_command_that_is_killed_is_gone_on_with_and_every_count_is_exact() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from s3bulkcopy.demo import AWKWARD_KEYS, compare
+from tests.e2e.conftest import deny
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,6 +31,9 @@ SUMMARY_KEYS = [
 
 #: Enough to be in the middle of when something happens.
 SOME_OBJECTS = 6_000
+
+#: For how long everything stands still, in seconds.
+PAUSE_SECONDS = 3.0
 
 
 @pytest.fixture
@@ -171,38 +176,47 @@ def test_teardown_cleans_up_after_a_kill(cloud: Cloud, part_filled: tuple[str, s
     assert cloud.leftovers() == []
 
 
-def test_a_killed_worker_costs_time_and_nothing_else(cloud: Cloud, filled: tuple[str, str]) -> None:
+def test_all_at_once_cost_time_and_what_fails_is_named(cloud: Cloud, filled: tuple[str, str]) -> None:
+    """Workers are killed, everything stands still for a while, nonsense is in both queues, and a message comes twice."""
+    denied = ["a key", "nfc-\u00e9", "plus+plus"]
+    deny(cloud, filled[0], *denied)
     process = cloud.start("run", *filled, "--output", "json", "--function-timeout", "20")
-    until_copying(process)
-
-    workers = [
-        p for p in psutil.Process(cloud.emulator.group).children(recursive=True) if "_worker.py" in " ".join(p.cmdline())
-    ]
-    for worker in workers:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            worker.kill()
-    out, err = process.communicate(timeout=200)
-
-    assert workers
-    assert process.returncode == 0, err
-    summary = json.loads(out.splitlines()[-1])
-    assert (summary["listed"], summary["copied"], summary["failed"]) == (OBJECTS, OBJECTS, 0)
-    assert not compare(cloud.store.items(filled[0]), cloud.store.items(filled[1]))
-    assert cloud.leftovers() == []
-
-
-def test_a_poisoned_message_harms_nobody_and_is_named(cloud: Cloud, part_filled: tuple[str, str]) -> None:
-    process = cloud.start("run", *part_filled, "--output", "json")
+    run_id = until_copying(process)
     sqs = cloud.client("sqs")
-    queues = wait_for(lambda: [u for u in sqs.list_queues().get("QueueUrls", ()) if u.endswith(("-list", "-copy"))])
-    for url in queues:
+    queues = {kind: sqs.get_queue_url(QueueName=f"s3bulkcopy-{run_id}-{kind}")["QueueUrl"] for kind in ("list", "copy")}
+
+    for url in queues.values():
         sqs.send_message(QueueUrl=url, MessageBody="poison")
-
+    (twice, *_) = wait_for(lambda: sqs.receive_message(QueueUrl=queues["copy"], VisibilityTimeout=0).get("Messages"))
+    sqs.send_message(QueueUrl=queues["copy"], MessageBody=twice["Body"])
+    killed = kill_workers(cloud)
+    os.killpg(cloud.emulator.group, signal.SIGSTOP)
+    time.sleep(PAUSE_SECONDS)
+    os.killpg(cloud.emulator.group, signal.SIGCONT)
     out, err = process.communicate(timeout=200)
+    deny(cloud, filled[0])
 
-    assert process.returncode == 0, err
-    assert json.loads(out.splitlines()[-1])["copied"] == SOME_OBJECTS
+    assert killed
+    assert process.returncode == 3, err
+    summary = json.loads(out.splitlines()[-1])
+    names = ("listed", "copied", "skipped", "vanished", "failed", "ranges_failed", "resources_left")
+    assert [summary[name] for name in names] == [OBJECTS, OBJECTS - len(denied), 0, 0, len(denied), 0, []]
+    told = [json.loads(line) for line in cloud.run("failures", run_id, "--output", "json").out.splitlines()]
+    assert sorted((one["key"], one["code"]) for one in told) == [(key, "AccessDenied") for key in sorted(denied)]
+    source, there = cloud.store.items(filled[0]), cloud.store.items(filled[1])
+    assert not compare({key: item for key, item in source.items() if key not in denied}, there)
     assert cloud.leftovers() == []
+
+
+def kill_workers(cloud: Cloud) -> int:
+    """Kill every process in which a function is at work; tell how many."""
+    killed = 0
+    for process in psutil.Process(cloud.emulator.group).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "_worker.py" in " ".join(process.cmdline()):
+                process.kill()
+                killed += 1
+    return killed
 
 
 def test_keep_leaves_the_resources_and_says_how_to_remove_them(cloud: Cloud, buckets: tuple[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,24 @@ from s3bulkcopy.aws import bundle
 from s3bulkcopy.aws.dead_letters import forget
 from s3bulkcopy.aws.deploy import Deployed, deploy
 from s3bulkcopy.aws.discover import find_run
+from s3bulkcopy.aws.preflight import Found
 from s3bulkcopy.aws.stack import plan
 from s3bulkcopy.aws.teardown import empty, halt, quiet
 from s3bulkcopy.commands import returning
+from s3bulkcopy.commands.copying import Work, again, begun
 from s3bulkcopy.commands.tending import failures
+from s3bulkcopy.engines.local import LocalEngine
 from s3bulkcopy.errors import CountsIncomplete, Detached, Halted, JournalUnusable, NotPermitted, ObjectsFailed, UsageError
 from s3bulkcopy.journal import Facts, Journal, journal_path
-from s3bulkcopy.settings import AwsSettings, LifeSettings, OutputSettings, StackSettings
+from s3bulkcopy.settings import (
+    AwsSettings,
+    BucketPrefix,
+    CopySettings,
+    LifeSettings,
+    LocalSettings,
+    OutputSettings,
+    StackSettings,
+)
 from s3bulkcopy.worker.model import (
     Attempt,
     CopyTask,
@@ -34,10 +46,13 @@ from s3bulkcopy.worker.model import (
     encode_task,
 )
 from s3bulkcopy.worker.properties import Policy
+from s3bulkcopy.worker.s3 import Page
 from tests.moto.conftest import IDENTITY, REGION, RUN_ID, Aws, job, leftovers, refusal, silently, stack
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from s3bulkcopy.worker.sigv4 import Credentials
 
 JOB = job()
 ROOT = ListTask(f"{RUN_ID}.1", JOB, (Range("", None),))
@@ -146,7 +161,7 @@ def test_a_halted_run_ends_with_a_code_of_its_own(aws: Aws) -> None:
 
     with pytest.raises(Halted) as caught:
         attach()
-    assert caught.value.message.endswith("; of 1 object listed so far at least 1 were copied")
+    assert caught.value.message.endswith("; nothing was reported yet")
     assert (leftovers(), ended()) == ([], 9)
 
 
@@ -225,9 +240,123 @@ def test_what_failed_is_shown_in_each_form(capsys: pytest.CaptureFixture[str]) -
     assert [one.get("key") for one in objects] == ['a,"b"\x01\n\udcff', None]
     assert rows.startswith("key,size,code,cause,advice,after,until\n")
     assert "it is archived: restore it first" in rows
-    assert "(1,234 B): InvalidObjectState: archived; it is archived: restore it first" in text.out
-    assert "range after 'x' until 'y': killed, or never started" in text.out
+    assert '1 x InvalidObjectState: archived; it is archived: restore it first\n  \'a,"b"' in text.out
+    assert "1 x range not listed to its end: killed, or never started; retry" in text.out
+    assert "  range after 'x' until 'y'\n" in text.out
     assert "\x01" not in text.out
+
+
+def test_a_text_has_each_cause_once_with_its_number_and_the_first_that_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    left_behind()
+    several = [Failure(f"k{n:02}", 1, "AccessDenied", "no") for n in range(12)] + [Failure("z", 1, "EntityTooLarge", "big")]
+    several += [Failure(f"o{n}", 1, "Odd", f"request {n}") for n in range(200)]
+    with Journal.resume(journal_path(RUN_ID)) as journal:
+        journal.append([Done(ROOT.id, Attempt(1, "n"), 1, Counts(failed=213), tuple(several))])
+
+    failures(RUN_ID, "text")
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("102 x Odd, for other causes; retry it")
+    first = next(n for n, line in enumerate(lines) if line.startswith("12 x AccessDenied: no; allow"))
+    assert lines[first + 1] == "  'k00' (1 B)"
+    assert lines[first + 11] == "  and 2 more (--output json or csv has all)"
+    assert "1 x EntityTooLarge: big; it is larger than one CopyObject copies: 5 GB" in lines
+
+
+def stopped(number: int) -> None:
+    """Leave the journal of a run that was halted when so many objects had failed."""
+    several = tuple(Failure(f"k{n}", 1, "AccessDenied", "no") for n in range(number))
+    left_behind(ended=9)
+    with Journal.resume(journal_path(RUN_ID)) as journal:
+        journal.append([Done(ROOT.id, Attempt(1, "n"), 1, Counts(listed=4, copied=1, failed=number), several)])
+
+
+def try_again(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Retry, as far as the engine."""
+    monkeypatch.setattr(returning, "look_at", lambda *_: Found(JOB, Page((), truncated=False)))
+    copy = CopySettings(BucketPrefix("source"), BucketPrefix("destination"))
+    with returning.open_retry(RUN_ID, None) as again:
+        return returning.retry(again, copy, LocalSettings(), AwsSettings(region=REGION), OutputSettings(), LifeSettings())
+
+
+def test_a_retry_of_a_run_that_was_stopped_says_what_was_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(0)
+
+    with pytest.raises(UsageError, match=r"was stopped before its end \(code 9: halted by someone\): of 5 objects") as caught:
+        try_again(monkeypatch)
+    assert "nothing had failed until then" in caught.value.message
+    assert caught.value.hint.startswith("run it again")
+
+
+@pytest.mark.parametrize(
+    ("url", "is_advised"), [("https://b.s3.eu-west-1.amazonaws.com", True), ("http://store.example:9000/b", False)]
+)
+def test_no_overwrite_is_advised_only_where_it_is_known_to_be_heeded(url: str, is_advised: bool) -> None:  # noqa: FBT001
+    assert ("--no-overwrite" in again(JOB._replace(destination=JOB.destination._replace(url=url)))) == is_advised
+
+
+def test_what_was_retried_is_not_shown_as_failed_any_more(capsys: pytest.CaptureFixture[str]) -> None:
+    second = RUN_ID[:-1] + "b"
+    left_behind(ended=3, settings={"retried_by": second})
+    refused = (Failure("old", 1, "AccessDenied", "no"), Failure("new", 1, "AccessDenied", "no"))
+    with Journal.resume(journal_path(RUN_ID)) as journal:
+        journal.append([Done(ROOT.id, Attempt(1, "n"), 0, Counts(listed=2, failed=2), refused)])
+    assert failures(RUN_ID, "json") == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2  # there is no journal of the other
+
+    root = ROOT._replace(id=f"{second}.1", job=JOB._replace(run_id=second))
+    with Journal.create(journal_path(second), Facts(second, "local", (encode_task(root),), ended=3)) as journal:
+        probed = PROBED._replace(id=f"{second}.0", counts=Counts(copied=1, listed=1))
+        journal.append([probed, Done(root.id, Attempt(1, "n"), 0, Counts(listed=1, failed=1), refused[1:])])
+    assert failures(RUN_ID, "json") == 0
+    said = capsys.readouterr()
+    assert [json.loads(line)["key"] for line in said.out.splitlines()] == ["new"]
+    assert f"was retried by run {second}" in said.err
+
+    assert attach() == 3
+    said = capsys.readouterr()
+    assert json.loads(said.out.splitlines()[-1])["run_id"] == second
+    assert f"was copied again by run {second}, which ended with code 3" in said.err
+    with returning.open_retry(RUN_ID, None) as retry:
+        assert [one.key for one in retry.failed() if isinstance(one, Failure)] == ["new"]
+        assert (retry.named, retry.header.run_id) == (RUN_ID, second)
+
+
+def test_the_time_of_a_run_ends_with_its_last_report(
+    aws: Aws, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(make(aws), "reports", encode_event(LISTED))
+    left_behind()
+    took, now = time.time() - begun(RUN_ID), time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 7 * 24 * 3600)
+
+    assert attach() == 0
+    assert abs(json.loads(capsys.readouterr().out.splitlines()[-1])["seconds"] - took) < 60
+
+
+def test_the_time_of_a_local_run_is_that_of_its_commands() -> None:
+    with Journal.in_memory(Facts(RUN_ID, "local")) as journal:
+        view: Any = None
+        work = Work(JOB, journal, view, LocalSettings(), LifeSettings(), None, view, is_attached=True, seconds_before=100.0)
+        work._began = time.monotonic()
+        assert 100 <= work._seconds(local_engine(journal)) < 110
+
+
+def local_engine(journal: Journal) -> LocalEngine:
+    def never() -> Credentials:
+        raise AssertionError
+
+    return LocalEngine(
+        JOB,
+        LocalSettings(),
+        credentials=never,
+        renewed_credentials=never,
+        ca_file=None,
+        journal=journal,
+        say=silently,
+        check=lambda: None,
+        clock=time.monotonic,
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- halting

@@ -32,12 +32,18 @@ class Account:
         """Show a run's resources."""
         self.world, self.names, self.queues, self.store = world, names, queues, store
         self.poll_slowness = store.weather.poll_slowness
+        self._deadly = store.weather.faults.command_killed
         self.functions = {function.name: function for function in functions}
         self.mappings = {mapping.uuid: mapping for mapping in mappings}
 
     def pass_time(self) -> None:
-        """Take the time of a call."""
+        """Take the time of a call, before which the command may be killed."""
+        self.may_kill()
         self.world.go_on(_CALL_SECONDS)
+
+    def may_kill(self) -> None:
+        """Kill the command, perhaps."""
+        self.world.may_kill(self._deadly)
 
 
 class Session(AwsSession):
@@ -129,6 +135,7 @@ class SqsClient:
             queues.take(queue, Entries, 0.0, 0.0)
         outcome = queues.take(queue, Entries, self._world.random.random() / 10, 0.0)  # the engine gives up after five times
         assert len(Entries) <= 10
+        self._account.may_kill()
         return {kind: entries for kind, entries in outcome.items() if entries}
 
     def receive_message(
@@ -159,6 +166,7 @@ class SqsClient:
             raise ClientError({"Error": {"Code": "InternalFailure", "Message": "because"}}, "DeleteMessageBatch")
         for entry in Entries:
             queue.delete(entry["ReceiptHandle"])
+        self._account.may_kill()
         return {}
 
     def get_queue_attributes(self, QueueUrl: str, AttributeNames: list[str]) -> dict[str, dict[str, str]]:  # noqa: N803

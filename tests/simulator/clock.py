@@ -19,7 +19,7 @@ MOST_SECONDS = 12_000.0
 
 #: How often faults strike in one schedule after which work is done again, at most. A task that is handed on twenty times, and
 #: twice each time, is a million tasks.
-MOST_STRIKES = 25
+MOST_STRIKES = 18
 
 #: How often a coroutine of a killed environment is told to end: once for each `await` in its `finally` blocks.
 _MOST_CLOSES = 100
@@ -45,6 +45,14 @@ class _InOrder(set[aio.Task]):
         return task
 
 
+#: How often the command of one schedule is killed, at most.
+MOST_KILLS = 3
+
+
+class Killed(BaseException):
+    """The command is killed: nothing of it runs any more, whatever it would have done on leaving."""
+
+
 class NeverEnds(AssertionError):
     """A schedule that goes on and on."""
 
@@ -59,6 +67,7 @@ class World:
         #: Whether nothing goes wrong yet.
         self.is_calm = True
         self.strikes_left = MOST_STRIKES
+        self.kills_left = MOST_KILLS
         self.invocations = 0
         self.trace: list[str] | None = [] if tracing else None
         self._events: list[tuple[float, int, Callable[[], object]]] = []
@@ -70,6 +79,13 @@ class World:
             return False
         self.strikes_left -= 1
         return True
+
+    def may_kill(self, share: float) -> None:
+        """Kill the command now, in this share of the cases: raises Killed."""
+        if share and not self.is_calm and self.kills_left and self.random.random() < share:
+            self.kills_left -= 1
+            self.note("the command is killed")
+            raise Killed
 
     def at(self, when: float, call: Callable[[], object]) -> None:
         """Have something happen at a time."""

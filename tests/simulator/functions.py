@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MOST_STEPS_POWER = 11.0
 
 #: Invocations after which the weather clears up, so that no schedule takes seconds; most have some tens.
-MOST_INVOCATIONS = 250
+MOST_INVOCATIONS = 100
 
 #: Invocations after which a schedule is said never to end; of ten thousand one takes half as many, most take some tens.
 TOO_MANY_INVOCATIONS = 8000
@@ -60,6 +60,7 @@ class Sandbox(EnvironmentLoop):
             ),
             random_bytes=random.randbytes,
         )
+        self._work._worker._list_slots = weather.list_slots
 
     def _date(self) -> float:
         return NOW + self.world.now

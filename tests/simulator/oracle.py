@@ -88,7 +88,7 @@ def _check_quiet(simulation: Simulation) -> None:
 
 def _check_writes(simulation: Simulation) -> None:
     """Nothing is written in another version than a message or an answer about it named, nor over what is to be kept."""
-    named = {(item.key, item.etag) for task in _tasks(simulation) if isinstance(task, CopyTask) for item in task.items}
+    named = {(item.key, item.etag) for task in tasks_of(simulation) if isinstance(task, CopyTask) for item in task.items}
     named |= {(item.key, item.etag) for item in simulation.engine.taken}
     named |= simulation.store.looked_up
     probed = simulation.stirred_at
@@ -108,7 +108,7 @@ def _heard(simulation: Simulation) -> list[Event]:
     return events[:settled] + late
 
 
-def _tasks(simulation: Simulation) -> list[Task]:
+def tasks_of(simulation: Simulation) -> list[Task]:
     """Give every task that was ever sent."""
     tasks = []
     for kind in ("list", "copy"):
@@ -146,7 +146,7 @@ class _Account:
     def _follow(self, events: list[Event]) -> None:
         """Follow the tasks that count, from the roots."""
         simulation = self.simulation
-        tasks = {task.id: task for task in [*simulation.engine.submitted, *_tasks(simulation)]}
+        tasks = {task.id: task for task in [*simulation.engine.submitted, *tasks_of(simulation)]}
         first: dict[str, Done] = {}
         losers: dict[tuple[str, str], int] = {}
         died: dict[str, Task] = {}

@@ -6,9 +6,11 @@ import contextlib
 import io
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 from unittest import mock
 
+from s3bulkcopy import journal as journal_module
 from s3bulkcopy import run as run_module
 from s3bulkcopy.aws import discover, teardown
 from s3bulkcopy.aws.deploy import Deployed
@@ -21,12 +23,13 @@ from s3bulkcopy.errors import Interrupted, S3BulkCopyError
 from s3bulkcopy.journal import Facts, Journal
 from s3bulkcopy.run import Course
 from s3bulkcopy.settings import StackSettings
+from s3bulkcopy.worker import listing
 from s3bulkcopy.worker.handler import Environment
 from s3bulkcopy.worker.keyspace import cut
 from s3bulkcopy.worker.model import Counts, Done, Job, Range
 from s3bulkcopy.worker.s3 import Page
 from tests.simulator.account import Account, Session
-from tests.simulator.clock import World
+from tests.simulator.clock import Killed, World
 from tests.simulator.functions import Function, Mapping
 from tests.simulator.queues import Queues
 from tests.simulator.store import DESTINATION, SOURCE, Store, draw_keys
@@ -34,11 +37,15 @@ from tests.simulator.weather import Weather, draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
 
     from s3bulkcopy.engines import Depths, Proof
     from s3bulkcopy.run import Result
     from s3bulkcopy.tally import Snapshot, Tally
     from s3bulkcopy.worker.model import Event, Item, Task
+
+#: How long a command that was killed may be missed, in seconds.
+_LONGEST_PAUSE_SECONDS = 900.0
 
 RUN_ID = "20261123-121632-k3f9xa"
 
@@ -77,14 +84,25 @@ class Engine(LambdaEngine):
         )
         self._simulation = simulation
         self.submitted: list[Task] = []
-        #: Every event that was given, in order, and of what tasks they tell.
+        #: Every event that was counted, in order, and of what tasks they tell; and what was given last.
         self.events: list[Event] = []
+        self._given: list[Event] = []
         #: How many items of the first page the probe took.
         self.taken: Sequence[Item] = ()
         #: What the probe counts for, as the run has it.
         self.proof: list[Event] = []
         self.settled_at: float | None = None
         self.heard_before_settling = 0
+
+    def follow(self, dead: Engine) -> None:
+        """Go on where a command was killed that had this engine."""
+        self.submitted, self.events, self.taken, self.proof = dead.submitted, dead.events, dead.taken, dead.proof
+        self.settled_at, self.heard_before_settling = dead.settled_at, dead.heard_before_settling
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None:
+        """Do nothing where the command is killed."""
+        if not isinstance(error, Killed):
+            super().__exit__(kind, error, trace)
 
     def __enter__(self) -> Self:
         """Take what is there."""
@@ -103,20 +121,28 @@ class Engine(LambdaEngine):
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """Take down what the run begins with."""
-        self.submitted += tasks
+        known = {task.id for task in self.submitted}
+        self.submitted += [task for task in tasks if task.id not in known]
         super().submit(tasks)
 
     def poll(self, seconds: float) -> list[Event]:
         """Take down what the run is told."""
-        events = super().poll(seconds)
-        self.events += events
-        return events
+        self._given = super().poll(seconds)
+        return self._given
+
+    def ack(self) -> None:
+        """Take down what the run has counted, as it says with this."""
+        self.events += self._given
+        self._given = []
+        super().ack()
 
     def settle(self) -> None:
         """Take down when it is said that nobody is at work any more."""
-        self.heard_before_settling = len(self.events)
+        if self.settled_at is None:
+            self.heard_before_settling = len(self.events)
         super().settle()
-        self.settled_at = self._simulation.world.now
+        if self.settled_at is None:
+            self.settled_at = self._simulation.world.now
 
 
 class _AtOnce:
@@ -234,11 +260,7 @@ class Simulation:
         first_page = Page(tuple(items), truncated=self.weather.roots != 1)
         with self._replaced():
             try:
-                self.result = run_module.run(
-                    self.job,
-                    first_page,
-                    Course(self.engine, _Watcher(self.world), self.journal, lambda: self.world.now, check=self._check),
-                )
+                self.result = self._carry_on(lambda course: run_module.run(self.job, first_page, course))
             except (S3BulkCopyError, Interrupted) as error:
                 self.world.note(f"ended by {error!r}")
                 self.error = error
@@ -247,6 +269,18 @@ class Simulation:
                 mapping.state = "Deleted"
             self.world.go_on(self.weather.timeout_seconds + 1.0)
         assert not any(function.is_busy for function in self.functions)
+
+    def _carry_on(self, go: Callable[[Course], Result]) -> Result:
+        """Run the command, and where it is killed another one that goes on, after a while."""
+        while True:
+            try:
+                return go(Course(self.engine, _Watcher(self.world), self.journal, lambda: self.world.now, check=self._check))
+            except Killed:
+                dead, self.engine = self.engine, Engine(self)
+                self.engine.follow(dead)
+                self.journal = Journal(self.journal._database, self.journal.facts)
+                self.world.go_on(_LONGEST_PAUSE_SECONDS * self.world.random.random() ** 3)
+                go = partial(run_module.resume, self.job)
 
     def _check(self) -> None:
         at = self.weather.interrupted_at
@@ -269,6 +303,9 @@ class Simulation:
         with contextlib.ExitStack() as stack:
             for module in (awslambda, discover, teardown):
                 stack.enter_context(mock.patch.object(module, "ThreadPoolExecutor", _AtOnce))
+            stack.enter_context(mock.patch.object(journal_module, "COMPACT_AFTER", self.weather.compact_after))
+            stack.enter_context(mock.patch.object(listing, "_ROUNDS_AHEAD", self.weather.rounds_ahead))
+            stack.enter_context(mock.patch.object(listing, "_LEAST_GIVEN_PAGES", self.weather.least_given_pages))
             if self.weather.roots:
                 stack.enter_context(mock.patch.object(run_module, "fan_out", self._fan_out))
             stack.enter_context(contextlib.redirect_stderr(_Log(self.world)))

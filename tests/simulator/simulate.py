@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from s3bulkcopy.worker.handler import Environment
-from s3bulkcopy.worker.model import Dead, Done, Trouble
+from s3bulkcopy.worker.model import CopyTask, Dead, Done, Trouble
 from tests.simulator import oracle
+from tests.simulator.clock import MOST_KILLS
 from tests.simulator.schedule import Simulation
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ def _note(seen: Counter[str], simulation: Simulation) -> None:
     seen["objects listed"] += counts.listed if counts else 0
     seen["copies made"] += len(simulation.store.writes)
     seen["objects failed by name"] += counts.failed if counts else 0
+    seen["commands killed"] += MOST_KILLS - simulation.world.kills_left
+    seen["ranges handed on or given away"] += len(
+        {task.id for task in oracle.tasks_of(simulation) if not isinstance(task, CopyTask)}
+        - {task.id for task in simulation.engine.submitted}
+    )
     seen["environments"] += sum(len(function.sandboxes) for function in simulation.functions)
     seen["environments killed"] += sum(one.was_killed for function in simulation.functions for one in function.sandboxes)
     for kind in (Done, Trouble, Dead):

@@ -120,6 +120,13 @@ def _roots_of_all(roots_of: Callable[..., Any], job: Job, first_page: Page, take
     ]
 
 
+def _forget_at_once(poll: Callable[..., list[Event]], self: LambdaEngine, seconds: float) -> list[Event]:
+    """Let SQS forget events before they are on disk."""
+    events = poll(self, seconds)
+    LambdaEngine.ack(self)
+    return events
+
+
 def _write_unpinned(write: Callable[..., list[bytes]], self: s3.CopyRequests, items: Sequence[Item], date: str) -> list[bytes]:
     """Copy whatever version there is now."""
     return write(self, [item._replace(etag="") for item in items], date)
@@ -151,6 +158,7 @@ RULES: dict[str, tuple[Callable[[], list[Any]], type[Environment]]] = {
     "the probe's item is not listed again": (lambda: [_patched(run_module, "_roots", _roots_of_all)], Environment),
     "a copy is pinned to the listed ETag": (lambda: [_patched(s3.CopyRequests, "write", _write_unpinned)], Environment),
     "quiet before leaving": (lambda: [mock.patch.object(LambdaEngine, "settle")], Environment),
+    "safe in the journal, then acked": (lambda: [_patched(LambdaEngine, "poll", _forget_at_once)], Environment),
     "idle hops have a ceiling": (_hops_without_end, Environment),
 }
 

@@ -45,6 +45,9 @@ class Faults:
     never_started: float = 0.0
     #: An environment whose credentials end soon.
     expiring: float = 0.0
+    # Of the command.
+    #: One that is killed at any of its calls, and gone on with by another.
+    command_killed: float = 0.0
     # Of objects.
     #: One that vanishes, or changes, or appears while the run goes on.
     vanishing: float = 0.0
@@ -54,8 +57,9 @@ class Faults:
     cursed: float = 0.0
 
 
-#: Shares of objects are smaller: a schedule in which half of them are cursed tells little about the others.
-_OF_OBJECTS = frozenset({"vanishing", "changing", "appearing", "cursed"})
+#: Shares of objects are smaller: a schedule in which half of them are cursed tells little about the others. And a command makes
+#: many calls.
+_RARE = frozenset({"vanishing", "changing", "appearing", "cursed", "command_killed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +84,12 @@ class Weather:
     list_latency: float
     #: How many times as long as it asks for the engine waits where there are no reports: its machine may be busy.
     poll_slowness: int
+    #: Events after which a journal keeps the tally in their place.
+    compact_after: int
+    #: List requests that a worker may have under way; when ranges are given away: so many rounds ahead, and pages each.
+    list_slots: int
+    rounds_ahead: float
+    least_given_pages: float
     timeout_seconds: int
     list_workers: int
     copy_workers: int
@@ -98,7 +108,7 @@ def _share(random: Random, fault: str) -> float:
     """Draw how often a fault strikes."""
     if random.random() >= _HAS_FAULT:
         return 0.0
-    is_much = fault not in _OF_OBJECTS and random.random() < _HAS_MUCH
+    is_much = fault not in _RARE and random.random() < _HAS_MUCH
     return random.uniform(0.3, 0.9) if is_much else float(10 ** random.uniform(-2.0, -0.6))
 
 
@@ -120,7 +130,11 @@ def draw(random: Random) -> Weather:
         prefix=choice(("", "", "a/", "ø &%")),
         destination_prefix=choice(("", "", "b+/", "日")),
         latency=choice((0.01, 0.05, 0.1)) if timeout_seconds < 20 else choice((0.02, 0.3, 1.5)),
-        poll_slowness=choice((1, 10, 20, 20)),
+        poll_slowness=choice((1, 20, 40, 60)),
+        compact_after=choice((1, 10, 20_000)),
+        list_slots=choice((1, 1, 2, 64)),
+        rounds_ahead=choice((0.2, 1.0, 4.0)),
+        least_given_pages=choice((0.1, 1.0, 16.0)),
         list_latency=choice((0.0, 0.0, 0.8, 2.5)),
         timeout_seconds=timeout_seconds,
         list_workers=choice((2, 3)),

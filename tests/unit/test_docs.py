@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from s3bulkcopy import cli, errors
+from s3bulkcopy import cli, errors, options
 from s3bulkcopy.aws.policy import caller_policy
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
@@ -32,6 +32,20 @@ def test_the_readme_names_every_exit_code() -> None:
 
     named = {int(code) for code in re.findall(r"^\| (\d+) \|", README.split("## Exit codes")[1], re.MULTILINE)}
     assert named == known | {0}
+
+
+def test_a_variable_that_no_option_has_is_named_with_the_one_that_is_most_like_it() -> None:
+    ours = {"S3BULKCOPY_WORKERS", "S3BULKCOPY_STATE_DIR", "S3BULKCOPY_WORKRES", "S3BULKCOPY_XYZ", "PATH"}
+
+    assert options.unknown_variables(cli.cli, ours) == {"S3BULKCOPY_WORKRES": "S3BULKCOPY_WORKERS", "S3BULKCOPY_XYZ": ""}
+
+
+def test_a_retry_says_that_its_defaults_are_those_of_the_first_run() -> None:
+    told = {option.name: option.show_default for option in cli.retry.params if isinstance(option, click.Option)}
+
+    as_before = {name for name, default in told.items() if default == "as the first run's"}
+    assert as_before == {"engine", "batch_size", "no_overwrite"}
+    assert "as the first run's" not in [option.show_default for option in cli.run.params if isinstance(option, click.Option)]
 
 
 def test_every_option_has_an_environment_variable() -> None:

@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from s3bulkcopy import journal as journals
-from s3bulkcopy.errors import JournalUnusable
+from s3bulkcopy.errors import JournalMissing, JournalUnusable, UsageError
 from s3bulkcopy.journal import Facts, Journal, find_journal, forget_old, journal_path, state_folder
 from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.worker.model import (
@@ -191,7 +191,8 @@ def test_a_writer_that_is_killed_leaves_the_journal_to_the_next(tmp_path: Path) 
         assert journal.replay().snapshot().troubles == 1
 
 
-def test_no_journal_is_an_error_that_says_where_it_would_be(tmp_path: Path) -> None:
+def test_no_journal_is_a_usage_error_that_says_where_it_would_be(tmp_path: Path) -> None:
+    assert JournalMissing.exit_code == UsageError.exit_code
     with pytest.raises(JournalUnusable, match=r"there is no journal of that run on this machine .*run\.journal"):
         Journal.resume(tmp_path / "run.journal")
 
@@ -325,23 +326,37 @@ def test_a_reader_sees_one_moment_whatever_is_written_meanwhile(tmp_path: Path) 
             assert len([*reader.failures(reader.replay())]) == before
 
 
-def test_journals_of_runs_that_ended_long_ago_are_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_journals_that_are_of_no_use_any_more_are_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("S3BULKCOPY_STATE_DIR", str(tmp_path))
     now = 100 * 24 * 3600.0
-    for name, ended, days in (("old", 0, 31), ("young", 0, 29), ("open", None, 99), ("held", 3, 99), ("failed", 3, 31)):
-        with Journal.create(journal_path(name), Facts(name, "lambda", ended=ended)):
+    made = (
+        ("old", "lambda", 0, 31),
+        ("young", "lambda", 0, 29),
+        ("gone", "lambda", None, 31),
+        ("open", "lambda", None, 29),
+        ("left", "local", None, 91),
+        ("stopped", "local", None, 89),
+        ("held", "lambda", 3, 99),
+        ("failed", "local", 3, 31),
+    )
+    for name, engine, ended, days in made:
+        with Journal.create(journal_path(name), Facts(name, engine, ended=ended)):
             pass
         os.utime(journal_path(name), (now - days * 24 * 3600,) * 2)
     journal_path("foreign").write_text("no journal")
     os.utime(journal_path("foreign"), (0, 0))
+    for name, days in (("broken", 31), ("just", 29)):
+        damaged = journal_path(name).with_suffix(".damaged")
+        damaged.write_text("no journal")
+        os.utime(damaged, (now - days * 24 * 3600,) * 2)
 
     with Journal.resume(journal_path("held")):
         os.utime(journal_path("held"), (0, 0))
         gone = forget_old(now)
 
-    assert gone == ["failed", "old"]
-    kept = sorted(path.name for path in journal_path("x").parent.glob("*.journal*"))
-    assert kept == ["foreign.journal", "held.journal", "open.journal", "young.journal"]
+    assert gone == ["failed", "gone", "left", "old", "broken"]
+    kept = sorted(path.name for path in journal_path("x").parent.glob("*.[jd]*"))
+    assert kept == ["foreign.journal", "held.journal", "just.damaged", "open.journal", "stopped.journal", "young.journal"]
 
 
 def test_a_journal_is_looked_for_among_temporary_files_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -563,6 +563,36 @@ def test_what_was_reported_before_an_interruption_is_not_lost(stage: Stage) -> N
 # -------------------------------------------------------------------------------------------------------------- keeping
 
 
+def test_to_hand_on_keeps_what_is_left_of_a_task_and_gives_what_was_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    journal = stage.engine._journal = Journal.in_memory(Facts("run", "local"))
+    tally = Tally()
+    tally.announce("run", 3)
+    with stage.running():
+        stage.engine.submit([copying(f"run.{n}") for n in range(3)])
+        worker = stage.workers[0]
+        first, second, _ = worker.tasks()
+        worker.say("emit", 0, "copy", encode_task(copying("n.0")))
+        worker.say("done", first, encode_event(Done("run.0", Attempt(1, "n"), 1, Counts())))
+        worker.say("expired", second)
+        heard: list[list[str]] = []
+
+        def end() -> None:
+            while ["accepted", "0"] not in heard:
+                heard.extend(worker.heard())
+            worker.die(0)
+
+        threading.Thread(target=end, daemon=True).start()
+
+        events = stage.engine.hand_on()
+        assert heard == [["hand-on"], ["accepted", "0"]]
+
+    journal.append(events)
+    tally.add(events)
+    assert [event.id for event in events] == ["run.0"]
+    assert sorted(task.id for task in journal.kept_tasks(tally)) == ["n.0", "run.1", "run.2"]
+
+
 def test_a_child_is_kept_before_it_is_accepted_and_until_its_report_is_taken_down(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch)
     journal = stage.engine._journal = Journal.in_memory(Facts("run", "local"))

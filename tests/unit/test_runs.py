@@ -16,8 +16,10 @@ from s3bulkcopy.errors import (
     Detached,
     Halted,
     Interrupted,
+    JournalUnusable,
     NotPermitted,
     ObjectsFailed,
+    Uncounted,
 )
 from s3bulkcopy.journal import Facts, Journal
 from s3bulkcopy.run import Course, Remnant, Result, check_counts, resume, retry, run
@@ -62,6 +64,8 @@ class MemoryEngine:
     """Answers every task at once, and takes down what was asked of it."""
 
     name = "memory"
+    goes_on = False
+    sent_until = 0.0
     left: tuple[str, ...] = ()
     job = JOB
 
@@ -71,6 +75,7 @@ class MemoryEngine:
         self.did: list[str] = []
         self.submitted: list[Task] = []
         self.so_far = Counts()
+        self.last_words: list[Event] = []
 
     def __enter__(self) -> Self:
         self.did.append("enter")
@@ -100,6 +105,10 @@ class MemoryEngine:
 
     def under_way(self) -> Counts:
         return self.so_far
+
+    def hand_on(self) -> list[Event]:
+        self.did.append("hand on")
+        return self.last_words
 
     def settle(self) -> None:
         self.did.append("settle")
@@ -249,6 +258,34 @@ def test_what_is_under_way_is_told_where_a_run_is_interrupted() -> None:
     assert caught.value.message == "interrupted; of 700 objects listed so far at least 700 were copied"
 
 
+@pytest.mark.parametrize(("goes_on", "error"), [(True, Uncounted), (False, JournalUnusable)])
+def test_a_full_disk_leaves_a_run_to_go_on_where_it_can(goes_on: bool, error: type[Exception]) -> None:  # noqa: FBT001
+    engine = MemoryEngine(lambda task: [Done(task.id, Attempt(1, "x"), 2, Counts(), (Failure("k" * 10**6, 1, "X", "no"),))])
+    engine.goes_on = goes_on
+    journal = Journal.in_memory(Facts("run", "memory"))
+    journal._database.execute("PRAGMA max_page_count = 10")
+
+    with pytest.raises(error, match="cannot write the journal"):
+        run(JOB, Page(ITEMS, truncated=False), course(engine, journal=journal))
+    assert "ack" not in engine.did  # what was not taken down is told again
+
+
+def test_a_full_disk_stops_a_run_of_which_nothing_is_queued() -> None:
+    engine = MemoryEngine(lambda _task: [])
+    engine.goes_on = True
+    journal = Journal.in_memory(Facts("run", "memory", version="0" * 10**6))
+    journal._database.execute("PRAGMA max_page_count = 10")
+
+    with pytest.raises(JournalUnusable, match="cannot write the journal"):
+        run(JOB, Page(ITEMS, truncated=False), course(engine, journal=journal))
+
+
+def test_of_a_run_that_nothing_was_heard_of_no_number_is_told() -> None:
+    with pytest.raises(Detached) as caught:
+        run(JOB, Page(ITEMS, truncated=False), course(MemoryEngine(lambda _task: [])), detached=True)
+    assert caught.value.message == "run run is queued, and goes on without this command; nothing was reported yet"
+
+
 def test_what_was_under_way_counts_once_in_the_end() -> None:
     engine = MemoryEngine(lambda task: [done(task, Counts(listed=2, copied=2))])
     engine.so_far = Counts(copied=2)
@@ -272,7 +309,21 @@ def test_whatever_stops_the_loop_lets_the_engine_unmake_everything() -> None:
 
     with pytest.raises(Interrupted):
         run(JOB, Page(ITEMS, truncated=False), course(engine, check=check))
-    assert engine.did == ["enter", "exit after an error"]
+    assert engine.did == ["enter", "hand on", "exit after an error"]
+
+
+def test_what_is_done_by_the_time_that_a_run_has_stopped_is_taken_down_and_told() -> None:
+    engine = MemoryEngine(lambda _task: [])
+    engine.last_words = [Done("run.1", Attempt(1, "n"), 1, Counts(listed=2, copied=1))]
+    journal = Journal.in_memory(Facts("run", "local"))
+
+    def check() -> None:
+        raise Interrupted("interrupted")
+
+    with pytest.raises(Interrupted) as caught:
+        run(JOB, Page(ITEMS, truncated=False), course(engine, check=check, journal=journal))
+    assert caught.value.message == "interrupted; of 3 objects listed so far at least 2 were copied"
+    assert journal.replay().waits_for("n.0")
 
 
 # ------------------------------------------------------------------------------------------- a run beyond its command
@@ -368,14 +419,14 @@ def test_work_in_the_queues_keeps_an_attached_command_waiting() -> None:
     assert engine.looks > 20
 
 
-def test_a_halted_run_says_what_was_copied() -> None:
+def test_a_halted_run_says_what_is_known_of_it() -> None:
     class HaltedEngine(MemoryEngine):
         def poll(self, _seconds: float) -> list[Event]:
             raise Halted("run run was halted")
 
     with pytest.raises(Halted) as caught:
         go(HaltedEngine(lambda _task: []))
-    assert caught.value.message == "run run was halted; of 1 object listed so far at least 1 were copied"
+    assert caught.value.message == "run run was halted; nothing was reported yet"
 
 
 def test_whoever_keeps_what_failed_is_told_before_the_engine_is_left() -> None:

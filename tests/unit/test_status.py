@@ -9,8 +9,10 @@ import pytest
 
 from s3bulkcopy.aws.discover import FoundResource, FoundRun, QueueDepth
 from s3bulkcopy.aws.stack import encode_tag
+from s3bulkcopy.commands import tending
 from s3bulkcopy.commands.tending import Everything, why_left
-from s3bulkcopy.status import created_at, run_as_json, runs_as_text, state_of
+from s3bulkcopy.settings import AwsSettings, OutputSettings
+from s3bulkcopy.status import created_at, run_as_json, run_as_line, runs_as_text, state_of
 
 NOW = datetime(2026, 11, 23, 13, 16, 32, tzinfo=UTC)
 RUN = FoundRun(
@@ -42,6 +44,24 @@ def test_detail_names_every_resource_and_how_to_remove_them() -> None:
         "  queue     s3bulkcopy-20261123-121632-k3f9xa-copy",
         "  remove everything with: s3bulkcopy teardown 20261123-121632-k3f9xa --region eu-west-1",
     ]
+
+
+def test_who_looks_on_without_a_screen_is_told_of_each_change_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    less = replace(RUN, depths={**RUN.depths, "copy": QueueDepth(7, 4)})
+    later = iter([RUN, RUN, less, less, None])
+    monkeypatch.setattr("s3bulkcopy.commands.accounts.look_in", lambda *_: "r")
+    monkeypatch.setattr(tending, "AwsSession", lambda _: None)
+    monkeypatch.setattr(tending, "_find", lambda *_: [RUN])
+    monkeypatch.setattr(tending, "find_run", lambda *_: next(later))
+    monkeypatch.setattr("time.sleep", lambda _: None)
+
+    assert tending.look_on(RUN.run_id, AwsSettings(), OutputSettings(), "looking on") == 8
+    out = capsys.readouterr().out.splitlines()
+    assert out[:2] == runs_as_text([RUN], "r", datetime.now(UTC)).splitlines()
+    assert out[-1] == run_as_line(less)
+    assert sum("queues" in line for line in out) == 2
 
 
 def test_no_runs_are_said_to_be_none() -> None:
