@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,6 +64,15 @@ _NEAR = 8
 #: From which density on they are next to each other: of fewer, others may have been skipped between samples.
 _CLOSE = 0.6
 
+#: Steps further than a character, each longer than the one before, in which unknown ones are gone through.
+_FURTHER = tuple(1 << n for n in range(21))
+
+#: Characters that are looked at to tell how far a row goes on; it ends where two are so many times as far apart as the others.
+_MOST_ROW, _APART = 64, 6.0
+
+#: Fewest that are one.
+_LEAST_ROW = 3
+
 #: How likely the character right above the known ones is.
 _NEXT = 0.05
 
@@ -79,7 +89,7 @@ _STAGE = 8
 _MOST_ANSWERS = 8192
 
 #: How much what was seen at one size counts at another, by the difference between both.
-_WEIGHTS = {n: 3.0 ** -abs(n) for n in range(-64, 65)}
+_WEIGHTS = {n: 3.0 ** -min(n * n, 400) for n in range(-64, 65)}
 
 _Context = tuple[int, int, str] | tuple[int, int, int] | tuple[int, int]
 _Contexts = tuple[tuple[int, int, str], tuple[int, int, int], tuple[int, int]]
@@ -289,6 +299,15 @@ class Alphabets:
         self._after[question] = places[3], found
         return found
 
+    def vary(self, text: str, begin: int, end: int) -> list[int]:
+        """Give the places in a text from one on up to another at which several characters are known after the same text."""
+        get = self._seen.get
+        return [
+            n
+            for n, (one, _, _) in zip(range(begin, end), _along(text, begin), strict=False)
+            if (seen := get(one)) and len(seen.letters) > 1
+        ]
+
     def weight(self, stem: str, above: str, below: str) -> float:
         """Give how many characters are expected behind a beginning of keys, between two."""
         return self._weight(self._known(stem), above, below)
@@ -389,6 +408,16 @@ def _density(letters: list[str]) -> float:
     return len(letters) / (ord(letters[-1]) - ord(letters[0]) + 1) if len(letters) == _NEAR else 0.0
 
 
+def _row(known: list[str]) -> tuple[int, float]:
+    """Give how many of the highest characters follow each other about as closely, and how dense these are."""
+    codes = [ord(c) for c in known[:-_MOST_ROW:-1]]
+    seen, span = 1, 1
+    while seen < len(codes) and codes[seen - 1] - codes[seen] <= _APART * span / seen:
+        span += codes[seen - 1] - codes[seen]
+        seen += 1
+    return seen, seen / span
+
+
 def _spread(known: list[str], above: str, below: str) -> Iterator[tuple[str, float]]:
     """Go through a wide alphabet between two characters, in steps."""
     first = ord(above or known[0]) + 1
@@ -399,13 +428,17 @@ def _spread(known: list[str], above: str, below: str) -> Iterator[tuple[str, flo
     yield from ((c, float(step)) for c in inside[::step])
     if len(inside) < _STEPS // 2 and first < end:
         place = bisect_right(known, above)
+        seen, dense = _row(known[:place] or known[:1])
         density = len(known) / (ord(known[-1]) - ord(known[0]) + 1)
+        is_end = seen >= _LEAST_ROW and dense >= _CLOSE  # of a row, which may go on
         near = max(_density(known[max(0, place - _NEAR) : place]), _density(known[place : place + _NEAR]))
-        density = max(density, near) if near >= _CLOSE else density
-        step = max(1, (end - first) // _STEPS)
-        yield from (
-            (c, step * density) for c in map(legal, range(first, end, step)) if c not in inside and c < (below or _OTHERS)
-        )
+        density = max(density, near) if near >= _CLOSE and not is_end else density
+        steps = {*range(0, end - first, max(1, (end - first) // _STEPS)), *(_FURTHER if is_end else ())}
+        for step, following in pairwise(sorted({step for step in steps if first + step < end} | {end - first})):
+            c = legal(first + step)
+            if c not in inside and c < (below or _OTHERS):
+                goes_on = dense * seen / (seen + step * dense) if is_end else 0.0
+                yield c, (following - step) * max(density, goes_on)
     if not below:
         beyond = (0x110000 - ord(top)).bit_length() - 1
         yield from ((legal(ord(top) + (1 << n)), len(known) / beyond) for n in range(beyond))

@@ -46,6 +46,9 @@ _CUTS, _CUTS_PER_SLOT, _CUTS_WHEN_COSTLY = 10, 0.3, 2
 #: Places, from the beginning of a key, at which it is compared with others.
 _MOST_LEVELS = 32
 
+#: Of those at which no known key differs, so many that are known to vary elsewhere come first.
+_VARYING = 8
+
 #: Answers after which what is expected of every gap is predicted again.
 _STALE_AFTER = 32
 
@@ -60,6 +63,9 @@ _OUTRUN, _FOLLOWING = 1.25, 0.5
 
 #: Pages in a row after which it is taken to have, in any case.
 _LONG_RUN = 3.5
+
+#: How many times more than by its own a gap is expected to hold by what lies beside what it is part of, at so many levels.
+_MOST_LIKE, _LIKE_LEVELS = 8.0, 2
 
 #: Characters that a cut may have beyond what is known.
 _DEEPEST = 40
@@ -464,7 +470,20 @@ class Planner:
                 around += self._alphabets.weight(stem, last, "")
             each = (below + above) / max(1.0, around)
             middle = [_Group(each * sum(p for _, p in letters), stem, letters, each)]
-        return rising + middle + falling[::-1]
+        return self._like_others(gap, rising + middle + falling[::-1], low, fork, branchings)
+
+    def _like_others(self, gap: _Gap, groups: list[_Group], path: str, fork: int, branchings: list[int]) -> list[_Group]:
+        """Expect as much in what a gap is part of as in what is known beside that, on average."""
+        inside = total = sum(group.keys for group in groups)
+        for level in [level for level in branchings if level < fork][:_LIKE_LEVELS]:
+            stem, own = path[:level], path[: level + 1]
+            others = self._alphabets.weight(stem, "", "") - 1
+            beside = self._outside(gap, stem, own) + self._outside(gap, own + _TOP, stem + _TOP)
+            known, expected = self._mass(own, own + _TOP, gap)
+            missing = beside / max(1.0, others) - known
+            if total and missing > expected + total:
+                total = min(missing / (expected + total) * total, _MOST_LIKE * inside)
+        return [_times(group, total / inside) for group in groups] if total > inside else groups
 
     def _revise(self, gap: _Gap) -> None:
         """Predict anew what a gap holds, after an answer from it or from others."""
@@ -516,15 +535,22 @@ class Planner:
             known = self._size(self._known(stem, text if is_low else stem + _TOP))
             belief = beliefs.get(level, 1.0)
             steps[level] = self._alphabets.beside(stem, text[level], belief, known, is_low=is_low, is_open=is_open)
-        growth = sum(steps[level][1] / (1 + steps[level][2]) for level in beliefs)
-        scale = min(1.0, _AGREED_IN_ALL / (growth or 1.0))
+        growths = [steps[level][1] / (1 + steps[level][2]) for level in beliefs]
+        scale = min(1.0, min(_AGREED_IN_ALL, 2 * max(growths, default=0.0)) / (sum(growths) or 1.0))
         groups: list[_Group] = []
         size = self._stride / 2
         for level in sorted(steps, reverse=True):
             stem, own = text[:level], text[: level + 1]
             size = max(size, self._outside(gap, own, own + _TOP))
-            size += self._outside(gap, stem, own) if is_low else self._outside(gap, own + _TOP, stem + _TOP)
+            beside = self._outside(gap, stem, own) if is_low else self._outside(gap, own + _TOP, stem + _TOP)
             letters, number, others = steps[level]
+            like = beside / max(1.0, others)
+            if like > size and groups:
+                inside = sum(group.keys for group in groups)
+                times = min(_MOST_LIKE, 1 + (like - size) / (inside or 1.0))
+                groups = [_times(group, times) for group in groups]
+                size += inside * (times - 1)
+            size += beside
             each = size / (1 + others) * (scale if level in beliefs else 1.0)
             if letters:
                 groups.append(_Group(each * number, stem, letters, each))
@@ -535,9 +561,14 @@ class Planner:
         """Give places on the path to a text at which no known key differs, with how far unseen characters are believed in."""
         lowest = max(branchings, default=len(text) - 1)
         levels = [level for level in range(fork + 1, min(lowest, len(text))) if level not in branchings]
+        if len(levels) > _MOST_LEVELS:
+            end = min(levels[-1], levels[0] + _WHOLE)
+            varying = [level for level in self._alphabets.vary(text, levels[0], end) if level not in branchings][:_VARYING]
+            rest = [level for level in levels if level not in varying]
+            levels = varying + rest[:: 1 + 4 * len(rest) // _MOST_LEVELS]
         return {
             level: 1.0 if text[level] in self._alphabets.varying else _AGREED / (1 << (self._answers // 12).bit_length())
-            for level in levels[:: 1 + len(levels) // _MOST_LEVELS]
+            for level in levels
         }
 
     def _outside(self, gap: _Gap, low: str, high: str) -> float:
@@ -638,6 +669,10 @@ def _repeats(text: str, levels: list[int]) -> tuple[int, str, int] | None:
                     seen += 1
                 return level, again, seen
     return None
+
+
+def _times(group: _Group, times: float) -> _Group:
+    return group._replace(keys=group.keys * times, each=group.each * times)
 
 
 def _part(group: _Group, letters: list[tuple[str, float]]) -> _Group:

@@ -27,6 +27,23 @@ def test_where_every_folder_was_seen_to_end_nothing_more_is_expected() -> None:
     assert sum(p for _, p in alphabets.between("77/", "o", "")) < 0.3
 
 
+def test_places_vary_where_several_characters_followed_the_same_text_in_any_folder() -> None:
+    alphabets = Alphabets()
+    alphabets.differ("a/x1", "a/x2", 3)
+
+    assert alphabets.vary("b/x3/y", 1, 6) == [3]
+
+
+def test_a_row_of_characters_is_expected_to_go_on_in_doubling_steps_before_the_next_that_is_known() -> None:
+    alphabets = Alphabets()
+    row = [chr(0x3042 + n) for n in range(8)]
+    for low, high in pairwise([*row, "\uac00"]):
+        alphabets.differ(low, high, 0)
+    found = [ord(letter) - ord(row[-1]) for letter, _ in alphabets.between("", row[-1], "\uac00")]
+
+    assert found[:5] == [1, 2, 3, 5, 9]
+
+
 @given(st.lists(keys, min_size=2, max_size=20, unique=True).map(sorted))
 def test_characters_to_cut_at_lie_between_and_can_be_sent(names: list[str]) -> None:
     alphabets = Alphabets()
