@@ -29,7 +29,7 @@ _MOST_CHARACTERS = 2_000_000
 _LEAST_PAGES = 1.0
 
 #: Pages' worth of requests that may show nothing new: so many a slot, and such a share of the pages shown.
-_WASTE_PER_SLOT, _WASTE = 1.6, 0.2
+_WASTE_PER_SLOT, _WASTE = 1.4, 0.2
 
 #: Pages that a cut must promise: so many when all of that is used up, within limits.
 _PROMISE, _LEAST_PROMISE, _MOST_PROMISE = 0.8, 0.1, 2.0
