@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import zlib
 from contextlib import closing
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -120,14 +121,14 @@ def _raw_lines(name: str, opened: Callable[[str], IO[bytes]]) -> Generator[str, 
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
         raise UsageError(f"{name}, line {number}: not UTF-8: {error.reason} at byte {error.start}") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UsageError(f"cannot read {name}: {error}") from error
 
 
 def _from_json(line: str, where: str) -> Named:
     try:
         data = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: not JSON: {error}") from error
     values = {name.lower(): value for name, value in data.items()} if isinstance(data, dict) else {"key": data}
     key, size = values.get("key"), values.get("size")
@@ -173,7 +174,7 @@ def _inventory(name: str, bucket: str, opened: Callable[[str], IO[bytes]]) -> It
     try:
         source, form = str(data["sourceBucket"]), str(data["fileFormat"])
         columns = [column.strip().lower() for column in data["fileSchema"].split(",")]
-        there = str(data["destinationBucket"]).removeprefix("arn:aws:s3:::")
+        there = str(data["destinationBucket"]).rpartition(":::")[2]  # arn:aws-cn:s3:::bucket and its like
         files = [str(file["key"]) for file in data["files"]]
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{name} is no manifest of an S3 Inventory: it lacks or misplaces {error}") from error
@@ -199,7 +200,7 @@ def _manifest(name: str, opened: Callable[[str], IO[bytes]]) -> dict[str, Any]:
     try:
         with opened(name) as file:
             data = json.loads(file.read(_MOST_MANIFEST_BYTES))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{name} is no manifest of an S3 Inventory: not JSON: {error}") from error
     except OSError as error:
         raise UsageError(f"cannot read {name}: {error}") from error

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
+import stat
+import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -37,18 +41,22 @@ class _Body(io.RawIOBase):
 
 
 class Files:
-    """Opens files and objects; an object that is opened again is the same one still."""
+    """Opens files and objects; what is opened again is the same still, also where it was a pipe."""
 
     def __init__(self, session: AwsSession) -> None:
         """Read objects as whoever the session is."""
         self._session = session
         self._regions: dict[str, str] = {}
         self._etags: dict[str, str] = {}
+        #: Of each file, what tells whether it is still the same.
+        self._marks: dict[str, tuple[int, ...]] = {}
+        #: Copies of what can be read but once.
+        self._kept: dict[str, IO[bytes]] = {}
 
     def __call__(self, name: str) -> IO[bytes]:
         """Open a path, or `s3://bucket/key`; raises OSError, UsageError, or what keeps S3 from answering."""
         if not name.lower().startswith("s3://"):
-            return Path(name).open("rb")
+            return self._open_file(name)
         bucket, _, key = name[len("s3://") :].partition("/")
         if not bucket or not key:
             raise UsageError(f"{name!r} names no object: write s3://bucket/key")
@@ -68,3 +76,21 @@ class Files:
             raise translate(error, f"reading {name}") from error
         self._etags[name] = answer["ETag"]
         return io.BufferedReader(_Body(answer["Body"]), _BUFFER_BYTES)
+
+    def _open_file(self, name: str) -> IO[bytes]:
+        if name in self._kept:
+            return Path(self._kept[name].name).open("rb")
+        file = Path(name).open("rb")  # noqa: SIM115 - for whoever asked
+        found = os.fstat(file.fileno())
+        if stat.S_ISREG(found.st_mode):
+            mark = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+            if self._marks.setdefault(name, mark) != mark:
+                file.close()
+                raise UsageError(f"{name} has changed while it was read", "run the command again")
+            return file
+        kept = tempfile.NamedTemporaryFile()  # noqa: SIM115 - there as long as this is
+        with file:
+            shutil.copyfileobj(file, kept)
+        kept.flush()
+        self._kept[name] = kept
+        return Path(kept.name).open("rb")

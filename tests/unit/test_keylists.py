@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import threading
 import tracemalloc
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 
+from s3bulkcopy.aws.objects import Files
 from s3bulkcopy.errors import UsageError
 from s3bulkcopy.keylists import KeyList
 from s3bulkcopy.worker.filters import Filter
@@ -18,6 +21,10 @@ from tests.unit.worker.worker_fakes import JOB, SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+#: Who reads files of this machine.
+NOBODY: Any = None
 
 MANIFEST = {
     "sourceBucket": "source",
@@ -76,6 +83,8 @@ def test_each_form_is_read_and_read_again(name: str, content: str, found: list[t
         ("keys.jsonl", '"a"\n{"name": "b"}\n', 'keys.jsonl, line 2: neither a text nor an object with a "key"'),
         ("keys.jsonl", "a\n", "keys.jsonl, line 1: not JSON"),
         ("keys.jsonl", '"\\ud800"', "keys.jsonl, line 1: '\\ud800' is no text that a key can be"),
+        ("keys.jsonl", "[" * 100_000, "keys.jsonl, line 1: not JSON"),
+        ("manifest.json", "[" * 100_000, "manifest.json is no manifest of an S3 Inventory: not JSON"),
         ("keys.csv", "a,b\n", "keys.csv, line 1: 2 columns, and no line before it says which of them is the key"),
         ("keys.csv", "size,key\n1\n", "keys.csv, line 2: 1 columns, and the key is in column 2"),
         ("keys.csv", 'a\n"b', "keys.csv, line 2: not CSV"),
@@ -97,6 +106,44 @@ def test_what_is_wrong_is_told_with_its_line(name: str, content: bytes | str, to
 def test_a_file_that_is_not_there_is_told() -> None:
     with pytest.raises(UsageError, match=r"cannot read nowhere: .*No such file"):
         list(KeyList("nowhere", JOB, None, store({})).items())
+
+
+def test_a_pipe_is_read_as_often_as_a_file(tmp_path: Path) -> None:
+    pipe, told = tmp_path / "pipe", threading.Thread(target=lambda: (tmp_path / "pipe").write_text("a\nb\n"))
+    os.mkfifo(pipe)
+    told.start()
+    named = KeyList(str(pipe), JOB, None, Files(NOBODY))
+
+    assert [item.key for item in named.items()] == ["a", "b"]
+    assert [item.key for item in named.items()] == ["a", "b"]
+    told.join()
+
+
+def test_a_file_that_changes_between_two_readings_is_told(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("a\n")
+    named = KeyList(str(tmp_path / "keys"), JOB, None, Files(NOBODY))
+    assert [item.key for item in named.items()] == ["a"]
+    (tmp_path / "keys").write_text("a\nb\n")
+
+    with pytest.raises(UsageError, match="has changed while it was read"):
+        list(named.items())
+
+
+def test_a_corrupt_archive_is_told() -> None:
+    corrupt = gzip.compress(b"a\nb\n" * 1000)
+    corrupt = corrupt[:12] + bytes(byte ^ 0xFF for byte in corrupt[12:20]) + corrupt[20:]
+
+    with pytest.raises(UsageError, match=r"cannot read k\.gz"):
+        list(KeyList("k.gz", JOB, None, lambda _: io.BytesIO(corrupt)).items())
+
+
+def test_an_inventory_may_lie_in_another_partition() -> None:
+    manifest = json.dumps(MANIFEST | {"destinationBucket": "arn:aws-us-gov:s3:::inventories", "files": [{"key": "1.csv"}]})
+    named = KeyList(
+        "manifest.json", JOB, None, store({"manifest.json": manifest, "s3://inventories/1.csv": "source,a,v,true,false,1\n"})
+    )
+
+    assert [item.key for item in named.items()] == ["a"]
 
 
 def test_a_key_elsewhere_is_a_mistake() -> None:
