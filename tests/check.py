@@ -40,7 +40,7 @@ def main() -> int:
         print("s3bulkcopy needs Python 3.11 or newer", file=sys.stderr)
         return 1
     programs = prepare()
-    tests = ("tests", ["pytest", "-q", "-n", str(os.cpu_count() or 2), "--dist", "worksteal", *sys.argv[1:]])
+    tests = ("tests", ["pytest", "-q", "-n", str((os.cpu_count() or 2) + 1), "--dist", "worksteal", *sys.argv[1:]])
     failed = []
     for name, command in (*CHECKS, tests):
         print(f"== {name}: {' '.join(command)}", flush=True)

@@ -41,7 +41,7 @@ def filled(cloud: Cloud, buckets: tuple[str, str]) -> tuple[str, str]:
         (["status", "20260101-000000-000000"], 2, ["no run 20260101-000000-000000"]),
         (["attach", "20260101-000000-000000"], 2, ["no journal of that run on this machine", "no run 20260101-000000-000000"]),
         (["halt", "20260101-000000-000000"], 2, ["no run 20260101-000000-000000"]),
-        (["failures", "20260101-000000-000000"], 1, ["no journal of that run on this machine"]),
+        (["failures", "20260101-000000-000000"], 2, ["no journal of that run on this machine"]),
         (["retry"], 2, ["--failures FILE"]),
         (["teardown", "--older-than", "2w", "--all"], 2, ["2w", "12h"]),
         (["run", "a-bucket", "b-bucket", "--engine", "local", "--detach"], 2, ["--detach", "lambda engine"]),
