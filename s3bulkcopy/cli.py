@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -59,7 +58,7 @@ def run(**values: Any) -> None:  # noqa: ANN401 - click's own
     output, life = options.output_settings(values), options.life_settings(values)
     selection = options.selection(values)
     copy, aws = options.copy_settings(values, options.property_settings(values)), options.aws_settings(values)
-    copy = replace(copy, selection=selection)
+    copy = copy._replace(selection=selection)
     engine = options.engine_settings(values, dry=copy.dry)
     if copy.dry and life.detach:
         raise UsageError("a dry run queues nothing that could go on: --dry-run and --detach exclude each other")
@@ -131,7 +130,7 @@ def retry(context: click.Context, /, run_id: str | None, file: Path | None, **va
         copy, engine = options.copy_settings(values, properties), options.engine_settings(values)
         if copy.dry:
             raise UsageError("a retry cannot be tried dry", hint="`s3bulkcopy failures` shows what it would copy")
-        copy = replace(copy, overwrite=copy.overwrite and job.overwrite)
+        copy = copy._replace(overwrite=copy.overwrite and job.overwrite)
         sys.exit(returning.retry(again, copy, engine, accounts.settings(aws, dict(again.header.aws)), output, life))
 
 

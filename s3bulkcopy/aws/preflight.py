@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +125,7 @@ def look(
         overwrite=copy.overwrite,
         batch_keys=copy.batch_keys,
         dry=copy.dry,
-        policy=Policy(**asdict(said))._replace(destination_owner=destination.owner),
+        policy=Policy(**said._asdict())._replace(destination_owner=destination.owner),
         filter=filter_of(copy.selection),
         force_archived=copy.selection.force_archived,
     )
@@ -252,7 +252,7 @@ class _Refusals:
 
     def _job(self) -> Job:
         source, destination = (Location(one.bucket, one.prefix, "*", "") for one in (self.copy.source, self.copy.destination))
-        return Job("", source, destination, policy=Policy(**asdict(self.copy.properties)))
+        return Job("", source, destination, policy=Policy(**self.copy.properties._asdict()))
 
     def _statements(self, job: Job) -> tuple[list[policy.Policy], list[policy.Policy]]:
         if self.who is None:

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
@@ -159,7 +159,7 @@ def engine_name(settings: Settings) -> str:
 
 
 def facts_of(found: Found, copy: CopySettings, settings: Settings, aws: AwsSettings) -> Facts:
-    asked: dict[str, Any] = {"max_failures": copy.max_failures, engine_name(settings): asdict(settings)}
+    asked: dict[str, Any] = {"max_failures": copy.max_failures, engine_name(settings): settings._asdict()}
     asked["skip_archived"] = copy.selection.skip_archived
     if isinstance(found, Preflight):
         asked["account"] = found.identity.account

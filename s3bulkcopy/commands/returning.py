@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -226,7 +226,7 @@ def _stack_settings(data: dict[str, Any]) -> StackSettings:
 
 def _known(kind: type[S], data: dict[str, Any]) -> S:
     """Read the settings that a run began with; what another version calls otherwise is as by default."""
-    known = {field.name for field in fields(kind)}
+    known = {*kind.__annotations__}
     return kind(**{name: value for name, value in data.items() if name in known})
 
 
