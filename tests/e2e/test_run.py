@@ -25,7 +25,7 @@ OBJECTS = 20_000
 
 SUMMARY_KEYS = [
     "run_id", "engine", "source", "destination", "listed", "listed_bytes", "copied", "copied_bytes", "skipped", "vanished",
-    "failed", "ranges_failed", "duplicates", "seconds", "resources_left",
+    "failed", "filtered", "archived", "ranges_failed", "duplicates", "seconds", "resources_left",
 ]  # fmt: skip
 
 
