@@ -18,3 +18,14 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = tempfile.mkdtemp(prefix="s3bulkcopy-tests-")
     os.environ["S3BULKCOPY_STATE_DIR"] = folder
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread what waits for an emulator evenly among the others, so that processes, which each get a stretch, share it."""
+    waiting = [item for item in items if "e2e" in item.path.parts]
+    waiting.sort(key=lambda item: "all_at_once" not in item.name)  # takes longest
+    others = [item for item in items if "e2e" not in item.path.parts]
+    every = len(others) // len(waiting) if waiting else 0
+    for n, item in enumerate(waiting):
+        others.insert(n * (every + 1), item)
+    items[:] = others
