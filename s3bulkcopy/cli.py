@@ -57,8 +57,7 @@ def run(**values: Any) -> None:  # noqa: ANN401 - click's own
     """
     output, life = options.output_settings(values), options.life_settings(values)
     selection = options.selection(values)
-    copy, aws = options.copy_settings(values, options.property_settings(values)), options.aws_settings(values)
-    copy = copy._replace(selection=selection)
+    copy, aws = options.copy_settings(values, options.property_settings(values), selection), options.aws_settings(values)
     engine = options.engine_settings(values, dry=copy.dry)
     if copy.dry and life.detach:
         raise UsageError("a dry run queues nothing that could go on: --dry-run and --detach exclude each other")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -166,6 +165,11 @@ class HeaderType(click.ParamType[str]):
         return text
 
 
+def _in_utc(moment: datetime) -> datetime:
+    """Give a time in UTC, which one without a zone is taken to be in."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
 class DateType(click.ParamType[str]):
     """A time, as HTTP or ISO 8601 writes it; as HTTP writes it."""
 
@@ -173,16 +177,14 @@ class DateType(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
         """Read a time; one without a zone is in UTC."""
-        from datetime import UTC, datetime  # noqa: PLC0415 - seldom needed, and slow to import, as the next
-        from email.utils import format_datetime, parsedate_to_datetime  # noqa: PLC0415
+        from email.utils import format_datetime, parsedate_to_datetime  # noqa: PLC0415 - seldom needed, and slow to import
 
         for read in (parsedate_to_datetime, datetime.fromisoformat):
             try:
                 found = read(str(value))
             except ValueError:
                 continue
-            found = found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
-            return format_datetime(found, usegmt=True)
+            return format_datetime(_in_utc(found), usegmt=True)
         return self.fail(f"{value!r} is no date: write 2027-01-31, 2027-01-31T12:00:00Z or as HTTP does", param, ctx)
 
 
@@ -239,6 +241,8 @@ class SizeType(click.ParamType[int]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
         """Read a size, as bytes."""
+        from decimal import Decimal  # noqa: PLC0415 - seldom needed, and slow to import
+
         if isinstance(value, int):
             return value
         found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGTP])(i?)B?|B)?", str(value), re.IGNORECASE)
@@ -265,8 +269,7 @@ class MomentType(click.ParamType[str]):
                 name = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[found[2]]
                 moment = datetime.now(UTC) - timedelta(**{name: float(found[1])})
             else:
-                moment = datetime.fromisoformat(text)
-                moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+                moment = _in_utc(datetime.fromisoformat(text))
         except (ValueError, OverflowError):
             self.fail(
                 f"{text!r} is no date and no age: write 2026-01-31, 2026-01-31T12:00:00Z, or 30m, 12h, 7d, 2w", param, ctx
@@ -628,7 +631,9 @@ def _check_metadata(metadata: str, entries: tuple[tuple[str, str], ...], headers
         raise click.UsageError(f"metadata has at most {_MAX_METADATA_BYTES:,} bytes, keys and values together")
 
 
-def copy_settings(values: dict[str, Any], properties: PropertySettings | None = None) -> CopySettings:
+def copy_settings(
+    values: dict[str, Any], properties: PropertySettings | None = None, chosen: Selection | None = None
+) -> CopySettings:
     """Take the copy group out of a command's values."""
     return CopySettings(
         values.pop("source"),
@@ -640,6 +645,7 @@ def copy_settings(values: dict[str, Any], properties: PropertySettings | None = 
         one_lister=values.pop("one_lister"),
         properties=properties or PropertySettings(),
         probe_write=values.pop("probe_write", False),
+        selection=chosen or Selection(),
     )
 
 

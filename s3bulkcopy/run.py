@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol
 
 from s3bulkcopy.engines import Proof
@@ -369,18 +369,8 @@ def _roots(
         ranges = fan_out(prefix, keys, after, first_cuts(keys, prefix, FIRST_CUTS))
     roots: list[Task] = [ListTask("", job, (piece,), limit=limit) for piece in ranges]
     if not job.dry:
-        roots += [
-            CopyTask("", job, batch, archived=name)
-            for name, items in begun.archived.items()
-            for batch in _packed(job, items, name)
-        ]
+        roots += [task for name, items in begun.archived.items() for task in _copy_tasks(job, iter(items), name)]
     return [root._replace(id=f"{job.run_id}.{n}") for n, root in enumerate(roots, 1)]
-
-
-def _packed(job: Job, items: Sequence[Item], archived: str) -> Iterator[tuple[Item, ...]]:
-    packer = Packer(job, archived)
-    yield from packer.add(items)
-    yield from packer.rest()
 
 
 def _counted_as_listed(events: Iterable[Event], listed: Counts) -> list[Event]:
@@ -392,16 +382,17 @@ def _roots_of(job: Job, items: Iterator[Item], taken: int, ranges: Iterable[Rang
     """Pack all but the first items, and ranges, into tasks, and give them as messages."""
     for _ in islice(items, taken):
         pass
-    for number, root in enumerate(_tasks_of(job, items, ranges), 1):
+    tasks: Iterator[Task] = chain(_copy_tasks(job, items), (ListTask("", job, (piece,)) for piece in ranges))
+    for number, root in enumerate(tasks, 1):
         yield encode_task(root._replace(id=f"{job.run_id}.{number}"))
 
 
-def _tasks_of(job: Job, items: Iterator[Item], ranges: Iterable[Range]) -> Iterator[Task]:
-    packer = Packer(job)
+def _copy_tasks(job: Job, items: Iterator[Item], archived: str = "") -> Iterator[CopyTask]:
+    """Pack items into tasks without names; `archived` is the class of those that are only to be told of."""
+    packer = Packer(job, archived)
     while some := list(islice(items, job.batch_keys)):
-        yield from (CopyTask("", job, batch) for batch in packer.add(some))
-    yield from (CopyTask("", job, batch) for batch in packer.rest())
-    yield from (ListTask("", job, (piece,)) for piece in ranges)
+        yield from (CopyTask("", job, batch, archived=archived) for batch in packer.add(some))
+    yield from (CopyTask("", job, batch, archived=archived) for batch in packer.rest())
 
 
 def _watch(tally: Tally, course: Course) -> None:

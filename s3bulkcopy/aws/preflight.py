@@ -182,18 +182,13 @@ def _who(session: AwsSession) -> Identity | None:
 
 def _find(session: AwsSession, place: BucketPrefix, said_owner: str, own: str, refused: _Refusals) -> _Side:
     """Find where a bucket is, and whether it belongs to whom it should, or to our own account, by the same request."""
-    if said_owner or not own:
-        try:
-            return _Side(_locate(session, place, said_owner), said_owner)
-        except BucketRefused as error:
-            raise refused.looking(place, error) from error
+    owner = said_owner or own
     try:
-        return _Side(_locate(session, place, own), own)
-    except BucketRefused:  # it is someone else's, or denied to us
-        try:
-            return _Side(_locate(session, place, ""), "")
-        except BucketRefused as error:
+        return _Side(_locate(session, place, owner), owner)
+    except BucketRefused as error:
+        if said_owner or not own:
             raise refused.looking(place, error) from error
+    return _find(session, place, "", "", refused)  # it is someone else's, or denied to us
 
 
 def check_places(session: AwsSession, source: Location, destination: Location, said: PropertySettings) -> None:
@@ -365,8 +360,7 @@ def filter_of(chosen: Selection) -> Filter | None:
     """Give what objects must be, or None where they may be anything."""
     from s3bulkcopy.worker.filters import Filter  # noqa: PLC0415 - few runs have one
 
-    names = ("rules", "regex", "min_size", "max_size", "newer", "older", "storage_classes")
-    found = Filter(*(getattr(chosen, name) for name in names))
+    found = Filter(*(getattr(chosen, name) for name in Filter._fields))
     return found if found != Filter() else None
 
 

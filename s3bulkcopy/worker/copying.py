@@ -646,17 +646,29 @@ class Copier:
         except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
             self._break_off(batch, error)
         else:
-            if turn in batch.in_flight:
-                batch.in_flight.discard(turn)
-                if sure is None:
-                    batch.leave([turn.item])
-                elif isinstance(sure, Fault):
-                    self._conclude(turn, sure)
-                elif turn.is_again:
+            if (changed := self._told(turn, sure)) is not None:
+                if turn.is_again:
                     self._conclude(turn, fault._replace(next=Next.RECORD))
                 else:
-                    self._copy_again(turn, sure)
+                    self._copy_again(turn, changed)
         self._fill(self._clock())
+
+    def _told(self, turn: _Turn, answer: T | Fault | None) -> T | None:
+        """Take what was asked about a turn's item: give it, or end the item at a fault, or where there was no time to ask.
+
+        None also where the turn was given up meanwhile.
+        """
+        batch = turn.batch
+        if turn not in batch.in_flight:
+            return None
+        batch.in_flight.discard(turn)
+        if answer is None:
+            batch.leave([turn.item])
+        elif isinstance(answer, Fault):
+            self._conclude(turn, answer)
+        else:
+            return answer
+        return None
 
     def _copy_again(self, turn: _Turn, item: Item) -> None:
         """Copy an item that has changed as it is now, once."""
@@ -760,15 +772,9 @@ class Copier:
         except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
             self._break_off(batch, error)
         else:
-            if turn in batch.in_flight:
-                batch.in_flight.discard(turn)
-                if found is None:
-                    batch.leave([turn.item])
-                elif isinstance(found, Fault):
-                    self._conclude(turn, found)
-                else:
-                    turn.item, turn.more = found
-                    self._copy_now(turn)
+            if (known := self._told(turn, found)) is not None:
+                turn.item, turn.more = known
+                self._copy_now(turn)
         self._fill(self._clock())
 
     async def _known(self, batch: _Batch, item: Item) -> tuple[Item, dict[str, str]] | Fault | None:

@@ -254,11 +254,10 @@ class Lister:
 
     async def _page(self, share: _Share, after: str, token: str = "") -> tuple[Page, Counts]:
         """List one page, asking again where that may help, and on where a page is empty and more follow."""
-        source, sorter = share.job.source, share.sorter
+        source, policy, sorter = share.job.source, share.job.policy, share.sorter
         pages = retries = throttles = 0
         while True:
-            policy, asked = share.job.policy, sorter.asked
-            answer = await self._s3.page(source, sorter.prefix, after, self._page_keys, token, policy, asked)
+            answer = await self._s3.page(source, sorter.prefix, after, self._page_keys, token, policy, sorter.asked)
             if isinstance(answer, Page):
                 pages += 1
                 if answer.items or not answer.truncated:

@@ -194,7 +194,8 @@ def grant_headers(body: bytes) -> dict[str, str]:
 
 def words(policy: Policy) -> dict[str, Any]:
     """Give what a policy says beyond the defaults, as JSON has it."""
-    return {name: value for name, value in policy._asdict().items() if value != DEFAULT._asdict()[name]}
+    said = zip(Policy._fields, policy, DEFAULT, strict=True)
+    return {name: value for name, value, default in said if value != default}
 
 
 def described(policy: Policy) -> str:
