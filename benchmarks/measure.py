@@ -40,7 +40,7 @@ class Usage:
     other_bytes: int
     #: Most memory of all processes together; what they share counts in each.
     tree_bytes: int
-    #: The last line that it wrote to stderr.
+    #: The last line that it wrote to stderr; where that is a hint, with the one before it.
     last_words: str
 
     @property
@@ -130,7 +130,7 @@ def measure(
             signal.signal(signal.SIGTERM, ended_by)
         memory.join()
         words.seek(0)
-        lines = words.read().decode(errors="replace").split("\n")
+        lines = [line.strip() for line in words.read().decode(errors="replace").split("\n") if line.strip()]
     # A process begins with ru_maxrss as its parent's, so nothing below that is known from it.
     peak_bytes = used.ru_maxrss * _MAXRSS_BYTES
     largest_bytes = max(memory.largest_bytes, peak_bytes if peak_bytes > own_bytes * 1.1 else 0)
@@ -142,7 +142,7 @@ def measure(
         memory.first_bytes,
         memory.other_bytes,
         max(memory.tree_bytes, largest_bytes),
-        next((line.strip() for line in reversed(lines) if line.strip()), ""),
+        " ".join(lines[-2:] if lines and lines[-1].startswith("hint:") else lines[-1:]),
     )
 
 

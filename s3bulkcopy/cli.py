@@ -125,6 +125,9 @@ def retry(context: click.Context, /, run_id: str | None, file: Path | None, **va
             values["engine"] = again.header.engine
         if context.get_parameter_source("batch_size") is ParameterSource.DEFAULT:
             values["batch_size"] = job.batch_keys
+        for name, size in (("multipart_threshold", job.multipart_bytes), ("part_size", job.part_bytes)):
+            if context.get_parameter_source(name) is ParameterSource.DEFAULT:
+                values[name] = size
         properties = PropertySettings(**job.policy._asdict())
         copy, engine = options.copy_settings(values, properties), options.engine_settings(values)
         if copy.dry:

@@ -27,8 +27,12 @@ from s3bulkcopy.worker.model import (
     Done,
     Failure,
     Fatal,
+    Listing,
+    ListTask,
     Nothing,
+    PartTask,
     Trouble,
+    WalkTask,
     decode_event,
     decode_task,
     encode_event,
@@ -380,7 +384,7 @@ class Journal:
         for task, _, row in self._failed(tally):
             if isinstance(row, dict):
                 dead = _read_task(row["task"])
-                if not isinstance(dead, CopyTask):
+                if isinstance(dead, Listing):
                     yield from (RangeFailure(piece, tally.last_word(task)) for piece in dead.ranges)
 
     def _failed(self, tally: Tally) -> Iterator[tuple[str, str, Any]]:
@@ -513,7 +517,7 @@ def _failure_rows(event: Event) -> Iterator[tuple[str, str, int, str]]:
     match event:
         case Done(name, attempt, _, _, failures):
             yield from ((name, attempt.nonce, n, to_json(failure)) for n, failure in enumerate(failures))
-        case Dead(name, CopyTask(items=items)):
-            yield from ((name, "", n, to_json((item.key, item.size, DEAD_LETTER, ""))) for n, item in enumerate(items))
-        case Dead(name, task):
+        case Dead(name, ListTask() | WalkTask() as task):
             yield name, "", 0, to_json({"task": encode_task(task)})
+        case Dead(name, CopyTask() | PartTask() as task):
+            yield from ((name, "", n, to_json((item.key, item.size, DEAD_LETTER, ""))) for n, item in enumerate(task.items))

@@ -239,6 +239,10 @@ class SizeType(click.ParamType[int]):
 
     name = "size"
 
+    def __init__(self, least: int = 0, most: int | None = None) -> None:
+        """Take sizes between two, both inclusive."""
+        self._least, self._most = least, most
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
         """Read a size, as bytes."""
         from decimal import Decimal  # noqa: PLC0415 - seldom needed, and slow to import
@@ -253,6 +257,10 @@ class SizeType(click.ParamType[int]):
         size = Decimal(number) * factor
         if size != int(size):
             self.fail(f"{value!r} is no whole number of bytes", param, ctx)
+        # Tests have objects of many parts that are small.
+        least = 1 if self._least and os.environ.get("S3BULKCOPY_TINY_PARTS") else self._least
+        if self._most is not None and not least <= size <= self._most:
+            self.fail(f"{value!r} is not between {self._least:,} and {self._most:,} bytes", param, ctx)
         return int(size)
 
 
@@ -377,6 +385,10 @@ copy_options = _together(
             help="List and count what would be copied, from this machine, and copy nothing."),
     _option("--one-lister", is_flag=True,
             help="List page after page, for a store that cannot be listed in ranges of keys; needs --engine local."),
+    _option("--multipart-threshold", type=SizeType(5 * 1024**2, 5 * 1024**3), default="1GiB", show_default=True, metavar="SIZE",
+            help="Copy objects from this size on by parts (5MiB to 5GiB)."),
+    _option("--part-size", type=SizeType(5 * 1024**2, 5 * 1024**3), default="256MiB", show_default=True, metavar="SIZE",
+            help="Size of these parts (5MiB to 5GiB); larger where an object would have more than 10,000."),
 )  # fmt: skip
 
 _ACCOUNT = PatternType("an account", re.compile(r"\d{12}"), "its 12 digits")
@@ -643,6 +655,8 @@ def copy_settings(
         max_failures=values.pop("max_failures"),
         dry=values.pop("dry_run"),
         one_lister=values.pop("one_lister"),
+        multipart_bytes=values.pop("multipart_threshold"),
+        part_bytes=values.pop("part_size"),
         properties=properties or PropertySettings(),
         probe_write=values.pop("probe_write", False),
         selection=chosen or Selection(),

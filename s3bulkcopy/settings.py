@@ -99,6 +99,9 @@ class CopySettings(NamedTuple):
     #: Write a small object to the destination, and delete it, before anything is made.
     probe_write: bool = False
     selection: Selection = Selection()
+    #: Objects from this size on are copied by parts, and the size of these, in bytes.
+    multipart_bytes: int = 1024**3
+    part_bytes: int = 256 * 1024**2
 
 
 class StackSettings(NamedTuple):

@@ -20,7 +20,7 @@ from operator import add, sub
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import compress, crc32, decompress
 
-from s3bulkcopy.worker.model import ARCHIVED, Attempt, CopyTask, Counts, Dead, Done, Event, Failure, Fatal, Trouble
+from s3bulkcopy.worker.model import ARCHIVED, Attempt, Counts, Dead, Done, Event, Failure, Fatal, Listing, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,7 +68,12 @@ class Snapshot:
     def seen(self) -> Counts:
         """Give all that was heard of, counted or not yet. What ended was listed, even if its lister has not reported yet."""
         seen = self.counts + self.provisional + self.under_way
-        return seen._replace(listed=max(seen.listed, seen.ended), listed_bytes=max(seen.listed_bytes, seen.copied_bytes))
+        copied_bytes = seen.copied_bytes + (0 if self.complete else seen.bytes_under_way)
+        return seen._replace(
+            listed=max(seen.listed, seen.ended),
+            listed_bytes=max(seen.listed_bytes, copied_bytes),
+            copied_bytes=copied_bytes,
+        )
 
 
 class _Waiting(NamedTuple):
@@ -275,7 +280,7 @@ class Tally:
 
     def _add_dead(self, event: Dead) -> None:
         name, task = event
-        grave = _Grave(len(task.items), 0) if isinstance(task, CopyTask) else _Grave(0, len(task.ranges))
+        grave = _Grave(0, len(task.ranges)) if isinstance(task, Listing) else _Grave(len(task.items), 0)
         found = self._find(name)
         if found is None:
             self._waiting.setdefault(name, grave)

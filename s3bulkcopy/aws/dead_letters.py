@@ -8,7 +8,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from s3bulkcopy.aws.discover import depths
 from s3bulkcopy.aws.session import translate
-from s3bulkcopy.worker.model import CopyTask, ListTask, MalformedMessage, decode_task
+from s3bulkcopy.worker.model import CopyTask, ListTask, MalformedMessage, PartTask, decode_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -85,11 +85,11 @@ def _task_in(body: str) -> Task | None:
         task = decode_task(body)
     except MalformedMessage:
         return None
-    return task if isinstance(task, CopyTask | ListTask) else None
+    return task if isinstance(task, CopyTask | PartTask | ListTask) else None
 
 
 def _is_done(task: Task, failed: Collection[str], ranges: Sequence[Range], retried: Collection[str] | None) -> bool:
-    if isinstance(task, CopyTask):
+    if isinstance(task, CopyTask | PartTask):
         return not any(item.key in failed or (retried is not None and item.key not in retried) for item in task.items)
     return retried is None and not any(_meet(*mine, *other) for mine in task.ranges for other in ranges)
 

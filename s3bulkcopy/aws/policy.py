@@ -26,6 +26,9 @@ _ALIAS = re.compile(r"(.+)-[a-z0-9]+-s3alias")
 #: AWS knows the first only, and holds a batch to be that; an emulator may know the second as an action of its own.
 SEND = ["sqs:SendMessage", "sqs:SendMessageBatch"]
 
+#: What copying by parts needs beside the right to write: to see what is there, and to give it up. Tags are looked at besides.
+PARTS = ["s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"]
+
 
 def _document(*statements: Policy) -> Policy:
     return {"Version": "2012-10-17", "Statement": list(statements)}
@@ -61,6 +64,8 @@ def write_actions(properties: Properties) -> list[str]:
         *(["s3:PutObjectTagging"] if properties.tags != "drop" else []),
         *(["s3:PutObjectAnnotation"] if properties.annotations == "copy" else []),
         *(["s3:PutObjectAcl"] if properties.acl else []),
+        *PARTS,
+        *(["s3:GetObjectTagging"] if properties.tags != "drop" else []),
     ]
 
 
@@ -73,6 +78,7 @@ def worker_policy(job: Job, names: Names, account: str, partition: str, region: 
         *_on_bucket("List", ["s3:ListBucket"], job.source, partition, **_only_prefix(job.source)),
         *_on_objects("Read", reading, job.source, partition),
         *_on_objects("Write", writing, job.destination, partition),
+        *_on_bucket("Look", ["s3:ListBucket"], job.destination, partition, **_only_prefix(job.destination)),
         *_on_keys("Decrypt", ["kms:Decrypt"], keys.source, account, partition, job.source.region),
         *_on_keys("Encrypt", ENCRYPT, keys.destination, account, partition, job.destination.region),
         _allow("Send", SEND, [queues["list"], queues["copy"], queues["reports"]]),
@@ -225,6 +231,8 @@ def caller_policy(
     role = f"arn:{partition}:iam::{account}:role/s3bulkcopy/s3bulkcopy-*"
     return _document(
         _allow("LookAtBuckets", ["s3:ListBucket"], [f"arn:{partition}:s3:::{source}", f"arn:{partition}:s3:::{destination}"]),
+        _allow("FindUploads", ["s3:ListBucketMultipartUploads"], [f"arn:{partition}:s3:::{destination}"]),
+        _allow("AbortUploads", ["s3:AbortMultipartUpload"], [f"arn:{partition}:s3:::{destination}/*"]),
         _allow("LookAtKeys", ["s3:GetEncryptionConfiguration"],
                [f"arn:{partition}:s3:::{source}", f"arn:{partition}:s3:::{destination}"]),
         _allow(

@@ -128,6 +128,8 @@ def look(
         policy=Policy(**said._asdict())._replace(destination_owner=destination.owner),
         filter=filter_of(copy.selection),
         force_archived=copy.selection.force_archived,
+        multipart_bytes=copy.multipart_bytes,
+        part_bytes=copy.part_bytes,
     )
     if session.has_other_store and not copy.overwrite:
         check_no_overwrite(session, destination.place)

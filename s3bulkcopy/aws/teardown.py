@@ -61,6 +61,10 @@ class Left:
     why: str
     command: str
 
+    def __str__(self) -> str:
+        """Say it in a line."""
+        return f"{self.name} ({self.why}): {self.command}"
+
 
 @dataclass(frozen=True, slots=True)
 class TornDown:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from s3bulkcopy.aws.preflight import Found
+    from s3bulkcopy.aws.uploads import Swept
     from s3bulkcopy.engines import Engine
     from s3bulkcopy.run import Course, Result
     from s3bulkcopy.settings import AwsSettings, CopySettings, OutputSettings
@@ -229,11 +230,20 @@ def make_engine(
         ca_file=session.ca_file,
         proxy=session.proxy(found.job.source.url, found.job.destination.url),
         journal=journal,
+        sweep=partial(_sweep, session, found.job),
         say=view.step,
         check=interrupts.check,
         clock=time.monotonic,
         lets_in=partial(what_lets_in, found, None),
     )
+
+
+def _sweep(session: AwsSession, job: Job) -> Swept:
+    """Abort the multipart uploads that a run of the local engine has left."""
+    from s3bulkcopy.aws.uploads import Place, sweep  # noqa: PLC0415 - few runs have any
+
+    there = job.destination
+    return sweep(session, Place(there.bucket, there.prefix, there.region), job.run_id, job, is_own_role=False)
 
 
 # ----------------------------------------------------------------------------------------- what all of them have in common

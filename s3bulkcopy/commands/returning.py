@@ -396,6 +396,8 @@ def retry(
             overwrite=copy.overwrite,
             batch_keys=copy.batch_keys,
             policy=found.job.policy,
+            multipart_bytes=copy.multipart_bytes,
+            part_bytes=copy.part_bytes,
         )
         found = replace(found, job=job)
         facts = facts_of(found, copy, settings, aws)

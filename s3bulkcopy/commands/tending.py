@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from s3bulkcopy import failures as failed_ones
 from s3bulkcopy.aws import teardown as teardowns
+from s3bulkcopy.aws import uploads
 from s3bulkcopy.aws.discover import find_run, find_runs
 from s3bulkcopy.aws.session import AwsSession, identity
 from s3bulkcopy.aws.stack import decode_tag, encode_tag
@@ -230,6 +231,8 @@ def halt(run_id: str, aws: AwsSettings, output: OutputSettings) -> int:
     view = _plain_view(output)
     teardowns.halt(session, region, run_id, say=view.step, sleep=time.sleep)
     left = teardowns.empty(session, region, run_id, say=view.step, sleep=time.sleep)
+    for one in _sweep(session, region, run_id, view):
+        view.warning(f"left behind: {one}")
     again = f"s3bulkcopy teardown {run_id}{accounts.flags(accounts.words(aws, region))}"
     if output.json:
         put_line(sys.stdout, json.dumps({"run_id": run_id, "halted": True, "messages_left": left}))
@@ -298,8 +301,9 @@ def _tear_down(session: AwsSession, region: str, run_id: str, output: OutputSett
         teardowns.halt(session, region, run_id, say=view.step, sleep=time.sleep)
     except S3BulkCopyError as error:
         view.warning(f"could not stop the workers first: {error.message}")
+    swept = _sweep(session, region, run_id, view)
     done = teardowns.teardown(session, region, run_id, say=view.step, sleep=time.sleep)
-    left = [f"{left.name} ({left.why}): {left.command}" for left in done.left]
+    left = [str(one) for one in (*swept, *done.left)]
     if output.json:
         put_line(sys.stdout, json.dumps({"run_id": run_id, "removed": list(done.removed), "left": left}))
         return left
@@ -311,6 +315,21 @@ def _tear_down(session: AwsSession, region: str, run_id: str, output: OutputSett
     for line in left:
         put_line(sys.stderr, f"  left    {line}")
     return left
+
+
+def _sweep(session: AwsSession, region: str, run_id: str, view: View) -> tuple[teardowns.Left, ...]:
+    """Abort the multipart uploads of a run whose workers were stopped; gives what is left of them."""
+    with suppress(S3BulkCopyError):  # what may not be looked at is said by what looks for all else
+        found = find_run(session, region, run_id)
+        bucket, _, prefix = (found.destination if found is not None else "").removeprefix("s3://").partition("/")
+        if bucket:
+            swept = uploads.sweep(session, uploads.Place(bucket, prefix.removesuffix("..."), region), run_id)
+            if swept.aborted:
+                view.note(f"aborted {swept.aborted:,} multipart uploads that were not completed")
+            if swept.unseen is not None:
+                view.note(f"not looked for: {swept.unseen}")
+            return swept.left
+    return ()
 
 
 def _plain_view(output: OutputSettings) -> View:

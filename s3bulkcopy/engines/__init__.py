@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
+from s3bulkcopy.worker.model import Dead, Done, PartTask
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
@@ -37,6 +39,27 @@ class Proof:
 
     events: tuple[Event, ...]
     taken: int
+
+
+@dataclass(slots=True)
+class Signs:
+    """What was seen of multipart uploads: whether a run is known to have begun some, or may have, unheard of."""
+
+    known: bool = False
+    possible: bool = False
+
+    def look_at(self, *events: Event) -> None:
+        """Take note of what events tell."""
+        for event in events:
+            match event:
+                case Done(attempt=attempt, counts=counts):
+                    self.known |= counts.uploads > 0
+                    self.possible |= attempt.number > 1
+                case Dead(task=task):
+                    self.known |= isinstance(task, PartTask)
+                    self.possible = True
+                case _:
+                    self.possible = True
 
 
 class Engine(Protocol):

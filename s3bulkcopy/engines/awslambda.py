@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from s3bulkcopy.aws import bundle, deploy, discover, teardown
+from s3bulkcopy.aws import bundle, deploy, discover, teardown, uploads
 from s3bulkcopy.aws.deploy import Deployed
 from s3bulkcopy.aws.preflight import what_lets_in
 from s3bulkcopy.aws.session import Lack, lack, translate
 from s3bulkcopy.aws.stack import COPY_BATCH_MESSAGES, LIST_BATCH_MESSAGES, Names, plan
-from s3bulkcopy.engines import Depth, Depths, Proof
+from s3bulkcopy.engines import Depth, Depths, Proof, Signs
 from s3bulkcopy.errors import (
     CountsIncomplete,
     DeployFailed,
@@ -29,6 +29,7 @@ from s3bulkcopy.errors import (
     SignedOut,
 )
 from s3bulkcopy.worker.model import (
+    Copying,
     CopyTask,
     Counts,
     Dead,
@@ -73,6 +74,9 @@ _DEPTHS_SECONDS = 2.0
 _DEAD_SECONDS = 10.0
 
 _PROBE_PAUSE_SECONDS = 2.0
+
+#: How often a function is tried that ends without an answer of its own: an environment may fail to start, once.
+_PROBE_ATTEMPTS = 3
 
 #: How often it is looked whether someone has halted the run, in seconds: a request each time.
 _HALTED_SECONDS = 5.0
@@ -135,6 +139,8 @@ class LambdaEngine:
         self._dead_seen_at = float("-inf")
         #: The dead letters that were told of, by their ids.
         self._told: set[str] = set()
+        #: Of multipart uploads; a run that was begun by another command may have left some.
+        self._signs = Signs(possible=adopts)
         self.sent_until = 0.0
         self.left: tuple[str, ...] = ()
 
@@ -193,6 +199,8 @@ class LambdaEngine:
                 self._halt()
         if self._settings.keep_failed and isinstance(error, ObjectsFailed):
             self._keeps = True
+        if self._signs.known or self._signs.possible or error is not None:
+            self._abort_uploads()
         if not self._keeps:
             self._unmake(frozenset())
 
@@ -209,7 +217,18 @@ class LambdaEngine:
         done = teardown.teardown(
             self._session, self._found.region, self._names.run_id, say=self._say, sleep=self._rest, leave=spared
         )
-        self.left = tuple(f"{left.name} ({left.why}): {left.command}" for left in done.left)
+        self.left += tuple(map(str, done.left))
+
+    def _abort_uploads(self) -> None:
+        """Abort what multipart uploads are left, now that nobody works on them."""
+        job = self._found.job
+        if not job.destination.bucket:  # a run that was taken over, and does not say where it copies to
+            return
+        place = uploads.Place(job.destination.bucket, job.destination.prefix, self._found.region)
+        swept = uploads.sweep(self._session, place, self._names.run_id, job)
+        if swept.aborted:
+            self._say(f"aborted {swept.aborted:,} multipart uploads that were not completed")
+        self.left += tuple(map(str, swept.left_if(is_known=self._signs.known)))
 
     # ------------------------------------------------------------------------------------------------------- the job
 
@@ -242,14 +261,23 @@ class LambdaEngine:
         event = decode_event(answer["done"])
         if isinstance(event, Nothing):
             raise MalformedMessage("the probe reported nothing")
+        self._signs.look_at(event)
         return Proof((event,), len(first_items) - int(answer["rest"]))
 
     def _probe(self, function: str, task: Task) -> dict[str, Any]:
         payload = json.dumps({"probe": encode_task(task)})
         give_up_at = self._clock() + PROVE_SECONDS
         said = ""
+        crashes = 0
         while True:
             answer = self._invoke(function, payload)
+            if (crash := answer.get("crash")) is not None:
+                crashes += 1
+                if crashes < _PROBE_ATTEMPTS:
+                    continue
+                raise DeployFailed(
+                    f"function {function} failed its probe: {crash}", hint=f"its log group is /aws/lambda/{function}"
+                )
             if answer.get("ok"):
                 return answer
             if not answer["passing"] or self._clock() > give_up_at:
@@ -262,21 +290,20 @@ class LambdaEngine:
             self._sleep(_PROBE_PAUSE_SECONDS)
 
     def _invoke(self, function: str, payload: str) -> dict[str, Any]:
+        """Invoke a function; gives its answer, with `crash` where it ended without one of its own."""
         try:
             answer = self._client("lambda").invoke(FunctionName=function, Payload=payload.encode())
             body = json.loads(answer["Payload"].read() or b"null")
         except (ClientError, BotoCoreError, ValueError) as error:
             raise translate(error, f"invoking {function}") from error
-        if answer.get("FunctionError") or not isinstance(body, dict):
-            raise DeployFailed(f"function {function} failed its probe: {body}", hint=f"its log group is /aws/lambda/{function}")
-        return body
+        return {"crash": body} if answer.get("FunctionError") or not isinstance(body, dict) else body
 
     # -------------------------------------------------------------------------------------------------------- queues
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """Send tasks; what a batch refuses is sent again."""
         urls = self._made.queue_urls
-        for kind, role in ((Listing, "list"), (CopyTask, "copy")):
+        for kind, role in ((Listing, "list"), (Copying, "copy")):
             bodies = [encode_task(task) for task in tasks if isinstance(task, kind)]
             for batch in _in_batches(bodies, self._made.message_bytes):
                 self._send(urls[role], batch)
@@ -315,6 +342,7 @@ class LambdaEngine:
                     event = decode_event(message["Body"])
                     if not isinstance(event, Nothing):
                         events.append(event)
+                        self._signs.look_at(event)
             if len(messages) < BATCH_MESSAGES:
                 break
             wait = 0
@@ -420,6 +448,7 @@ class LambdaEngine:
                     task = _task_in(message["Body"])
                     if task is not None:
                         events.append(Dead(task.id, task))
+                        self._signs.look_at(events[-1])
                     else:
                         self._name_stray(message)
         return events

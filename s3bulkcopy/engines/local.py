@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
 import s3bulkcopy
-from s3bulkcopy.engines import Depth, Depths, Proof
+from s3bulkcopy.engines import Depth, Depths, Proof, Signs
 from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, S3BulkCopyError
 from s3bulkcopy.worker.attempts import LIST_SLOTS
 from s3bulkcopy.worker.local import Config, encode_config, line
@@ -39,6 +39,7 @@ from s3bulkcopy.worker.model import (
     Listing,
     MalformedMessage,
     Nothing,
+    PartTask,
     Task,
     Trouble,
     clip,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
+    from s3bulkcopy.aws.uploads import Swept
     from s3bulkcopy.journal import Journal
     from s3bulkcopy.settings import LocalSettings
     from s3bulkcopy.worker.model import Event, Item, Job
@@ -186,6 +188,7 @@ class LocalEngine:
         ca_file: str | None,
         proxy: str | None = None,
         journal: Journal | None = None,
+        sweep: Callable[[], Swept] | None = None,
         say: Callable[[str], None],
         check: Callable[[], None],
         clock: Callable[[], float],
@@ -195,6 +198,7 @@ class LocalEngine:
 
         `credentials` gives those that are valid now and may raise NotPermitted, `renewed_credentials` looks for others where
         they have expired all the same. `ca_file` and `proxy` are as a Host has them. Tasks are kept in `journal`, if any.
+        `sweep` aborts what multipart uploads the run has left.
         `check` may raise to stop what waits here. `lets_in` says what owners can add where we are denied something.
         """
         self.job = job._replace(message_bytes=_MESSAGE_BYTES)
@@ -202,8 +206,9 @@ class LocalEngine:
         self._settings = settings
         self._credentials, self._renewed = credentials, renewed_credentials
         self._ca_file, self._proxy = ca_file, proxy
-        self._journal = journal
-        self._lets_in = lets_in
+        self._journal, self._sweep, self._lets_in = journal, sweep, lets_in
+        #: Of multipart uploads; a run that goes on may have left some.
+        self._signs = Signs(possible=journal is not None and journal.facts.has_roots)
         self._say, self._check, self._clock = say, check, clock
         self._pauses = full_jitter(random.random)
         self._selector = selectors.DefaultSelector()
@@ -248,8 +253,14 @@ class LocalEngine:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None:
-        """End the workers, once their requests have landed."""
+        """End the workers, once their requests have landed, and abort what multipart uploads are left."""
         self._stop()
+        if self._sweep is None or self.job.dry or not (self._signs.known or self._signs.possible or error is not None):
+            return
+        swept = self._sweep()
+        if swept.aborted:
+            self._say(f"aborted {swept.aborted:,} multipart uploads that were not completed")
+        self.left = tuple(str(left) for left in swept.left_if(is_known=self._signs.known))
 
     def _start(self) -> _Process:
         try:
@@ -319,6 +330,7 @@ class LocalEngine:
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """Queue tasks."""
+        self._signs.known |= any(isinstance(task, PartTask) for task in tasks)
         deliveries = [_Delivery("list" if isinstance(task, Listing) else "copy", encode_task(task)) for task in tasks]
         self._keep(deliveries)
         for delivery in deliveries:
@@ -522,7 +534,9 @@ class LocalEngine:
                 self._try_anew(worker, token)
             case "probed" if self._probe is not None:
                 remaining, _, body = rest.partition(" ")
-                self._proofs.append(Proof(_events(body), len(self._probe.items) - int(remaining)))
+                proof = Proof(_events(body), len(self._probe.items) - int(remaining))
+                self._signs.look_at(*proof.events)
+                self._proofs.append(proof)
             case "refused":
                 self._proofs.append(_refusal(json.loads(rest), self.job, self._lets_in))
             case _:
@@ -543,7 +557,10 @@ class LocalEngine:
         if delivery.kind == "copy":
             self._unaccepted.append((worker, sequence, delivery))
             return
-        self._queues["list"].append(delivery)
+        if delivery.kind == "more":  # whoever waited for room would take the place of those who make it
+            delivery.kind = "copy"
+            self._signs.known = True
+        self._queues[delivery.kind].append(delivery)
         self._unkept.append((worker, sequence, delivery))
 
     def _release(self, worker: _Process, token: str) -> _Delivery:
@@ -556,6 +573,7 @@ class LocalEngine:
         events = _events(body)
         self._events += events
         for event in events:
+            self._signs.look_at(event)
             if isinstance(event, Done):
                 worker.under_way = Counts(*(max(0, left) for left in worker.under_way - event.counts))
 
@@ -566,6 +584,7 @@ class LocalEngine:
             if not isinstance(task, Nothing):
                 self._dead += 1
                 self._events.append(Dead(task.id, task))
+                self._signs.look_at(self._events[-1])
             return
         pause = self._pauses(delivery.number + 1)
         delivery.number += 1
@@ -641,6 +660,7 @@ class LocalEngine:
         task = decode_task(delivery.body)
         if not isinstance(task, Nothing):
             self._events.append(Trouble(task.id, Attempt(delivery.number, f"{token}"), clip(how)))
+            self._signs.possible = True
 
     # ---------------------------------------------------------------------------------------------------- credentials
 

@@ -123,6 +123,10 @@ class SocketConnection:
         if not self.host.is_watching:
             self.host.watch()
 
+    def expect_no_body(self) -> None:
+        """Take the answer to the request just sent, a HEAD, for whole when its head is."""
+        self._reader.expect_no_body()
+
     def close(self) -> None:
         """End the connection now."""
         self._abort(ConnectionLost("the connection was closed"))
@@ -291,6 +295,8 @@ class Host:
     async def _exchange_on(self, connection: Connection, request: bytes, timeout_seconds: float) -> Response:
         waiter = _Waiter(self.loop)
         connection.send(request, self.loop.time() + timeout_seconds, waiter)
+        if request.startswith(b"HEAD ") and isinstance(connection, SocketConnection):
+            connection.expect_no_body()
         try:
             response: Response = await waiter.answer
         except aio.CancelledError:

@@ -19,7 +19,7 @@ from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import ConnectionLost
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop, lost
 from s3bulkcopy.worker.http import Response
-from s3bulkcopy.worker.model import MAX_COPY_OBJECT_BYTES, Counts, Failure, Item, Job, clip
+from s3bulkcopy.worker.model import Counts, Failure, Item, Job, clip
 from s3bulkcopy.worker.s3 import PATIENCE_SECONDS, PATIENCE_SECONDS_PER_BYTE, Page, is_copied, read_copy
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ ASKED_FIRST = 128
 _LOOK_SECONDS = 0.02
 
 #: Of an item, as its attributes say it; half the price.
-_KEY, _SIZE = itemgetter(0), itemgetter(1)
+_KEY = itemgetter(0)
 
 #: The shortest sleep for the pace's sake, in seconds; many requests go at once after it.
 _TICK_SECONDS = 0.002
@@ -84,6 +84,9 @@ class Outcome(NamedTuple):
 class _Batch:
     """The items of one task on their way."""
 
+    #: Whether something may have to be known of items before they are copied.
+    _asks = True
+
     def __init__(self, job: Job, copies: JobCopies, items: Iterable[Item], deadline: float, *, trusting: bool) -> None:
         self.job = job
         self.copies = copies
@@ -93,7 +96,9 @@ class _Batch:
         self.trusting = trusting
         policy = job.policy
         #: Whether something is to be known of each item before it is copied, which costs requests.
-        self.asks_first = policy.preserves_acl or (policy.preserves_class and not all(item[3] for item in self.items))
+        self.asks_first = self._asks and (
+            policy.preserves_acl or (policy.preserves_class and not all(item[3] for item in self.items))
+        )
         #: Items whose end is not known yet: waiting, in flight or pausing.
         self.open = 0
         self.in_flight: set[_Turn] = set()
@@ -105,16 +110,22 @@ class _Batch:
         self.rest: list[Item] = []
         self.failures: list[Failure] = []
         self.copied = self.copied_bytes = self.skipped = self.vanished = 0
-        self.pages = self.requests = self.retries = self.throttles = 0
-        largest = max(map(_SIZE, self.items), default=0)
-        if largest > MAX_COPY_OBJECT_BYTES or job.source.prefix in map(_KEY, self.items):  # seldom: looking at each costs more
-            for item in [*self.items]:
-                if (refusal := _refusal(job, item)) is not None:
-                    self.items.remove(item)
-                    self.fail(item, refusal)
+        self.pages = self.requests = self.retries = self.throttles = self.uploads = 0
+        self._refuse()
         self.open = len(self.items)
         if not self.open:
             self.end()
+
+    def _refuse(self) -> None:
+        """Fail what no request can copy: seldom anything, and looking at each costs more."""
+        if self.job.source.prefix in map(_KEY, self.items):
+            for item in [*self.items]:
+                if (refusal := refusal_of(self.job, item)) is not None:
+                    self.items.remove(item)
+                    self.fail(item, refusal)
+
+    def meet(self, fault: Fault) -> None:
+        """Learn of a fault that asking again would not change; it ends its item, and no other."""
 
     def fail(self, item: Item, fault: Fault) -> None:
         self.failures.append(Failure(item.key, item.size, fault.code, fault.cause))
@@ -180,10 +191,38 @@ class _Batch:
             copy_requests=self.requests,
             retries=self.retries,
             throttles=self.throttles,
+            uploads=self.uploads,
         )
 
     def outcome(self) -> Outcome:
         return Outcome(self.counts(), tuple(self.failures), tuple(self.rest))
+
+
+class PartLost(Exception):
+    """A part cannot be copied, and so its object cannot."""
+
+    def __init__(self, fault: Fault) -> None:
+        """Keep why."""
+        super().__init__(str(fault))
+        self.fault = fault
+
+
+class _PartBatch(_Batch):
+    """Parts of one object on their way, put as items whose keys are the parts' numbers."""
+
+    _asks = False
+
+    def _refuse(self) -> None:
+        """Refuse none: the object was looked at when its upload began."""
+
+    def meet(self, fault: Fault) -> None:
+        """Raise PartLost: an object that lacks a part is none."""
+        raise PartLost(fault)
+
+    def counts(self) -> Counts:
+        """Count parts as bytes: an object counts once all of them are there."""
+        counts = super().counts()
+        return counts._replace(copied=0, copied_bytes=0, part_bytes=self.copied_bytes)
 
 
 class _Turn:
@@ -258,8 +297,19 @@ class Copier:
         Raises Stop where no request of the run can succeed, and Failed where this environment is of no use.
         """
         self._clock = aio.get_running_loop().time
-        now = self._clock()
         batch = _Batch(job, self._s3.copies(job), items, deadline, trusting=attempt >= PROOF_ATTEMPTS)
+        return await self._carry(batch)
+
+    async def copy_parts(self, job: Job, copies: JobCopies, parts: Iterable[Item], deadline: float, *, attempt: int) -> Outcome:
+        """Copy parts of one object, put as items whose keys are the parts' numbers, with the requests that `copies` writes.
+
+        Otherwise as `copy`; raises PartLost where a part cannot be copied, or not within the time for one.
+        """
+        self._clock = aio.get_running_loop().time
+        return await self._carry(_PartBatch(job, copies, parts, deadline, trusting=attempt >= PROOF_ATTEMPTS))
+
+    async def _carry(self, batch: _Batch) -> Outcome:
+        now, deadline = self._clock(), batch.deadline
         self._batches.appendleft(batch)
         self._under_way.add(batch)
         try:
@@ -273,6 +323,11 @@ class Copier:
             batch.leave(sorted(turn.item for turn in batch.in_flight))  # a set has an order of its own in each process
             batch.in_flight.clear()
         return batch.outcome()
+
+    @property
+    def is_proven(self) -> bool:
+        """Tell whether anything was ever copied in this environment, so that a denial is no permission on its way."""
+        return self._proven
 
     def under_way(self) -> Counts:
         """Give what the tasks that have not ended have achieved so far."""
@@ -334,6 +389,10 @@ class Copier:
         proven = False
         while batch.items and not proven and self._clock() < give_up_at:
             item, fault = await self._try(batch, batch.items.popleft())
+            if fault is None and item.size >= job.multipart_bytes:
+                batch.items.appendleft(item)  # copying it takes longer than a probe may
+                self._proven = proven = True
+                break
             proven = fault is None or fault.next is Next.EXISTS
             if fault is None:
                 self._proven = True
@@ -349,17 +408,38 @@ class Copier:
             return batch.outcome()._replace(rest=tuple(batch.items))
         if not proven:
             raise Failed(min(unsettled, key=lambda one: one[1].next is Next.DENIED)[1], "copying")
-        again = await self._copy_unsettled(job, [item for item, _ in unsettled])
-        faults = dict(unsettled)
+        faults = dict(self._fail_large(batch, unsettled))
+        again = await self._copy_unsettled(job, [*faults])
+        others = tuple(item for item in again.rest if item not in faults)  # as they are now, or are known to be
         for item in again.rest:
-            batch.fail(item, faults[item])
+            if item in faults:
+                batch.fail(item, faults[item])
         outcome = batch.outcome()
-        return Outcome(outcome.counts + again.counts, outcome.failures + again.failures, tuple(batch.items))
+        return Outcome(outcome.counts + again.counts, outcome.failures + again.failures, (*others, *batch.items))
+
+    async def _prove_large(self, batch: _Batch, item: Item) -> Fault | None:
+        from s3bulkcopy.worker.large import prove  # noqa: PLC0415 - seldom needed
+
+        batch.uploads += 1
+        return await prove(self._s3, batch.job, item)
+
+    @staticmethod
+    def _fail_large(batch: _Batch, unsettled: list[tuple[Item, Fault]]) -> list[tuple[Item, Fault]]:
+        """Fail the large ones on which a probe proved nothing, and give the others; raises Failed where that may pass."""
+        others = []
+        for item, fault in unsettled:
+            if item.size < batch.job.multipart_bytes:
+                others.append((item, fault))
+            elif fault.next is Next.DENIED:
+                batch.fail(item, fault)
+            else:
+                raise Failed(fault, "copying")
+        return others
 
     async def _try(self, batch: _Batch, item: Item) -> tuple[Item, Fault | None]:
         """Copy an item of a probe once, or as it is now where it has changed; gives it as it was copied."""
         fault = await self._copy_known(batch, item)
-        if fault is None or fault.next is Next.DENIED or not _is_in_doubt(fault):
+        if fault is None or fault.next is Next.DENIED or not is_in_doubt(fault):
             return item, fault
         sure = await self._confirm(batch, item, fault) or fault._replace(next=Next.RETRY)
         if isinstance(sure, Fault):
@@ -368,7 +448,9 @@ class Copier:
         return sure, await self._copy_known(batch, sure)
 
     async def _copy_known(self, batch: _Batch, item: Item) -> Fault | None:
-        """Copy an item and wait, once what its copy needs is known."""
+        """Copy an item and wait, once what its copy needs is known; of a large one prove that it could be copied."""
+        if item.size >= batch.job.multipart_bytes:
+            return await self._prove_large(batch, item)
         known = await self._known(batch, item) if batch.asks_first else (item, {})
         if known is None or isinstance(known, Fault):
             return known or Fault(Next.RETRY, "NoAnswer", "nothing was known of the object in time")
@@ -377,7 +459,7 @@ class Copier:
 
     async def _copy_unsettled(self, job: Job, items: list[Item]) -> Outcome:
         """Copy what a probe could not, as any task does, for as long as a fault may last."""
-        seconds = RETRY_SECONDS + max(item.size for item in items) * PATIENCE_SECONDS_PER_BYTE
+        seconds = RETRY_SECONDS + max((item.size for item in items), default=0) * PATIENCE_SECONDS_PER_BYTE
         return await self.copy(job, items, self._clock() + seconds, attempt=PROOF_ATTEMPTS)
 
     # ---------------------------------------------------------------------------------------------------- the chain
@@ -567,7 +649,8 @@ class Copier:
             heapq.heappush(self._paused, (due, next(self._numbers), turn))
             return
         self._raise_if_final(batch, fault, "copying")
-        if _is_in_doubt(fault) and not (turn.is_again and fault.next is Next.CHANGED):
+        batch.meet(fault)
+        if is_in_doubt(fault) and not (turn.is_again and fault.next is Next.CHANGED):
             batch.in_flight.add(turn)
             self._begin(self._inquire(turn, fault))
             return
@@ -675,8 +758,10 @@ class Copier:
         batch = turn.batch
         turn.item, turn.is_again, turn.troubled_since = item, True, self._clock()
         batch.retries += 1
-        if (refusal := _refusal(batch.job, item)) is not None:
+        if (refusal := refusal_of(batch.job, item)) is not None:
             self._conclude(turn, refusal)
+        elif item.size >= batch.job.multipart_bytes:  # it has grown, and is copied by parts by whoever gets the rest
+            batch.leave([item])
         elif batch.asks_first:
             self._begin_asking(turn)
         else:
@@ -700,7 +785,7 @@ class Copier:
         page = await self._look(batch, item)
         if page is None:
             return None
-        return fault._replace(next=Next.RECORD) if isinstance(page, Fault) else _confirmed(fault, item, page, batch.job)
+        return fault._replace(next=Next.RECORD) if isinstance(page, Fault) else confirmed(fault, item, page, batch.job)
 
     async def _look(self, batch: _Batch, item: Item) -> Page | Fault | None:
         """List what begins with an item's key; None where the batch ends before there is an answer. Raises as `_confirm`."""
@@ -766,7 +851,7 @@ class Copier:
             found = await self._known(batch, turn.item)
             if isinstance(found, Fault):
                 self._raise_if_final(batch, found, "looking at an object")
-                if _is_in_doubt(found):
+                if is_in_doubt(found):
                     sure = await self._confirm(batch, turn.item, found)
                     found = found._replace(next=Next.RECORD) if isinstance(sure, Item) else sure
         except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
@@ -801,7 +886,7 @@ class Copier:
         return grants if grants is None or isinstance(grants, Fault) else (item, grants)
 
 
-def _is_in_doubt(fault: Fault) -> bool:
+def is_in_doubt(fault: Fault) -> bool:
     """Tell whether a fault may be another than it seems, or may be mended, which a list request shows."""
     return fault.next in (Next.DENIED, Next.VANISHED, Next.CHANGED, Next.PRECONDITION)
 
@@ -810,7 +895,7 @@ def _in(page: Page, key: str) -> Item | None:
     return next((one for one in page.items if one.key == key), None)
 
 
-def _confirmed(fault: Fault, item: Item, page: Page, job: Job) -> Fault | Item:
+def confirmed(fault: Fault, item: Item, page: Page, job: Job) -> Fault | Item:
     """Give a fault in doubt as a listing that begins with the item's key shows it, or the item as it is now."""
     found = _in(page, item.key)
     if found is None:
@@ -824,10 +909,8 @@ def _confirmed(fault: Fault, item: Item, page: Page, job: Job) -> Fault | Item:
     return fault._replace(next=Next.RECORD)
 
 
-def _refusal(job: Job, item: Item) -> Fault | None:
-    """Give the fault of an item that no CopyObject can copy."""
-    if item.size > MAX_COPY_OBJECT_BYTES:
-        return Fault(Next.RECORD, "EntityTooLarge", f"{item.size} bytes; CopyObject ends at {MAX_COPY_OBJECT_BYTES}")
+def refusal_of(job: Job, item: Item) -> Fault | None:
+    """Give the fault of an item that no request can copy."""
     if item.key == job.source.prefix and not job.destination.prefix:
         return Fault(Next.RECORD, "EmptyKey", "the source's prefix itself: nothing is left for the destination's key")
     return None

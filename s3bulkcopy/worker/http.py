@@ -62,13 +62,18 @@ class AnswerReader:
     def __init__(self) -> None:
         """Begin before the first answer."""
         self.keep = True
+        self._is_bodiless = False
         self._layout: _Layout | None = None
         self.begin()
 
     def begin(self) -> None:
-        """Get ready for the answer to a new request, which is no HEAD."""
+        """Get ready for the answer to a new request."""
         self._buffer = b""
         self._head = b""
+
+    def expect_no_body(self) -> None:
+        """Get ready for the answer to a HEAD request, which has no body though it says how long that would be."""
+        self._is_bodiless, self._layout = True, None
 
     def feed(self, data: bytes) -> Response | None:
         """Take what arrived; return the answer if that was the end of it. Raises MalformedAnswer."""
@@ -130,8 +135,8 @@ class AnswerReader:
                 self._position = 0
             elif close:
                 self.keep = False
-        if self._status in _BODILESS:
-            self._length, self._chunked = 0, False
+        if self._status in _BODILESS or self._is_bodiless:
+            self._length, self._chunked, self._is_bodiless = 0, False, False
         elif self._chunked:
             self._length = None
         elif self._length is None:

@@ -14,7 +14,7 @@ What is said there are lines of words, of which the last may be JSON. The engine
 and the worker:
 
     ready                     from now on what ends it may be a task's doing
-    emit SEQUENCE KIND JSON   a child, `list` or `copy`
+    emit SEQUENCE KIND JSON   a child: `list`, `copy`, or `more` where a copy task hands it on
     done TOKEN JSON           a task has ended, with this event
     trouble TOKEN JSON        an attempt failed, with this event
     fatal TOKEN JSON          the run cannot go on, with this event
@@ -33,6 +33,7 @@ import resource
 import socket
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
@@ -271,10 +272,10 @@ class LocalWorker:
                 self._say("progress", to_json(counts))
                 said = counts
 
-    async def _emit(self, task: Task) -> None:
+    async def _emit(self, task: Task, *, kind: str = "copy") -> None:
         sequence = next(self._sequence)
         self._unaccepted[sequence] = accepted = aio.get_running_loop().create_future()
-        self._say("emit", sequence, "list" if isinstance(task, Listing) else "copy", encode_task(task))
+        self._say("emit", sequence, "list" if isinstance(task, Listing) else kind, encode_task(task))
         del task  # its items may be many, and to be accepted may take long
         await accepted
 
@@ -283,8 +284,9 @@ class LocalWorker:
             return
         attempt = Attempt(number, self._name + os.urandom(8).hex())
         deadline = aio.get_running_loop().time() + LIST_SECONDS if isinstance(task, Listing) else inf
+        emit = self._emit if isinstance(task, Listing) else partial(self._emit, kind="more")
         try:
-            done = await self._worker.work(task, attempt, Budget(deadline), self._emit)
+            done = await self._worker.work(task, attempt, Budget(deadline), emit)
         except Stop as stop:
             self._say("fatal", token, encode_event(Fatal(task.id, attempt, stop.kind, stop.cause)))
         except Exception as error:  # noqa: BLE001 - whatever it is, the engine delivers the task again

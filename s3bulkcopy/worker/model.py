@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     from s3bulkcopy.worker.filters import Filter
 
 #: Version of the messages. A worker and the CLI that made it come from one bundle, so any other version is a stranger.
-WIRE_VERSION = 3
+WIRE_VERSION = 4
 
 #: Longest key in bytes of UTF-8 (S3 user guide, "Naming Amazon S3 objects").
 MAX_KEY_BYTES = 1024
 
 #: Largest object that one CopyObject copies, in bytes (S3 API reference, CopyObject).
 MAX_COPY_OBJECT_BYTES = 5 * 1024**3
+
+#: From which size on objects are copied by parts, and the size of these, unless said otherwise, in bytes.
+MULTIPART_BYTES = 1024**3
+PART_BYTES = 256 * 1024**2
 
 #: What is kept of a cause and of an error code, in bytes of JSON.
 MAX_CAUSE_BYTES = 300
@@ -107,6 +111,10 @@ class Job(NamedTuple):
     filter: Filter | None = None
     #: Whether archived objects are tried like all others.
     force_archived: bool = False
+    #: Objects from this size on are copied by parts, in bytes.
+    multipart_bytes: int = MULTIPART_BYTES
+    #: The size of these parts; larger where there would be too many, in bytes.
+    part_bytes: int = PART_BYTES
 
     def destination_key(self, key: str) -> str:
         """Re-root a key: the destination's prefix in place of the source's, nothing else changed.
@@ -196,9 +204,45 @@ class CopyTask(NamedTuple):
     archived: str = ""
 
 
+class PartTask(NamedTuple):
+    """Copy some parts of one object to a multipart upload that has begun.
+
+    Of the tasks of one object, one reports what becomes of it: when its own parts are there it sees to the others, too. Those
+    others help it, and report nothing but parts.
+    """
+
+    id: str
+    job: Job
+    #: The object, in the version that all parts are taken from.
+    item: Item
+    upload_id: str
+    part_bytes: int
+    #: The numbers of the parts, both inclusive.
+    first: int
+    last: int
+    #: Whether what becomes of the object is reported by this task.
+    reports: bool
+    #: When the upload began, in seconds since the epoch, by S3's clock.
+    begun: int
+    #: Bytes of these parts that were reported by those that handed the task on.
+    reported_bytes: int = 0
+    #: The object's tags, as a request has them.
+    tagging: str = ""
+    #: Attempts in a row that handed the task on without a new part.
+    idle_hops: int = 0
+    #: The same of the CopyTask that began the upload: an object is begun anew so many times at most.
+    restarts: int = 0
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """Give the objects whose end this task reports."""
+        return (self.item,) if self.reports else ()
+
+
 #: What lists; all else copies.
 Listing = ListTask | WalkTask
-Task = Listing | CopyTask
+Copying = CopyTask | PartTask
+Task = Listing | Copying
 
 
 class Nothing(NamedTuple):
@@ -240,11 +284,21 @@ class Counts(NamedTuple):
     filtered: int = 0
     #: Of those skipped, the ones that are archived.
     archived: int = 0
+    #: Multipart uploads begun, or asked for.
+    uploads: int = 0
+    #: Bytes of parts that are copied, and those of objects whose end is known: the rest is of objects on their way.
+    part_bytes: int = 0
+    ended_part_bytes: int = 0
 
     @property
     def ended(self) -> int:
         """Objects whose fate is known."""
         return self.copied + self.skipped + self.vanished + self.failed
+
+    @property
+    def bytes_under_way(self) -> int:
+        """Bytes of parts that are copied, of objects that are not yet."""
+        return max(0, self.part_bytes - self.ended_part_bytes)
 
     def __add__(self, other: Counts) -> Counts:  # type: ignore[override]
         """Add field by field."""
@@ -343,6 +397,8 @@ def encode_task(task: Task | Nothing) -> str:
         return to_json({"t": "list", **head, "limit": task.limit, "ranges": task.ranges})
     if isinstance(task, WalkTask):
         return to_json({"t": "walk", **head, "limit": task.limit, "but": task.but})
+    if isinstance(task, PartTask):
+        return to_json({"t": "part", **head, **{name: value for name, value in task._asdict().items() if name not in _HEAD}})
     # By columns: a list for each of a thousand items costs more than all else about them.
     head["archived"] = task.archived
     columns = {name: [item[n] for item in task.items] for n, name in enumerate(_COLUMNS)}
@@ -350,6 +406,9 @@ def encode_task(task: Task | Nothing) -> str:
         columns["classes"] = [item[3] for item in task.items]
     return to_json({"t": "copy", **head, **columns})
 
+
+#: What every message of a task says in words of its own.
+_HEAD = frozenset({"id", "job", "idle_hops"})
 
 #: What a message calls the values of its items; a fourth, where storage classes are preserved, is `classes`.
 _COLUMNS = ("keys", "sizes", "etags")
@@ -374,6 +433,8 @@ def decode_task(body: str) -> Task | Nothing:
                 keys, sizes, etags = (data[column] for column in _COLUMNS)
                 found = _items(keys, sizes, etags, data.get("classes"))
                 return CopyTask(name, job, found, idle, _text(data["archived"]))
+            case "part":
+                return _part_task(PartTask(id=name, job=job, idle_hops=idle, **_but(data, "v", "t", "id", "job", "idle")))
             case kind:
                 raise MalformedMessage(f"a message of kind {kind!r} is no task")
     except MalformedMessage:
@@ -447,6 +508,8 @@ def _job(data: dict[str, Any]) -> Job:
     _text(job.run_id)
     _number(job.batch_keys)
     _number(job.message_bytes)
+    _number(job.multipart_bytes)
+    _number(job.part_bytes)
     if {type(job.overwrite), type(job.dry), type(job.force_archived)} != {bool}:
         raise TypeError("overwrite, dry or force_archived, which are true or false")
     if job.filter is None:
@@ -481,6 +544,22 @@ def _items(keys: list[str], sizes: list[int], etags: list[str], classes: list[st
         raise TypeError("an item whose size is no count")
     more = repeat("", len(keys)) if classes is None else classes
     return tuple(map(make_item, zip(keys, sizes, etags, more, strict=True)))
+
+
+def _but(data: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name not in names}
+
+
+def _part_task(task: PartTask) -> PartTask:
+    """Check the values of a PartTask as a message has them."""
+    key, size, etag, storage_class = _exactly(4, _list(task.item))
+    for number in (task.begun, task.reported_bytes, task.restarts):
+        _number(number)
+    if type(task.reports) is not bool or not 1 <= _number(task.first) <= _number(task.last) or not _number(task.part_bytes):
+        raise TypeError("parts that are none")
+    _text(task.upload_id)
+    _text(task.tagging)
+    return task._replace(item=Item(_text(key), _number(size), _text(etag), _text(storage_class)))
 
 
 def _text(value: object) -> str:

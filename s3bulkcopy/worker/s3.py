@@ -13,7 +13,7 @@ from collections import deque
 from hashlib import sha256
 from itertools import groupby, islice, repeat
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from s3bulkcopy.worker import aio, urls
 from s3bulkcopy.worker.connections import Host
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from s3bulkcopy.worker.model import Item, Job, Location, Trait
     from s3bulkcopy.worker.properties import Policy
 
-_OK, _FORBIDDEN, _INTERNAL_SERVER_ERROR = 200, 403, 500
+_OK, _MULTIPLE_CHOICES, _BAD_REQUEST, _FORBIDDEN, _INTERNAL_SERVER_ERROR = 200, 300, 400, 403, 500
 
 #: Most keys in one ListObjectsV2 answer (S3 API reference).
 PAGE_KEYS = 1000
@@ -205,8 +205,9 @@ def _url_decoded(text: str) -> str:
 class Bucket:
     """Builds the requests to one bucket: its host, the path to it, its signer."""
 
-    def __init__(self, location: Location, credentials: Credentials) -> None:
-        """Take where the bucket is and as whom to ask."""
+    def __init__(self, location: Location, credentials: Credentials, headers: dict[str, str] | None = None) -> None:
+        """Take where the bucket is, as whom to ask, and headers that every request has."""
+        self._headers = headers or {}
         _, self.host, path = urls.split(location.url)
         self.path = encode_path(path.rstrip("/"))
         self.signer = Signer(credentials, "s3", location.region)
@@ -214,15 +215,21 @@ class Bucket:
     def request(self, method: str, path: str, query: str, headers: dict[str, str], date: str, body: bytes = b"") -> bytes:
         """Write a request; `path` is encoded and starts with a slash, `headers` have lower-case names."""
         body_sha256 = sha256(body).hexdigest() if body else EMPTY_SHA256
-        headers = {**headers, "host": self.host, "x-amz-content-sha256": body_sha256, "x-amz-date": date}
+        headers = {**self._headers, **headers, "host": self.host, "x-amz-content-sha256": body_sha256, "x-amz-date": date}
         if self.signer.credentials.token:
             headers["x-amz-security-token"] = self.signer.credentials.token
-        authorization = self.signer.sign(method, path, query, headers, body_sha256, date)
+        signed = {name: value if value.isascii() else _as_sent(value) for name, value in headers.items()}
+        authorization = self.signer.sign(method, path, query, signed, body_sha256, date)
         target = f"{path}?{query}" if query else path
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         length = "" if method in ("GET", "HEAD") else f"Content-Length: {len(body)}\r\n"
         head = f"{method} {target} HTTP/1.1\r\n{lines}{length}Authorization: {authorization}\r\n\r\n"
         return head.encode("latin-1") + body
+
+
+def _as_sent(value: str) -> str:
+    """Give a header's value as its bytes read as UTF-8: so it is signed, whatever it is."""
+    return value.encode("latin-1").decode("utf-8", "surrogateescape")
 
 
 def page_request(
@@ -335,6 +342,18 @@ class CopyRequests:
         return self._bucket.request("PUT", self._target_head + tail, "", headers, date)
 
 
+class Writer(Protocol):
+    """Writes the requests that copy items, or parts of one that are put as items."""
+
+    credentials: Credentials
+
+    def write(self, items: Sequence[Item], date: str) -> list[bytes]:
+        """Write a request for each, signed for a date."""
+
+    def write_one(self, item: Item, more: dict[str, str], date: str) -> bytes:
+        """Write the request for an item that has more to say than others."""
+
+
 def _around_blanks(text: str) -> tuple[str, str, str]:
     before, rest = text.split("\0")
     between, behind = rest.split("\1")
@@ -350,14 +369,15 @@ def is_copied(response: Response) -> bool:
 def read_copy(response: Response) -> Fault | None:
     """Read the answer to a copy: None where the object is at the destination.
 
-    S3 may send the head of a 200 and white space before it knows how the copy ends, so the document decides.
+    Of a part the result has another name. S3 may send the head of a 200 and white space before it knows how the copy ends, so
+    the document decides.
     """
     if is_copied(response):
         return None
     if response.status != _OK:
         return read_error(response.status, response.body)
     document = response.body.lstrip()[:400]
-    if b"CopyObjectResult" in document:
+    if b"CopyObjectResult" in document or b"CopyPartResult" in document:
         return None
     if b"<Error" in document:
         return read_error(_INTERNAL_SERVER_ERROR, response.body)
@@ -408,6 +428,10 @@ class S3:
             self._hosts[root] = self._open_host(root)
         return self._hosts[root]
 
+    def seconds(self) -> float:
+        """Give the time as S3 knows it, in seconds since the epoch."""
+        return self._now() + self._skew_seconds
+
     async def page(
         self,
         location: Location,
@@ -421,10 +445,10 @@ class S3:
         """List one page of the keys that start with `prefix` and lie behind `after`, or follow the page with a token."""
         headers = source_headers(policy) | (_RESTORE_STATUS if asked[1] else {})
 
-        def write(bucket: Bucket) -> bytes:
-            return page_request(bucket, prefix, after, max_keys, self.date(), token, headers)
+        def write(bucket: Bucket, date: str) -> bytes:
+            return page_request(bucket, prefix, after, max_keys, date, token, headers)
 
-        answer = await self._get(location, write)
+        answer = await self.ask_about(location, write)
         if isinstance(answer, Fault):
             return answer
         try:
@@ -436,10 +460,10 @@ class S3:
         """Read the ACL of a source's object, as the headers that give a copy the same grants."""
         headers = source_headers(policy)
 
-        def write(bucket: Bucket) -> bytes:
-            return bucket.request("GET", f"{bucket.path}/{encode_path(key)}", "acl=", headers, self.date())
+        def write(bucket: Bucket, date: str) -> bytes:
+            return bucket.request("GET", f"{bucket.path}/{encode_path(key)}", "acl=", headers, date)
 
-        answer = await self._get(location, write)
+        answer = await self.ask_about(location, write)
         if isinstance(answer, Fault):
             return answer
         try:
@@ -447,14 +471,27 @@ class S3:
         except ValueError as error:
             return lost(error)
 
-    async def _get(self, location: Location, write: Callable[[Bucket], bytes]) -> Response | Fault:
-        """Ask a bucket what has an answer of its own with 200, again where an answer has told what was wrong."""
+    async def ask_about(
+        self,
+        location: Location,
+        write: Callable[[Bucket, str], bytes],
+        timeout_seconds: float = REQUEST_SECONDS,
+        headers: dict[str, str] | None = None,
+    ) -> Response | Fault:
+        """Send what `write` gives for a location's bucket and a date to it, again where an answer told what was wrong.
+
+        Any answer but a 2xx is a fault. `headers` are those of every request to that bucket.
+        """
         for _ in range(_LESSONS):
             at = self.where(location)
-            answer = await self.ask(self.host(at), write(Bucket(at, self.credentials())), REQUEST_SECONDS)
-            if isinstance(answer, Fault) or answer.status == _OK:
+            request = write(Bucket(at, self.credentials(), headers), self.date())
+            answer = await self.ask(self.host(at), request, timeout_seconds)
+            if isinstance(answer, Fault) or _OK <= answer.status < _MULTIPLE_CHOICES:
                 return answer
-            fault = self.learn(answer, read_error(answer.status, answer.body), at)
+            fault = read_error(answer.status, answer.body)
+            if answer.status == _BAD_REQUEST and not answer.body and told_region(answer) not in (None, at.region):
+                fault = fault._replace(code="PermanentRedirect")  # so it is said in answer to a HEAD
+            fault = self.learn(answer, fault, at)
             if fault.next is not Next.MENDED:
                 return fault
         return fault._replace(next=Next.RETRY)
@@ -531,9 +568,13 @@ class JobCopies:
         self._job = job._replace(destination=self._s3.where(job.destination))
         self._there_since = now
         self.host = self._s3.host(self._job.destination)
-        self._requests = CopyRequests(self._job, self._s3.credentials())
+        self._requests = self._writer(self._s3.credentials())
         self._ahead: deque[bytes] = deque()
         self._ahead_until = -math.inf
+
+    def _writer(self, credentials: Credentials) -> Writer:
+        """Give what writes the requests."""
+        return CopyRequests(self._job, credentials)
 
     def take(self, items: deque[Item], now: float) -> tuple[Item, bytes | None]:
         """Take the next item, and the request that copies it, which was written with others ahead.
@@ -567,7 +608,7 @@ class JobCopies:
         """Have the credentials and the date that are valid now."""
         credentials = self._s3.credentials()
         if credentials is not self._requests.credentials:
-            self._requests = CopyRequests(self._job, credentials)
+            self._requests = self._writer(credentials)
         if now >= self._dated_until:
             self._date, seconds = self._s3.date_and_rest()
             self._dated_until = now + seconds

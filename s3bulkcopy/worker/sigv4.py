@@ -149,10 +149,10 @@ class Signer:
         """Give the Authorization header of any request.
 
         `path` and `query` are encoded, as encode_path and encode_query do; `headers` has lower-case names, all of which are
-        signed.
+        signed. Bytes that are no UTF-8 are as `surrogateescape` has them.
         """
         names = sorted(headers)
         lines = "".join(f"{name}:{trimmed(headers[name])}\n" for name in names)
         signed = ";".join(names)
         canonical = f"{method}\n{path}\n{query}\n{lines}\n{signed}\n{body_sha256}"
-        return self.authorization_head(signed, date) + self.dated(date)(canonical.encode())
+        return self.authorization_head(signed, date) + self.dated(date)(canonical.encode("utf-8", "surrogateescape"))

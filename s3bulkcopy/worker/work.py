@@ -6,19 +6,34 @@ Nothing here knows SQS or Lambda: children go out through `emit`, time comes fro
 from __future__ import annotations
 
 from functools import cached_property
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from s3bulkcopy.worker.attempts import LIST_SLOTS, Children
-from s3bulkcopy.worker.model import ARCHIVED, MAX_IDLE_HOPS, CopyTask, Counts, Done, Failure, ListTask, WalkTask
+from s3bulkcopy.worker.model import (
+    ARCHIVED,
+    MAX_IDLE_HOPS,
+    CopyTask,
+    Counts,
+    Done,
+    Failure,
+    ListTask,
+    PartTask,
+    WalkTask,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from s3bulkcopy.worker.attempts import Budget
     from s3bulkcopy.worker.copying import Copier
+    from s3bulkcopy.worker.large import Uploads
     from s3bulkcopy.worker.listing import Lister
-    from s3bulkcopy.worker.model import Attempt, Emit, Task
+    from s3bulkcopy.worker.model import Attempt, Emit, Item, Task
     from s3bulkcopy.worker.s3 import S3
+
+#: Of an item, as its attribute says it; half the price.
+_SIZE = itemgetter(1)
 
 #: Sends of one task that may be under way before it waits for the oldest, unless said otherwise.
 _SENDS_UNDER_WAY = 16
@@ -50,6 +65,7 @@ class Worker:
         self._pauses = pauses
         self._most_sends = most_sends
         self._list_slots = list_slots
+        self._is_handing_on = False
 
     @cached_property
     def _lister(self) -> Lister:
@@ -57,13 +73,22 @@ class Worker:
 
         return Lister(self._s3, self._pauses, slots=self._list_slots)
 
+    @cached_property
+    def _uploads(self) -> Uploads:
+        from s3bulkcopy.worker.large import Uploads  # noqa: PLC0415 - most workers meet no large object
+
+        return Uploads(self._s3, self._copier, self._pauses)
+
     async def hand_on(self, seconds: float) -> None:
         """Have the tasks in hand end soon, handing on what is left; copies in flight have so many seconds to land.
 
         A WalkTask cannot be handed on, and goes on.
         """
+        self._is_handing_on = True
         if "_lister" in vars(self):
             self._lister.hand_on()
+        if "_uploads" in vars(self):
+            self._uploads.hand_on()
         await self._copier.hand_on(seconds)
 
     async def work(self, task: Task, attempt: Attempt, budget: Budget, emit: Emit) -> Done:
@@ -81,6 +106,8 @@ class Worker:
                 counts = await self._lister.list(task, attempt, budget, children)
             elif isinstance(task, WalkTask):
                 counts = await self._lister.walk(task, attempt, children)
+            elif isinstance(task, PartTask):
+                counts, failures = await self._uploads.work(task, attempt, budget, children)
             elif task.archived:
                 counts, failures = _untried(task)
             else:
@@ -93,11 +120,21 @@ class Worker:
     async def _copy(
         self, task: CopyTask, attempt: Attempt, budget: Budget, children: Children
     ) -> tuple[Counts, tuple[Failure, ...]]:
-        outcome = await self._copier.copy(task.job, task.items, budget.deadline, attempt=attempt.number)
-        if outcome.rest:
-            idle = task.idle_hops + 1 if len(outcome.rest) == len(task.items) else 0
-            await children.add(lambda name: CopyTask(name, task.job, outcome.rest, idle))
-        return outcome.counts, outcome.failures
+        items, counts = task.items, Counts()
+        failures: tuple[Failure, ...] = ()
+        rest: tuple[Item, ...] = ()
+        least = task.job.multipart_bytes
+        if max(map(_SIZE, items), default=0) >= least:  # looking at each costs more
+            large = [item for item in items if item.size >= least]
+            counts, failures, rest = await self._uploads.begin(task, large, attempt, budget, children)
+            items = tuple(item for item in items if item.size < least)
+            if self._is_handing_on:  # what is small was not begun when the others were told to end
+                rest, items = rest + items, ()
+        outcome = await self._copier.copy(task.job, items, budget.deadline, attempt=attempt.number)
+        if rest := rest + outcome.rest:
+            idle = task.idle_hops + 1 if len(rest) == len(task.items) else 0
+            await children.add(lambda name: CopyTask(name, task.job, rest, idle))
+        return counts + outcome.counts, failures + outcome.failures
 
 
 def _untried(task: CopyTask) -> tuple[Counts, tuple[Failure, ...]]:

@@ -203,6 +203,31 @@ def test_a_filter_and_archived_objects_are_heeded_and_told_of(made: tuple[Engine
     assert list(store.items(destination)) == ["to/copy"]
 
 
+def test_a_large_object_is_copied_by_parts_and_its_upload_is_completed(
+    made: tuple[Engine, Store, str, str], emulator: Emulator
+) -> None:
+    engine, store, source, destination = made
+    client = boto3.client("s3", endpoint_url=emulator.url, region_name=REGION)
+    content = bytes(range(256)) * 400
+    words = {"ContentType": "text/x", "CacheControl": "no-cache", "Metadata": {"a": "b  c"}, "Tagging": "one=1&two=x%20y"}
+    client.put_object(Bucket=source, Key="large/ø &%+", Body=content, **words)
+    item = store.items(source)["large/ø &%+"]
+    job = engine.job._replace(multipart_bytes=1000, part_bytes=300)
+
+    engine.submit([CopyTask("run.1", job, (item,))])
+    events = events_until(engine, lambda seen: any(isinstance(e, Done) and e.counts.copied for e in seen))
+
+    (root,) = (e for e in events if isinstance(e, Done) and e.id == "run.1")
+    assert (root.children, root.counts.uploads) == (2, 1)  # 342 parts
+    there = client.get_object(Bucket=destination, Key="large/ø &%+")
+    assert there["Body"].read() == content
+    assert there["ETag"].endswith('-342"')
+    assert (there["ContentType"], there["CacheControl"], there["Metadata"]) == ("text/x", "no-cache", {"a": "b  c"})
+    tags = client.get_object_tagging(Bucket=destination, Key="large/ø &%+")["TagSet"]
+    assert {tag["Key"]: tag["Value"] for tag in tags} == {"one": "1", "two": "x y"}
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=destination)
+
+
 def test_a_bucket_that_is_gone_is_fatal(made: tuple[Engine, Store, str, str], emulator: Emulator) -> None:
     engine, _, _, destination = made
     boto3.client("s3", endpoint_url=emulator.url, region_name=REGION).delete_bucket(Bucket=destination)

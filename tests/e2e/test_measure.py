@@ -44,10 +44,11 @@ def test_memory_is_the_most_of_one_process_and_of_all_together() -> None:
     assert (memory.largest_bytes, memory.tree_bytes) == (5, 7)
 
 
-def test_the_last_line_of_stderr_says_why_a_command_failed() -> None:
-    used = measure([sys.executable, "-c", "import sys; sys.exit('first\\nlast\\n')"], os.environ, 60)
+@pytest.mark.parametrize(("words", "last"), [("first\nlast\n", "last"), ("x\nerror: y\nhint: z", "error: y hint: z")])
+def test_the_last_line_of_stderr_says_why_a_command_failed(words: str, last: str) -> None:
+    used = measure([sys.executable, "-c", f"import sys; sys.exit({words!r})"], os.environ, 60)
 
-    assert (used.code, used.last_words) == (1, "last")
+    assert (used.code, used.last_words) == (1, last)
 
 
 def test_a_command_is_killed_when_its_time_is_over() -> None:

@@ -260,7 +260,7 @@ def test_a_text_has_each_cause_once_with_its_number_and_the_first_that_failed(ca
     first = next(n for n, line in enumerate(lines) if line.startswith("12 x AccessDenied: no; allow"))
     assert lines[first + 1] == "  'k00' (1 B)"
     assert lines[first + 11] == "  and 2 more (--output json or csv has all)"
-    assert "1 x EntityTooLarge: big; it is larger than one CopyObject copies: 5 GB" in lines
+    assert "1 x EntityTooLarge: big; it is larger than S3 makes objects of parts: 50 TB" in lines
 
 
 def stopped(number: int) -> None:

@@ -53,6 +53,7 @@ class Session(AwsSession):
         """Open nothing: boto3 takes longer to open a session than a schedule does."""
         self._is_hasty = False
         self._fakes = {
+            "s3": S3Client(account),
             "sqs": SqsClient(account),
             "lambda": LambdaClient(account),
             "logs": Unused(),
@@ -106,6 +107,37 @@ class IamClient(Unused):
         """Put the brake on: the engine gives no other policy to a role that is there."""
         self._account.pass_time()
         self._account.store.is_braked = True
+
+
+class S3Client:
+    """The destination's uploads, as the engine sees them."""
+
+    def __init__(self, account: Account) -> None:
+        """Serve an account."""
+        self._account = account
+
+    def list_multipart_uploads(self, Bucket: str, Prefix: str, EncodingType: str) -> dict[str, Any]:  # noqa: N803
+        """List the uploads, which the functions' role has begun."""
+        assert (Bucket, EncodingType) == ("destination", "url")
+        self._account.pass_time()
+        stem = self._account.names.stem
+        by = {"ID": f"arn:aws:sts::1:assumed-role/{stem}/{stem}-copier"}
+        uploads = self._account.store.multipart.uploads.items()
+        found = [
+            {"Key": upload.target, "UploadId": name, "Initiator": by}
+            for name, upload in uploads
+            if upload.target.startswith(Prefix)
+        ]
+        return {"Uploads": found, "IsTruncated": False}
+
+    def abort_multipart_upload(self, Bucket: str, Key: str, UploadId: str) -> None:  # noqa: N803
+        """Abort an upload."""
+        assert Bucket == "destination"
+        self._account.pass_time()
+        upload = self._account.store.multipart.uploads.pop(UploadId, None)
+        if upload is None:
+            raise ClientError({"Error": {"Code": "NoSuchUpload", "Message": "gone"}}, "AbortMultipartUpload")
+        assert upload.target == Key
 
 
 class SqsClient:

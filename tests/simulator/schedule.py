@@ -17,13 +17,13 @@ from s3bulkcopy.aws.deploy import Deployed
 from s3bulkcopy.aws.preflight import Preflight
 from s3bulkcopy.aws.session import Identity
 from s3bulkcopy.aws.stack import Names
-from s3bulkcopy.engines import awslambda
+from s3bulkcopy.engines import Signs, awslambda
 from s3bulkcopy.engines.awslambda import LambdaEngine
 from s3bulkcopy.errors import Interrupted, S3BulkCopyError
 from s3bulkcopy.journal import Facts, Journal
 from s3bulkcopy.run import Course
 from s3bulkcopy.settings import StackSettings
-from s3bulkcopy.worker import listing
+from s3bulkcopy.worker import listing, parts
 from s3bulkcopy.worker.handler import Environment
 from s3bulkcopy.worker.keyspace import cut
 from s3bulkcopy.worker.model import Counts, Done, Job, Range
@@ -98,6 +98,7 @@ class Engine(LambdaEngine):
         """Go on where a command was killed that had this engine."""
         self.submitted, self.events, self.taken, self.proof = dead.submitted, dead.events, dead.taken, dead.proof
         self.settled_at, self.heard_before_settling = dead.settled_at, dead.heard_before_settling
+        self._signs = Signs(possible=True)  # as a command that follows another has it
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /) -> None:
         """Do nothing where the command is killed."""
@@ -220,6 +221,8 @@ class Simulation:
             DESTINATION._replace(prefix=weather.destination_prefix),
             weather.overwrite,
             weather.batch_keys,
+            multipart_bytes=weather.multipart_bytes,
+            part_bytes=weather.part_bytes,
         )
         names = Names(RUN_ID)
         self.store = Store(self.world, weather)
@@ -308,5 +311,6 @@ class Simulation:
             stack.enter_context(mock.patch.object(listing, "_LEAST_GIVEN_PAGES", self.weather.least_given_pages))
             if self.weather.roots:
                 stack.enter_context(mock.patch.object(run_module, "fan_out", self._fan_out))
+            stack.enter_context(mock.patch.object(parts, "TASK_PARTS", self.weather.task_parts))
             stack.enter_context(contextlib.redirect_stderr(_Log(self.world)))
             yield

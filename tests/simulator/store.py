@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from s3bulkcopy.worker.model import Item, Location
-from tests.unit.worker.worker_fakes import COPIED, DENIED, NO_SUCH_KEY, SLOW_DOWN, answer, error, listing
+from tests.unit.worker.multipart_fakes import Multipart
+from tests.unit.worker.worker_fakes import (
+    COPIED,
+    DENIED,
+    NO_SUCH_KEY,
+    NOW,
+    SLOW_DOWN,
+    answer,
+    error,
+    listing,
+    parse_request,
+)
 
 if TYPE_CHECKING:
     from random import Random
@@ -73,6 +84,8 @@ class Store:
         self.curses: dict[str, Response | None] = {}
         self.is_gone = False
         self.is_braked = False
+        #: What is copied by parts.
+        self.multipart = Multipart(self.source.get, self._there, self._note_made, lambda: NOW + world.now)
         keys = draw_keys(self._random, weather.prefix, weather.objects)
         for key in keys:
             self._put(key)
@@ -139,11 +152,14 @@ class Store:
 
     def serve(self, loop: EnvironmentLoop, request: bytes) -> Response:
         """Answer the request of an environment."""
-        lines = request.decode("latin-1").split("\r\n")
+        head = request.partition(b"\r\n\r\n")[0] if request.startswith(b"POST ") else request
+        lines = head.decode("latin-1").split("\r\n")
         method, target, _ = lines[0].split(" ")
         response = self._fault()
         if loop.expires_at < self._world.now:
             response = EXPIRED
+        if method not in ("GET", "PUT") or "uploadId=" in target or "tagging=" in target or target.startswith("/destination?"):
+            return self._multipart(loop, request, response)
         if method == "GET":
             response = response or self._list(target)
         else:
@@ -176,9 +192,38 @@ class Store:
         response = fault or self._outcome(key, target, headers)
         if response is COPIED:
             self.destination[target] = self.source[key].etag
+            self.multipart.made.pop(target, None)
             self.writes.append(Write(self._world.now, key, self.source[key].etag, loop.name))
         if self._world.trace is not None:
             self._world.note(f"  S3 is asked by {loop.name} to copy {key!r}: {response.status} {response.body[-60:]!r}")
+        if response is KILLED:
+            loop.kill()
+        return response
+
+    def _there(self, target: str) -> Item | None:
+        etag = self.destination.get(target)
+        return None if etag is None else Item(target, 1, etag)
+
+    def _note_made(self, target: str, key: str, etag: str) -> None:
+        self.destination[target] = etag
+        self.writes.append(Write(self._world.now, key, etag, "parts"))
+
+    def _multipart(self, loop: EnvironmentLoop, wire: bytes, fault: Response | None) -> Response:
+        request = parse_request(wire)
+        response = fault
+        if response is None and (self.is_gone or self.is_braked):
+            response = NO_SUCH_BUCKET if self.is_gone else DENIED
+        if response is None and "x-amz-copy-source" in request.headers:
+            outcome = self._outcome(unquote(request.headers["x-amz-copy-source"])[8:], "", request.headers)
+            response = None if outcome is COPIED else outcome
+        if response is None:
+            response = self.multipart.serve(request)
+            assert response is not None, request
+        elif request.method == "HEAD":
+            response = response._replace(body=b"")
+        if self._world.trace is not None:
+            words = f"{request.method} {unquote(request.target)}: {response.status} {response.body[-60:]!r}"
+            self._world.note(f"  S3 is asked by {loop.name} for {words}")
         if response is KILLED:
             loop.kill()
         return response

@@ -16,7 +16,7 @@ import pytest
 from s3bulkcopy import run as run_module
 from s3bulkcopy import tally
 from s3bulkcopy.engines.awslambda import LambdaEngine
-from s3bulkcopy.worker import aio, s3, sqs
+from s3bulkcopy.worker import aio, multipart, s3, sqs
 from s3bulkcopy.worker.handler import Environment
 from s3bulkcopy.worker.model import CopyTask, Dead, Done, Item, ListTask, Task
 from tests.simulator.simulate import run_many
@@ -132,6 +132,11 @@ def _write_unpinned(write: Callable[..., list[bytes]], self: s3.CopyRequests, it
     return write(self, [item._replace(etag="") for item in items], date)
 
 
+def _part_unpinned(write: Callable[..., bytes], bucket: s3.Bucket, job: Job, item: Item, *rest: Any) -> bytes:
+    """Copy a part of whatever version there is now."""
+    return write(bucket, job, item._replace(etag=""), *rest)
+
+
 def _patched(owner: Any, name: str, replacement: Callable[..., Any]) -> mock._patch[Any]:
     original = getattr(owner, name)
 
@@ -157,6 +162,8 @@ RULES: dict[str, tuple[Callable[[], list[Any]], type[Environment]]] = {
     "each attempt has a fresh nonce": (list, OneNonce),
     "the probe's item is not listed again": (lambda: [_patched(run_module, "_roots", _roots_of_all)], Environment),
     "a copy is pinned to the listed ETag": (lambda: [_patched(s3.CopyRequests, "write", _write_unpinned)], Environment),
+    "all parts of an object are of one version": (lambda: [_patched(multipart, "part_request", _part_unpinned)], Environment),
+    "uploads that are left are aborted": (lambda: [mock.patch.object(LambdaEngine, "_abort_uploads")], Environment),
     "quiet before leaving": (lambda: [mock.patch.object(LambdaEngine, "settle")], Environment),
     "safe in the journal, then acked": (lambda: [_patched(LambdaEngine, "poll", _forget_at_once)], Environment),
     "idle hops have a ceiling": (_hops_without_end, Environment),

@@ -62,6 +62,10 @@ class Faults:
 _RARE = frozenset({"vanishing", "changing", "appearing", "cursed", "command_killed"})
 
 
+#: From which size on objects are copied by parts, and the size of these: in most schedules none are, as each takes many steps.
+_SIZES = (*[(2**30, 2**28)] * 6, (1000, 12_000_000), (50_000_000, 9_000_000))
+
+
 @dataclass(frozen=True, slots=True)
 class Weather:
     """The parameters of one schedule."""
@@ -102,6 +106,10 @@ class Weather:
     #: Whether the destination's bucket is removed while the run goes on, or somebody presses Ctrl-C; at which second.
     bucket_gone_at: float | None
     interrupted_at: float | None
+    #: From which size on objects are copied by parts, the size of these, and how many are one task's, in bytes.
+    multipart_bytes: int
+    part_bytes: int
+    task_parts: int
 
 
 def _share(random: Random, fault: str) -> float:
@@ -118,9 +126,11 @@ def draw(random: Random) -> Weather:
     calm = chance() < 0.05
     timeout_seconds = choice((8, 20, 60, 120))
     shares = {field.name: 0.0 if calm else _share(random, field.name) for field in fields(Faults)}
+    multipart_bytes, part_bytes = choice(_SIZES)
+    is_multipart = multipart_bytes < _SIZES[0][0]
     return Weather(
         faults=Faults(**shares),
-        objects=1 + int(25 * chance() ** 2),
+        objects=1 + int((5 if is_multipart else 25) * chance() ** 2),
         page_keys=choice((1, 2, 3, 5, 8)),
         batch_keys=choice((1, 2, 4, 8, 1000)),
         message_bytes=choice((262_144, 1_048_576)),
@@ -145,4 +155,7 @@ def draw(random: Random) -> Weather:
         poison=0 if chance() < 0.8 else choice((1, 3)),
         bucket_gone_at=random.uniform(0, 60) if chance() < 0.01 else None,
         interrupted_at=random.uniform(0, 60) if chance() < 0.01 else None,
+        multipart_bytes=multipart_bytes,
+        part_bytes=part_bytes,
+        task_parts=choice((2, 3, 250)),
     )

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError, NoCredenti
 from s3bulkcopy.aws.deploy import Deployed
 from s3bulkcopy.aws.preflight import Preflight
 from s3bulkcopy.aws.session import AwsSession, Identity
+from s3bulkcopy.engines import Proof
 from s3bulkcopy.engines.awslambda import LambdaEngine
 from s3bulkcopy.errors import DeployFailed, Detached, Halted, NotPermitted, OutOfReach, S3BulkCopyError, SignedOut
 from s3bulkcopy.settings import AwsSettings, StackSettings
@@ -221,6 +222,14 @@ def test_a_function_that_breaks_in_its_probe_is_named_with_its_log() -> None:
     with pytest.raises(DeployFailed, match="failed its probe: No module named x") as error:
         Made(**{"lambda": Functions("No module named x")}).engine.prove("run.0", [Item("k", 1, '"e"')])
     assert "/aws/lambda/s3bulkcopy-" in error.value.hint
+
+
+def test_a_function_whose_environment_failed_to_start_is_tried_again() -> None:
+    answers = ("timed out", {"ok": True, "done": encode_event(DONE), "rest": 0})
+
+    proof = Made(**{"lambda": Functions(*answers)}).engine.prove("run.0", [Item("k", 1, '"e"')])
+
+    assert proof == Proof((DONE,), 1)
 
 
 # -------------------------------------------------------------------------------------------------------------- watching

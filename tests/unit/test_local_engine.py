@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from s3bulkcopy.aws.teardown import Left
+from s3bulkcopy.aws.uploads import Swept
 from s3bulkcopy.engines import local
 from s3bulkcopy.engines.local import SLOTS, LocalEngine
 from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, S3BulkCopyError
@@ -30,6 +32,7 @@ from s3bulkcopy.worker.model import (
     Job,
     ListTask,
     Location,
+    PartTask,
     Range,
     Trouble,
     encode_event,
@@ -647,3 +650,63 @@ def test_what_a_dead_worker_handed_on_is_not_gone_on_with(monkeypatch: pytest.Mo
         stage.engine.poll(0.1)
 
     assert [task.id for task in journal.kept_tasks(tally)] == ["run.0"]
+
+
+def parts(name: str = "run.1") -> PartTask:
+    return PartTask(name, JOB, ITEM, "upload", 1, 1, 1, reports=True, begun=0)
+
+
+def test_what_copy_tasks_hand_on_is_accepted_although_there_is_no_room(stage: Stage) -> None:
+    stage.engine.submit([copying(f"run.{n}") for n in range(SLOTS["copy"] + 2 * local._BACKLOG)])
+    worker = stage.workers[0]
+    worker.heard()
+    worker.say("emit", 7, "more", encode_task(parts("n.0")))
+    stage.go_on()
+
+    assert ["accepted", "7"] in worker.heard()
+
+
+class Sweeper:
+    """Aborts uploads, and keeps count of how often."""
+
+    def __init__(self, swept: Swept) -> None:
+        self.swept, self.times = swept, 0
+
+    def __call__(self) -> Swept:
+        self.times += 1
+        return self.swept
+
+
+GONE = Left("uploads", "denied", "aws s3api list-multipart-uploads")
+
+
+@pytest.mark.parametrize(
+    ("event", "times", "left"),
+    [
+        (Done("run.1", Attempt(1, "n"), 0, Counts(copied=1)), 0, ()),
+        (Done("run.1", Attempt(1, "n"), 0, Counts(uploads=1)), 1, (str(GONE),)),
+        (Done("run.1", Attempt(2, "n"), 0, Counts(copied=1)), 1, ()),
+    ],
+)
+def test_uploads_are_looked_for_where_there_may_be_some(
+    monkeypatch: pytest.MonkeyPatch, event: Done, times: int, left: tuple[str, ...]
+) -> None:
+    stage, sweeper = Stage(monkeypatch), Sweeper(Swept(unseen=GONE))
+    stage.engine._sweep = sweeper
+    with stage.running():
+        stage.engine.submit([copying()])
+        (token,) = stage.workers[0].tasks()
+        stage.workers[0].say("done", token, encode_event(event))
+        stage.go_on()
+
+    assert (sweeper.times, stage.engine.left) == (times, left)
+
+
+def test_uploads_are_looked_for_when_a_run_is_stopped_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, sweeper = Stage(monkeypatch), Sweeper(Swept(aborted=2))
+    stage.engine._sweep = sweeper
+    with pytest.raises(Interrupted), stage.running():
+        raise Interrupted("interrupted")
+
+    assert sweeper.times == 1
+    assert stage.steps[-1] == "aborted 2 multipart uploads that were not completed"

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from s3bulkcopy import options
 from s3bulkcopy.settings import BucketPrefix, LocalSettings, PropertySettings, StackSettings
-from s3bulkcopy.worker.model import split_place
+from s3bulkcopy.worker.model import MULTIPART_BYTES, PART_BYTES, split_place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,6 +93,46 @@ def test_what_goes_on_in_aws_is_for_the_lambda_engine() -> None:
     result, settings = chosen("--engine", "local", "--keep-failed")
 
     assert (result.exit_code, settings, "is an option of the lambda engine" in result.stderr) == (2, None, True)
+
+
+def sizes(*arguments: str) -> tuple[Result, tuple[int, int] | None]:
+    """Give the sizes of parts that a command line asks for: from which size on, and theirs."""
+    found: list[tuple[int, int]] = []
+
+    @click.command()
+    @options.copy_options
+    def command(**values: Any) -> None:
+        copy = options.copy_settings({"source": None, "destination": None, **values})
+        found.append((copy.multipart_bytes, copy.part_bytes))
+
+    result = CliRunner().invoke(command, arguments)
+    return result, found[0] if found else None
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("64MiB", 64 * 1024**2),
+        ("5GiB", 5 * 1024**3),
+        ("5GB", 5 * 10**9),
+        ("1.5gib", 3 * 512 * 1024**2),
+        ("5242880", 5 * 1024**2),
+    ],
+)
+def test_sizes_are_read_with_their_units(text: str, size: int) -> None:
+    assert sizes("--part-size", text, "--multipart-threshold", text)[1] == (size, size)
+
+
+def test_sizes_have_the_defaults_of_the_job() -> None:
+    assert sizes()[1] == (MULTIPART_BYTES, PART_BYTES)
+
+
+@pytest.mark.parametrize("text", ["4MiB", "6GiB", "lots", "-1", "", "1 PiB"])
+def test_sizes_that_s3_does_not_take_are_refused(text: str) -> None:
+    result, found = sizes("--part-size", text)
+
+    assert (result.exit_code, found) == (2, None)
+    assert "between 5,242,880 and 5,368,709,120 bytes" in result.stderr or "is not a size" in result.stderr
 
 
 # ------------------------------------------------------------------------------------------------------------ properties

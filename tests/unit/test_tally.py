@@ -28,6 +28,7 @@ from s3bulkcopy.worker.model import (
     Job,
     ListTask,
     Location,
+    PartTask,
     Range,
     Trouble,
     WalkTask,
@@ -323,6 +324,16 @@ def test_the_items_of_a_dead_copy_task_are_failed_with_the_word_of_its_highest_a
 
     assert failed(tally, events) == [Failure("a", 3, "DeadLetter", cause), Failure("b", 4, "DeadLetter", cause)]
     assert tally.snapshot().counts == Counts(failed=2)
+
+
+@pytest.mark.parametrize("reports", [True, False])
+def test_of_dead_part_tasks_the_one_that_reports_is_the_end_of_its_object(reports: bool) -> None:  # noqa: FBT001
+    dead = Dead("run.0", PartTask("run.0", JOB, Item("a", 3, "e"), "upload", 1, 1, 3, reports=reports, begun=0))
+    tally = tallied(1, [dead])
+
+    assert tally.snapshot().counts == Counts(failed=int(reports))
+    assert [failure.key for failure in failed(tally, [dead])] == ["a"] * reports
+    assert tally.complete
 
 
 @pytest.mark.parametrize(

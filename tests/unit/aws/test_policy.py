@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3bulkcopy.aws.policy import (
+    PARTS,
     Keys,
     braked_policy,
     caller_policy,
@@ -71,8 +72,21 @@ def test_the_worker_may_list_and_read_the_source_and_write_the_destination() -> 
     }
     assert found["Write"] == {
         "Effect": "Allow",
-        "Action": ["s3:PutObject", "s3:PutObjectTagging", "s3:PutObjectAnnotation"],
+        "Action": [
+            "s3:PutObject",
+            "s3:PutObjectTagging",
+            "s3:PutObjectAnnotation",
+            "s3:ListMultipartUploadParts",
+            "s3:AbortMultipartUpload",
+            "s3:GetObjectTagging",
+        ],
         "Resource": ["arn:aws:s3:::destination/out/*"],
+    }
+    assert found["Look"] == {
+        "Effect": "Allow",
+        "Action": ["s3:ListBucket"],
+        "Resource": ["arn:aws:s3:::destination"],
+        "Condition": {"StringLike": {"s3:prefix": "out/*"}},
     }
 
 
@@ -201,7 +215,8 @@ def test_the_worker_has_the_rights_that_its_properties_need_and_no_others(
 ) -> None:
     found = rights_of(policy)
 
-    assert (found["Read"]["Action"], found["Write"]["Action"]) == (reading, writing)
+    parts = [*PARTS, *(["s3:GetObjectTagging"] if policy.tags != "drop" else [])]
+    assert (found["Read"]["Action"], found["Write"]["Action"]) == (reading, writing + parts)
 
 
 def test_keys_are_named_as_iam_knows_them() -> None:

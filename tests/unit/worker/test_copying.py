@@ -22,7 +22,7 @@ from s3bulkcopy.worker.copying import (
     Outcome,
 )
 from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop
-from s3bulkcopy.worker.model import MAX_COPY_OBJECT_BYTES, Counts, Failure, Item
+from s3bulkcopy.worker.model import Counts, Failure, Item
 from s3bulkcopy.worker.pacing import Pace, full_jitter
 from s3bulkcopy.worker.properties import Policy
 from s3bulkcopy.worker.s3 import S3, JobCopies, read_copy
@@ -303,13 +303,10 @@ def test_an_object_that_vanishes_after_it_changed_counts_as_vanished() -> None:
     assert copy(store, [item("a")]).counts == Counts(vanished=1, copy_requests=2, pages=2, retries=1)
 
 
-def test_an_object_that_has_become_too_large_is_recorded_as_that() -> None:
-    large = item("a", MAX_COPY_OBJECT_BYTES + 1)
+def test_an_object_that_has_become_large_is_left_to_be_copied_by_parts() -> None:
+    large = item("a", JOB.multipart_bytes)
 
-    outcome = copy(FakeS3.of([large]), [item("a")])
-
-    assert [failure.code for failure in outcome.failures] == ["EntityTooLarge"]
-    assert outcome.counts == Counts(failed=1, copy_requests=1, pages=1, retries=1)
+    assert copy(FakeS3.of([large]), [item("a")]) == Outcome(Counts(copy_requests=1, pages=1, retries=1), (), (large,))
 
 
 def test_a_probe_copies_what_has_changed_as_it_is_now() -> None:
@@ -614,18 +611,14 @@ def test_what_exists_where_no_connection_could_be_opened_at_first_counts_as_skip
 
 
 def test_what_no_copy_object_copies_is_recorded_without_a_request() -> None:
-    huge = item("p/huge", MAX_COPY_OBJECT_BYTES + 1)
     job = JOB._replace(source=JOB.source._replace(prefix="p/"))
 
     async def main() -> Outcome:
-        return await copier(FakeS3()).copy(job, [huge, item("p/")], ANY_TIME, attempt=1)
+        return await copier(FakeS3()).copy(job, [item("p/")], ANY_TIME, attempt=1)
 
     outcome = run(main())
-    assert outcome.counts == Counts(failed=2)
-    assert [(failure.key, failure.code) for failure in outcome.failures] == [
-        ("p/huge", "EntityTooLarge"),
-        ("p/", "EmptyKey"),
-    ]
+    assert outcome.counts == Counts(failed=1)
+    assert [(failure.key, failure.code) for failure in outcome.failures] == [("p/", "EmptyKey")]
 
 
 # -------------------------------------------------------------------------------------------------------------- permissions
@@ -943,13 +936,13 @@ def test_a_probe_of_which_all_is_denied_has_failed() -> None:
 
 
 def test_a_probe_goes_on_behind_items_that_prove_nothing() -> None:
-    found = [item("huge", MAX_COPY_OBJECT_BYTES + 1), item("gone"), item("archived"), item("a"), item("b")]
-    store = FakeS3.of([found[0], *found[2:]])
+    found = [item("gone"), item("archived"), item("a"), item("b")]
+    store = FakeS3.of(found[1:])
     store.copy_faults["archived"] = [error(403, "InvalidObjectState")]
     outcome = probe(store, found)
 
     assert isinstance(outcome, Outcome)
-    assert outcome.counts == all_copied([item("a")], vanished=1, failed=2, copy_requests=2, pages=1)
+    assert outcome.counts == all_copied([item("a")], vanished=1, failed=1, copy_requests=2, pages=1)
     assert outcome.rest == (item("b"),)
 
 

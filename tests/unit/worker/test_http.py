@@ -153,3 +153,19 @@ def test_headers_are_found_whatever_their_case() -> None:
     response = Response(200, b"HTTP/1.1 200 OK\r\nx-date: no\r\nDATE:  Tue, 1 Jan \r\n", b"")
 
     assert (response.header("date"), response.header("server")) == ("Tue, 1 Jan", None)
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 9), st.booleans())
+def test_an_answer_to_head_has_no_body_and_the_next_one_has_its_own(length: int, is_first: bool) -> None:  # noqa: FBT001
+    reader = AnswerReader()
+    usual = HEAD + b"Content-Length: %d\r\n\r\n" % length
+    if not is_first:  # another answer has the same layout
+        reader.begin()
+        assert reader.feed(usual + b"x" * length) == Response(200, usual[:-2], b"x" * length)
+    reader.begin()
+    reader.expect_no_body()
+    assert reader.feed(usual) == Response(200, usual[:-2], b"")
+    assert reader.keep
+    reader.begin()
+    assert reader.feed(usual + b"y" * length) == Response(200, usual[:-2], b"y" * length)

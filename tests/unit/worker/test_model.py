@@ -28,6 +28,7 @@ from s3bulkcopy.worker.model import (
     Location,
     MalformedMessage,
     Nothing,
+    PartTask,
     Range,
     Task,
     Trouble,
@@ -44,6 +45,7 @@ from tests.unit.worker.worker_fakes import JOB, item, items, keys, prefixes
 
 texts = st.text(max_size=20)
 numbers = st.integers(0, 2**63)
+positive = st.integers(1, 10**15)
 locations = st.builds(Location, texts, prefixes, texts, texts)
 some_texts = st.lists(texts, max_size=3).map(tuple)
 limits = st.one_of(st.none(), numbers)
@@ -57,7 +59,9 @@ policies = st.one_of(
     ),
 )  # fmt: skip
 flags, some_filters = st.booleans(), st.one_of(st.none(), filters)
-jobs = st.builds(Job, texts, locations, locations, flags, numbers, numbers, flags, policies, some_filters, flags)
+jobs = st.builds(
+    Job, texts, locations, locations, flags, numbers, numbers, flags, policies, some_filters, flags, numbers, numbers
+)
 PRESERVING = JOB._replace(policy=Policy(storage_class="preserve"))
 classed = st.builds(Item._replace, items, storage_class=texts)
 ranges = st.builds(Range, st.one_of(st.just(""), keys), st.one_of(st.none(), keys))
@@ -66,6 +70,22 @@ tasks = st.one_of(
     st.builds(WalkTask, texts, jobs, st.lists(keys, max_size=4).map(tuple), numbers, limits),
     st.builds(CopyTask, texts, jobs, st.lists(items, max_size=5).map(tuple), numbers, texts),
     st.builds(CopyTask, texts, st.just(PRESERVING), st.lists(classed, max_size=5).map(tuple), numbers, texts),
+    st.builds(
+        PartTask,
+        texts,
+        jobs,
+        items,
+        texts,
+        positive,
+        st.just(7),
+        st.integers(7, 10_000),
+        st.booleans(),
+        numbers,
+        numbers,
+        texts,
+        numbers,
+        numbers,
+    ),
     st.builds(Nothing),
 )
 attempts = st.builds(Attempt, numbers, texts)

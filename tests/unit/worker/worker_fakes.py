@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
 
     from s3bulkcopy.worker.connections import Receiver
+    from tests.unit.worker.multipart_fakes import Multipart
 
 T = TypeVar("T")
 
@@ -291,6 +292,14 @@ class FakeS3:
     most_lists_under_way: int = 0
     #: How long the copy of a key takes, in seconds, where it is not as long as all others.
     copy_seconds: dict[str, float] = field(default_factory=dict)
+    #: What is copied by parts.
+    multipart: Multipart = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Have nothing that is copied by parts."""
+        from tests.unit.worker.multipart_fakes import Multipart  # noqa: PLC0415 - it needs what is here
+
+        self.multipart = Multipart(self.objects.get, self.copied.get)
 
     @classmethod
     def of(cls, items: Iterable[Item], **more: Any) -> Self:
@@ -301,7 +310,7 @@ class FakeS3:
         """Give the worker's client of this store."""
 
         def patience(request: bytes) -> float:
-            if request.startswith(b"GET"):
+            if request.startswith(b"GET /source?"):
                 self.lists_under_way += 1
                 self.most_lists_under_way = max(self.most_lists_under_way, self.lists_under_way)
             return self.copy_seconds.get(parse_request(request).path[13:], seconds)
@@ -311,6 +320,8 @@ class FakeS3:
     def serve(self, request: Request) -> Response:
         """Answer a request."""
         assert request.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/")
+        if (of_parts := self.multipart.serve(request)) is not None:
+            return of_parts
         if request.method == "GET":
             assert request.target.partition("?")[0] == "/source"
             self.restores_asked += request.headers.get("x-amz-optional-object-attributes") == "RestoreStatus"

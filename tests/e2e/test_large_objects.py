@@ -1,0 +1,148 @@
+"""Large objects: an object of a thousand parts is copied whole and once, whoever is killed meanwhile, and no upload stays."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from tests.e2e.conftest import Ended
+from tests.e2e.test_run import run_id_of as lines_of
+from tests.e2e.test_run import wait_for
+
+if TYPE_CHECKING:
+    from subprocess import Popen
+
+    from tests.e2e.conftest import Cloud
+
+KEY = "large/ø &%+ object"
+
+PARTS, PART_BYTES = 1000, 2048
+
+#: Real bytes, none of which are like those of another part; the last part is shorter.
+CONTENT = random.Random(6).randbytes(PARTS * PART_BYTES - 5)  # noqa: S311 - the same each time
+
+#: Sizes that S3 would not take, so that an emulator can hold an object of so many parts; and a rate at which they take a while.
+TINY = {"S3BULKCOPY_TINY_PARTS": "1"}
+OPTIONS = ("--multipart-threshold", "100000", "--part-size", str(PART_BYTES), "--output", "json")
+
+WORDS = {
+    "ContentType": "text/x; charset=utf-8",
+    "CacheControl": "max-age=60",
+    "ContentDisposition": 'attachment; filename="a  b"',
+    "ContentLanguage": "de",
+    "Metadata": {"one": "1", "two": "a  b"},
+}
+TAGS = {"project": "x y/z", "empty": ""}
+
+
+@pytest.fixture
+def filled(cloud: Cloud, buckets: tuple[str, str]) -> tuple[str, str]:
+    """A source with an object that was put in a thousand parts, and a few small ones."""
+    s3, source = cloud.client("s3"), buckets[0]
+    cloud.store.fill(source, iter(["a", "b", "z"]))
+    name = s3.create_multipart_upload(Bucket=source, Key=KEY, **WORDS)["UploadId"]
+
+    def put(number: int) -> dict[str, Any]:
+        body = CONTENT[(number - 1) * PART_BYTES : number * PART_BYTES]
+        answer = s3.upload_part(Bucket=source, Key=KEY, UploadId=name, PartNumber=number, Body=body)
+        return {"PartNumber": number, "ETag": answer["ETag"]}
+
+    with ThreadPoolExecutor(8) as pool:
+        parts = [*pool.map(put, range(1, PARTS + 1))]
+    s3.complete_multipart_upload(Bucket=source, Key=KEY, UploadId=name, MultipartUpload={"Parts": parts})
+    s3.put_object_tagging(
+        Bucket=source, Key=KEY, Tagging={"TagSet": [{"Key": key, "Value": value} for key, value in TAGS.items()]}
+    )
+    return buckets
+
+
+def parts_of(cloud: Cloud, bucket: str) -> int:
+    """Give how many parts there are of the upload that is under way; of none where none is."""
+    s3 = cloud.client("s3")
+    for upload in s3.list_multipart_uploads(Bucket=bucket, Prefix=KEY).get("Uploads", ()):
+        with contextlib.suppress(s3.exceptions.ClientError):
+            return len(s3.list_parts(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]).get("Parts", ()))
+    return 0
+
+
+def has_parts(cloud: Cloud, bucket: str, number: int) -> bool:
+    """Tell whether an upload has more than so many parts."""
+    return parts_of(cloud, bucket) > number
+
+
+def check_copied(cloud: Cloud, filled: tuple[str, str], summary: dict[str, Any]) -> None:
+    """Everything counts once and is there: content by range reads, headers, metadata, tags, the form of the ETag."""
+    s3, (source, destination) = cloud.client("s3"), filled
+    ends = [summary[name] for name in ("listed", "copied", "skipped", "vanished", "failed", "ranges_failed")]
+    assert ends == [4, 4, 0, 0, 0, 0]
+    assert summary["copied_bytes"] == summary["listed_bytes"] == len(CONTENT) + 3
+    there, here = (s3.head_object(Bucket=bucket, Key=KEY) for bucket in (destination, source))
+    for name in ("ETag", "ContentLength", *WORDS):
+        assert there[name] == here[name], name
+    assert there["ETag"].endswith(f'-{PARTS}"')
+    for first in range(0, len(CONTENT), 300_000):
+        piece = CONTENT[first : first + 300_000]
+        answer = s3.get_object(Bucket=destination, Key=KEY, Range=f"bytes={first}-{first + len(piece) - 1}")
+        assert answer["Body"].read() == piece
+    tags = s3.get_object_tagging(Bucket=destination, Key=KEY)["TagSet"]
+    assert {tag["Key"]: tag["Value"] for tag in tags} == TAGS
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket=destination)
+
+
+def ended(process: Popen[str]) -> Ended:
+    """Wait for a command that is to end well."""
+    done = Ended.of(process)
+    assert done.code == 0, done.err
+    return done
+
+
+def test_an_object_of_a_thousand_parts_survives_the_death_of_all_functions(cloud: Cloud, filled: tuple[str, str]) -> None:
+    limits = ("--function-timeout", "10", "--workers", "2", "--max-rate", "200")
+    process = cloud.start("run", *filled, *OPTIONS, *limits, **TINY)
+    wait_for(lambda: parts_of(cloud, filled[1]) > 200)
+
+    workers = psutil.Process(cloud.emulator.group).children(recursive=True)
+    for worker in workers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "_worker.py" in " ".join(worker.cmdline()):
+                worker.kill()
+
+    check_copied(cloud, filled, ended(process).summary)
+    assert cloud.leftovers() == []
+
+
+def test_an_object_of_a_thousand_parts_survives_the_death_of_worker_after_worker(cloud: Cloud, filled: tuple[str, str]) -> None:
+    process = cloud.start("run", *filled, *OPTIONS, "--engine", "local", "--processes", "2", "--max-rate", "250", **TINY)
+
+    for parts in (100, 300, 500):
+        wait_for(partial(has_parts, cloud, filled[1], parts))
+        psutil.Process(process.pid).children()[-1].kill()
+
+    check_copied(cloud, filled, ended(process).summary)
+
+
+def test_an_upload_does_not_outlive_a_command_that_was_interrupted_and_is_begun_anew(
+    cloud: Cloud, filled: tuple[str, str]
+) -> None:
+    process = cloud.start("run", *filled, *OPTIONS, "--engine", "local", "--processes", "1", "--max-rate", "250", **TINY)
+    run_id = next(line["run_id"] for line in lines_of(process) if "run_id" in line)
+    foreign = cloud.client("s3").create_multipart_upload(Bucket=filled[1], Key="of another")["UploadId"]
+    wait_for(partial(has_parts, cloud, filled[1], 50))
+
+    process.send_signal(signal.SIGINT)
+    interrupted = Ended.of(process)
+
+    assert interrupted.code == 130, interrupted.err
+    uploads = cloud.client("s3").list_multipart_uploads(Bucket=filled[1])["Uploads"]
+    assert [upload["UploadId"] for upload in uploads] == [foreign]
+    cloud.client("s3").abort_multipart_upload(Bucket=filled[1], Key="of another", UploadId=foreign)
+    again = cloud.run("attach", run_id, "--output", "json")
+    assert again.code == 0, again.err
+    check_copied(cloud, filled, again.summary)
