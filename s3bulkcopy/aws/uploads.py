@@ -89,10 +89,10 @@ def _uploads(session: AwsSession, place: Place) -> Iterator[tuple[dict[str, Any]
         is_encoded = answer.get("EncodingType") == "url"
         for upload in answer.get("Uploads", ()):
             yield {**upload, "Key": _decoded(upload["Key"], is_encoded=is_encoded)}, _date_of(answer)
-        if not answer.get("IsTruncated"):
+        if not answer.get("IsTruncated") or "NextKeyMarker" not in answer:  # a store that knows no uploads lists objects
             return
         key = _decoded(answer["NextKeyMarker"], is_encoded=is_encoded)
-        after = {"KeyMarker": key, "UploadIdMarker": answer["NextUploadIdMarker"]}
+        after = {"KeyMarker": key, "UploadIdMarker": answer.get("NextUploadIdMarker", "")}
 
 
 def _decoded(key: str, *, is_encoded: bool) -> str:

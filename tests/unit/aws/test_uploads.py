@@ -152,3 +152,10 @@ def test_where_uploads_may_not_be_listed_that_counts_if_there_were_some() -> Non
     assert swept.left_if(is_known=False) == ()
     (left,) = swept.left_if(is_known=True)
     assert "aws s3api list-multipart-uploads --bucket destination" in left.command
+
+
+def test_a_store_that_knows_no_uploads_and_lists_its_objects_has_none() -> None:
+    client = Client([])
+    client.list_multipart_uploads = lambda **_: {"IsTruncated": True}  # type: ignore[method-assign]
+
+    assert sweep(Session(client), PLACE, RUN_ID, JOB) == Swept()
