@@ -99,6 +99,7 @@ class AnswerReader:
             self._read_head(buffer[: end + 2])
             buffer = buffer[end + 4 :]
         if len(buffer) == self._length:
+            self._buffer = b""
             return _make_response((self._status, self._head, buffer))
         self._buffer = buffer
         return self._chunked_body() if self._chunked else self._body()
@@ -173,7 +174,9 @@ class AnswerReader:
                 if trailer_end < start or len(buffer) < trailer_end + 2:
                     return None
                 self.keep = self.keep and len(buffer) == trailer_end + 2
-                return Response(self._status, self._head, b"".join(self._chunks))
+                body = b"".join(self._chunks)
+                self._chunks, self._buffer = [], b""  # else a connection keeps the page that it once listed
+                return Response(self._status, self._head, body)
             if len(buffer) < end + 2:
                 return None
             if buffer[end : end + 2] != b"\r\n":

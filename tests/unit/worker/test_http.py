@@ -139,6 +139,17 @@ def test_garbage_is_no_answer(wire: bytes) -> None:
         read(wire)
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 100000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n186A0\r\n"])
+def test_a_body_is_not_kept_once_it_was_given(framing: bytes) -> None:
+    wire = HEAD + framing + b"x" * 100_000 + (b"\r\n0\r\n\r\n" if b"chunked" in framing else b"")
+    reader = AnswerReader()
+
+    answers = [reader.feed(wire[start : start + 60_000]) for start in range(0, len(wire), 60_000)]
+
+    assert [len(answer.body) for answer in answers if answer] == [100_000]
+    assert len(repr(vars(reader))) < 1000
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=60), st.sampled_from([b"", b"HTTP/1.1 ", HEAD, HEAD + b"Transfer-Encoding: chunked\r\n\r\n"]))
 def test_whatever_comes_is_an_answer_or_refused(noise: bytes, start: bytes) -> None:
