@@ -374,6 +374,9 @@ aws_options = _together(
     _option("--endpoint-url", help="Speak to this endpoint in place of AWS."),
 )
 
+#: A part, which may be as large as what one CopyObject copies (S3 user guide, "Multipart upload limits").
+_PART_BYTES = SizeType(5 * 1024**2, 5 * 1024**3)
+
 copy_options = _together(
     _option("--batch-size", type=click.IntRange(1, 5000), default=1000, show_default=True, metavar="KEYS",
             help="Most keys in one copy message; it ends earlier where keys are long or objects large."),
@@ -385,9 +388,9 @@ copy_options = _together(
             help="List and count what would be copied, from this machine, and copy nothing."),
     _option("--one-lister", is_flag=True,
             help="List page after page, for a store that cannot be listed in ranges of keys; needs --engine local."),
-    _option("--multipart-threshold", type=SizeType(5 * 1024**2, 5 * 1024**3), default="1GiB", show_default=True, metavar="SIZE",
+    _option("--multipart-threshold", type=_PART_BYTES, default="1GiB", show_default=True, metavar="SIZE",
             help="Copy objects from this size on by parts (5MiB to 5GiB)."),
-    _option("--part-size", type=SizeType(5 * 1024**2, 5 * 1024**3), default="256MiB", show_default=True, metavar="SIZE",
+    _option("--part-size", type=_PART_BYTES, default="256MiB", show_default=True, metavar="SIZE",
             help="Size of these parts (5MiB to 5GiB); larger where an object would have more than 10,000."),
 )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,15 @@ def new_run_id(now: float, token: str) -> str:
     '19700101-000000-k3f9xa'
     """
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{token}"
+
+
+def begun(run_id: str) -> float:
+    """Give when a run was begun, which its id tells, in seconds since the epoch.
+
+    >>> begun("19700101-000001-k3f9xa")
+    1.0
+    """
+    return datetime.strptime(run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
 
 
 def is_run_id(text: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,30 +12,21 @@ from urllib.parse import unquote_plus
 from botocore.exceptions import BotoCoreError, ClientError
 
 from s3bulkcopy.aws.session import identity, translate
-from s3bulkcopy.aws.stack import Names, is_run_id
+from s3bulkcopy.aws.stack import Names, begun, is_run_id
 from s3bulkcopy.aws.teardown import Left
 from s3bulkcopy.errors import S3BulkCopyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from s3bulkcopy.aws.session import AwsSession
-    from s3bulkcopy.worker.model import Job
+    from s3bulkcopy.worker.model import Job, Location
 
 #: How much earlier than the run an upload may seem to have begun, in seconds: S3 tells whole ones.
 _SLACK_SECONDS = 1.0
 
 #: Answers that say that there is nothing to abort.
 _GONE = frozenset({"NoSuchUpload", "NoSuchBucket"})
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where uploads may be: a bucket, the prefix of their keys, and the region to ask in."""
-
-    bucket: str
-    prefix: str
-    region: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +37,17 @@ class Swept:
     left: tuple[Left, ...] = ()
     unseen: Left | None = None
 
+    def say_aborted(self, say: Callable[[str], None]) -> None:
+        """Say how many were aborted, if any."""
+        if self.aborted:
+            say(f"aborted {self.aborted:,} multipart uploads that were not completed")
+
     def left_if(self, *, is_known: bool) -> tuple[Left, ...]:
         """Give what is left; that uploads could not be looked for counts where it is known that there were some."""
         return (*self.left, self.unseen) if self.unseen is not None and is_known else self.left
 
 
-def sweep(session: AwsSession, place: Place, run_id: str, job: Job | None = None, *, is_own_role: bool = True) -> Swept:
+def sweep(session: AwsSession, place: Location, run_id: str, job: Job | None = None, *, is_own_role: bool = True) -> Swept:
     """Abort what a run has left of uploads; nobody works for it any more.
 
     An upload is known by who began it: the functions' session has the run's name. Where a store does not tell that, or the
@@ -75,13 +70,13 @@ def sweep(session: AwsSession, place: Place, run_id: str, job: Job | None = None
     return Swept(aborted, tuple(left))
 
 
-def _unseen(place: Place, why: str) -> Left:
+def _unseen(place: Location, why: str) -> Left:
     """Say that uploads could not be looked for although there may be some."""
     where = f"multipart uploads in s3://{place.bucket}/{place.prefix}"
     return Left(where, why, f"aws s3api list-multipart-uploads --bucket {place.bucket} --region {place.region}")
 
 
-def _uploads(session: AwsSession, place: Place) -> Iterator[tuple[dict[str, Any], float]]:
+def _uploads(session: AwsSession, place: Location) -> Iterator[tuple[dict[str, Any], float]]:
     """Give the uploads there are, each with the time at which they were told of, in seconds by S3's clock."""
     client, after = session.client("s3", place.region), dict[str, str]()
     while True:
@@ -107,7 +102,7 @@ def _date_of(answer: dict[str, Any]) -> float:
         return time.time()
 
 
-def _abort(session: AwsSession, place: Place, upload: dict[str, Any]) -> str:
+def _abort(session: AwsSession, place: Location, upload: dict[str, Any]) -> str:
     """Abort an upload; gives why it is still there, or nothing."""
     try:
         session.client("s3", place.region).abort_multipart_upload(
@@ -122,7 +117,7 @@ def _abort(session: AwsSession, place: Place, upload: dict[str, Any]) -> str:
     return ""
 
 
-def _left(place: Place, upload: dict[str, Any], why: str) -> Left:
+def _left(place: Location, upload: dict[str, Any], why: str) -> Left:
     key, name = upload["Key"], upload["UploadId"]
     again = f"aws s3api abort-multipart-upload --bucket {place.bucket} --key {key!r} --upload-id {name}"
     return Left(f"multipart upload of {key!r}", why, f"{again} --region {place.region}")
@@ -135,7 +130,7 @@ class _Mark:
         self._session, self._job = session, job
         self._stem = Names(run_id).stem
         self._is_own_role = is_own_role
-        self._began = calendar.timegm(time.strptime(run_id[:15], "%Y%m%d-%H%M%S")) if is_run_id(run_id) else None
+        self._began = begun(run_id) if is_run_id(run_id) else None
         self._me: str | None = None
 
     def is_on(self, upload: dict[str, Any], now: float) -> bool:
@@ -147,8 +142,8 @@ class _Mark:
             return False
         if initiator.startswith("arn:") and (self._is_own_role or _principal(initiator) != self._whoami()):
             return False
-        begun = datetime.fromisoformat(str(upload["Initiated"])).timestamp()
-        return begun >= self._began + (now - time.time()) - _SLACK_SECONDS and self._is_large(upload["Key"])
+        begun_at = datetime.fromisoformat(str(upload["Initiated"])).timestamp()
+        return begun_at >= self._began + (now - time.time()) - _SLACK_SECONDS and self._is_large(upload["Key"])
 
     def _whoami(self) -> str:
         if self._me is None:

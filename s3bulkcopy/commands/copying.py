@@ -20,7 +20,7 @@ from s3bulkcopy import run as runs
 from s3bulkcopy.aws.objects import Files
 from s3bulkcopy.aws.preflight import Preflight, check_overlap, check_quota, look, preflight, what_lets_in
 from s3bulkcopy.aws.session import AwsSession
-from s3bulkcopy.aws.stack import RETENTION_SECONDS, new_run_id
+from s3bulkcopy.aws.stack import RETENTION_SECONDS, begun, new_run_id
 from s3bulkcopy.commands import accounts
 from s3bulkcopy.commands.accounts import flags
 from s3bulkcopy.errors import (
@@ -240,10 +240,9 @@ def make_engine(
 
 def _sweep(session: AwsSession, job: Job) -> Swept:
     """Abort the multipart uploads that a run of the local engine has left."""
-    from s3bulkcopy.aws.uploads import Place, sweep  # noqa: PLC0415 - few runs have any
+    from s3bulkcopy.aws.uploads import sweep  # noqa: PLC0415 - few runs have any
 
-    there = job.destination
-    return sweep(session, Place(there.bucket, there.prefix, there.region), job.run_id, job, is_own_role=False)
+    return sweep(session, job.destination, job.run_id, job, is_own_role=False)
 
 
 # ----------------------------------------------------------------------------------------- what all of them have in common
@@ -462,11 +461,6 @@ def again(job: Job) -> str:
     if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
         return "run it again with --no-overwrite, which copies only what is missing"
     return "run it again"
-
-
-def begun(run_id: str) -> float:
-    """Give when a run was begun, which its id tells, in seconds since the epoch."""
-    return datetime.strptime(run_id[:15], "%Y%m%d-%H%M%S").replace(tzinfo=UTC).timestamp()
 
 
 def exit_code(result: Result, *, is_kept: bool, skips_archived: bool) -> int:

@@ -15,13 +15,12 @@ from s3bulkcopy.aws import dead_letters, teardown
 from s3bulkcopy.aws.discover import find_run, queue_urls
 from s3bulkcopy.aws.preflight import Found, Preflight
 from s3bulkcopy.aws.session import AwsSession, identity
-from s3bulkcopy.aws.stack import RETENTION_SECONDS, Names, new_run_id
+from s3bulkcopy.aws.stack import RETENTION_SECONDS, Names, begun, new_run_id
 from s3bulkcopy.commands import accounts
 from s3bulkcopy.commands.copying import (
     Work,
     all_failures,
     begin_journal,
-    begun,
     facts_of,
     look_at,
     make_engine,

@@ -27,6 +27,7 @@ from s3bulkcopy.journal import Journal, find_journal, last_retry, unended_here
 from s3bulkcopy.status import created_at, run_as_json, run_as_line, runs_as_text
 from s3bulkcopy.tally import RangeFailure
 from s3bulkcopy.view import count_text, make_view, put_line, range_text, safe
+from s3bulkcopy.worker.model import Location
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -323,9 +324,8 @@ def _sweep(session: AwsSession, region: str, run_id: str, view: View) -> tuple[t
         found = find_run(session, region, run_id)
         bucket, _, prefix = (found.destination if found is not None else "").removeprefix("s3://").partition("/")
         if bucket:
-            swept = uploads.sweep(session, uploads.Place(bucket, prefix.removesuffix("..."), region), run_id)
-            if swept.aborted:
-                view.note(f"aborted {swept.aborted:,} multipart uploads that were not completed")
+            swept = uploads.sweep(session, Location(bucket, prefix.removesuffix("..."), region, ""), run_id)
+            swept.say_aborted(view.note)
             if swept.unseen is not None:
                 view.note(f"not looked for: {swept.unseen}")
             return swept.left

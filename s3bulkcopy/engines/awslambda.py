@@ -224,10 +224,8 @@ class LambdaEngine:
         job = self._found.job
         if not job.destination.bucket:  # a run that was taken over, and does not say where it copies to
             return
-        place = uploads.Place(job.destination.bucket, job.destination.prefix, self._found.region)
-        swept = uploads.sweep(self._session, place, self._names.run_id, job)
-        if swept.aborted:
-            self._say(f"aborted {swept.aborted:,} multipart uploads that were not completed")
+        swept = uploads.sweep(self._session, job.destination, self._names.run_id, job)
+        swept.say_aborted(self._say)
         self.left += tuple(map(str, swept.left_if(is_known=self._signs.known)))
 
     # ------------------------------------------------------------------------------------------------------- the job

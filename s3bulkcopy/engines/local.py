@@ -258,8 +258,7 @@ class LocalEngine:
         if self._sweep is None or self.job.dry or not (self._signs.known or self._signs.possible or error is not None):
             return
         swept = self._sweep()
-        if swept.aborted:
-            self._say(f"aborted {swept.aborted:,} multipart uploads that were not completed")
+        swept.say_aborted(self._say)
         self.left = tuple(str(left) for left in swept.left_if(is_known=self._signs.known))
 
     def _start(self) -> _Process:

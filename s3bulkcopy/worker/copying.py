@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import ConnectionLost
-from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop, lost
+from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop, lost, stop_for
 from s3bulkcopy.worker.http import Response
 from s3bulkcopy.worker.model import Counts, Failure, Item, Job, clip
 from s3bulkcopy.worker.s3 import PATIENCE_SECONDS, PATIENCE_SECONDS_PER_BYTE, Page, is_copied, read_copy
@@ -659,7 +659,7 @@ class Copier:
     def _raise_if_final(self, batch: _Batch, fault: Fault, doing: str) -> None:
         """Raise what is not about an object: Stop for the run, Failed for this environment."""
         if fault.next is Next.STOP:
-            raise Stop("not_found" if fault.code == "NoSuchBucket" else "not_permitted", str(fault))
+            raise stop_for(fault)
         unproven = fault.next is Next.DENIED and not self._proven and not batch.trusting
         if unproven or fault.next is Next.EXPIRED:
             raise Failed(fault, doing)

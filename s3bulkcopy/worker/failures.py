@@ -62,6 +62,11 @@ class Stop(Exception):
         self.cause = cause
 
 
+def stop_for(fault: Fault) -> Stop:
+    """Give how a run ends at a fault that no request of it can get past."""
+    return Stop("not_found" if fault.code == "NoSuchBucket" else "not_permitted", str(fault))
+
+
 class Failed(Exception):
     """A request failed for good, or for longer than we ask."""
 

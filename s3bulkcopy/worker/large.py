@@ -21,13 +21,13 @@ from s3bulkcopy.worker.copying import (
     is_in_doubt,
     refusal_of,
 )
-from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop, lost
+from s3bulkcopy.worker.failures import Failed, Fault, Next, lost, stop_for
 from s3bulkcopy.worker.model import CopyTask, Counts, Failure, Item, PartTask
 from s3bulkcopy.worker.multipart import NO_SUCH_UPLOAD, PartCopies, parts_in
 from s3bulkcopy.worker.packing import work_seconds
 from s3bulkcopy.worker.parts import MIN_PART_BYTES, Parts, part_bytes_for, part_bytes_of
 from s3bulkcopy.worker.properties import destination_headers, new_object_headers, source_headers
-from s3bulkcopy.worker.s3 import REQUEST_SECONDS, read_copy
+from s3bulkcopy.worker.s3 import REQUEST_SECONDS, read_copy, read_date
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -386,7 +386,7 @@ class _Asking:
             if not isinstance(answer, Fault):
                 break
             if answer.next is Next.STOP:
-                raise Stop("not_found" if answer.code == "NoSuchBucket" else "not_permitted", str(answer))
+                raise stop_for(answer)
             if answer.next is Next.EXPIRED:
                 raise Failed(answer, "copying a large object")
             now, since = clock(), min(since, clock())
@@ -513,8 +513,8 @@ class _Object:
             return multipart.begin_request(bucket, self.key, headers, date)
 
         def read(answer: Response) -> tuple[str, int]:
-            when = multipart.read_date(answer)
-            return multipart.read_upload_id(answer), int(self._asking.s3.seconds()) if when is None else when
+            when = read_date(answer)
+            return multipart.read_upload_id(answer), int(self._asking.s3.seconds() if when is None else when)
 
         self._asking.effort += Counts(uploads=1)  # whatever is heard of it
         return self._expect(await self._ask_there(write, read))

@@ -15,7 +15,7 @@ from operator import attrgetter, lt
 from typing import TYPE_CHECKING, NamedTuple
 
 from s3bulkcopy.worker import aio
-from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop
+from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop, stop_for
 from s3bulkcopy.worker.model import Counts, ListTask, Range
 from s3bulkcopy.worker.packing import Packer, pack_ranges
 from s3bulkcopy.worker.planner import Planner
@@ -625,7 +625,7 @@ def _raise_if_final(fault: Fault, attempt: Attempt) -> None:
         case Next.RETRY | Next.SLOW_DOWN:
             return
         case Next.VANISHED | Next.STOP:
-            raise Stop("not_found" if fault.code == "NoSuchBucket" else "not_permitted", str(fault))
+            raise stop_for(fault)
         case Next.DENIED if attempt.number >= _LIST_PROOF_ATTEMPTS:
             raise Stop("not_permitted", str(fault))
         case _:

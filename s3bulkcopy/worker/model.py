@@ -26,9 +26,6 @@ WIRE_VERSION = 4
 #: Longest key in bytes of UTF-8 (S3 user guide, "Naming Amazon S3 objects").
 MAX_KEY_BYTES = 1024
 
-#: Largest object that one CopyObject copies, in bytes (S3 API reference, CopyObject).
-MAX_COPY_OBJECT_BYTES = 5 * 1024**3
-
 #: From which size on objects are copied by parts, and the size of these, unless said otherwise, in bytes.
 MULTIPART_BYTES = 1024**3
 PART_BYTES = 256 * 1024**2

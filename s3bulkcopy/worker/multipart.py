@@ -279,16 +279,6 @@ def read_upload_id(response: Response) -> str:
     return unescaped(found[1].decode())
 
 
-def read_date(response: Response) -> int | None:
-    """Give when an answer was given, in seconds since the epoch; None where it does not say."""
-    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - slow to import
-
-    try:
-        return int(parsedate_to_datetime(response.header("date") or "").timestamp())
-    except ValueError:
-        return None
-
-
 def read_parts(response: Response) -> tuple[dict[int, Part], int | None]:
     """Read a page of parts; gives them, and the number behind which more follow. Raises ValueError where it is no such page."""
     text = response.body.decode("utf-8", "surrogateescape")

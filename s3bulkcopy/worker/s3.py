@@ -185,6 +185,16 @@ def _elements(text: str) -> Iterator[tuple[str, str, str]]:
         yield key[1], unquoted(unescaped(etag[1])) if etag else "", size[1]
 
 
+def read_date(response: Response) -> float | None:
+    """Give when an answer was given, in seconds since the epoch; None where it does not say."""
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - seldom needed, and slow to import
+
+    try:
+        return parsedate_to_datetime(response.header("date") or "").timestamp()
+    except ValueError:
+        return None
+
+
 def unquoted(etag: str) -> str:
     """Take the quotes from an ETag that has them; give nothing for one that no condition can name, such as a weak one.
 
@@ -526,12 +536,10 @@ class S3:
         """Set the clock by an answer that says that it is wrong, or that says nothing and is dated far from it."""
         if fault.code != "RequestTimeTooSkewed" and response.body:
             return False
-        from email.utils import parsedate_to_datetime  # noqa: PLC0415 - seldom needed, and slow to import
-
-        try:
-            skew_seconds = parsedate_to_datetime(response.header("date") or "").timestamp() - self._now()
-        except ValueError:  # a date that is none teaches nothing
+        answered_at = read_date(response)
+        if answered_at is None:
             return False
+        skew_seconds = answered_at - self._now()
         if not response.body and abs(skew_seconds - self._skew_seconds) < SKEW_SECONDS:
             return False
         self._skew_seconds = skew_seconds

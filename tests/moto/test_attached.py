@@ -15,10 +15,10 @@ from s3bulkcopy.aws.dead_letters import forget
 from s3bulkcopy.aws.deploy import Deployed, deploy
 from s3bulkcopy.aws.discover import find_run
 from s3bulkcopy.aws.preflight import Found
-from s3bulkcopy.aws.stack import plan
+from s3bulkcopy.aws.stack import begun, plan
 from s3bulkcopy.aws.teardown import empty, halt, quiet
 from s3bulkcopy.commands import returning
-from s3bulkcopy.commands.copying import Work, again, begun
+from s3bulkcopy.commands.copying import Work, again
 from s3bulkcopy.commands.tending import failures
 from s3bulkcopy.engines.local import LocalEngine
 from s3bulkcopy.errors import CountsIncomplete, Detached, Halted, JournalUnusable, NotPermitted, ObjectsFailed, UsageError

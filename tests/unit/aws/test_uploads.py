@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from s3bulkcopy.aws.session import AwsSession
-from s3bulkcopy.aws.uploads import Place, Swept, sweep
+from s3bulkcopy.aws.uploads import Swept, sweep
 from s3bulkcopy.worker.model import Job, Location
 
 RUN_ID = "20261123-121632-k3f9xa"
@@ -25,7 +25,7 @@ JOB = Job(
     Location("destination", "out/", "eu-west-1", ""),
     multipart_bytes=100,
 )
-PLACE = Place("destination", "out/", "eu-west-1")
+PLACE = JOB.destination
 
 
 def error(code: str, operation: str) -> ClientError:

@@ -13,7 +13,7 @@ from s3bulkcopy.worker.failures import Fault, Next
 from s3bulkcopy.worker.http import Response
 from s3bulkcopy.worker.model import Item, PartTask
 from s3bulkcopy.worker.multipart import Part, Source, There, read_tagging, write_tagging
-from s3bulkcopy.worker.s3 import Bucket
+from s3bulkcopy.worker.s3 import Bucket, read_date
 from tests.unit.worker.worker_fakes import CREDENTIALS, DESTINATION, JOB, answer, error, keys, parse_request
 
 DATE = "20260101T000000Z"
@@ -57,7 +57,7 @@ def test_the_first_part_of_an_object_tells_of_all() -> None:
         parts=9,
         missing=0,
     )
-    assert multipart.read_date(HEAD) == 1_767_225_605
+    assert read_date(HEAD) == 1_767_225_605
 
 
 def test_a_page_of_parts_is_read_with_their_checksums() -> None:
