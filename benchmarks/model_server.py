@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 
 #: Most keys in one answer to a list request (S3 API reference).
 PAGE_KEYS = 1000
+
+#: How much of a listing is in one chunk.
+CHUNK_BYTES = 16 * 1024
+
 #: Size of the objects that are there from the beginning.
 OBJECT_BYTES = 1024
 #: Waiting answers are looked at this often at most, in seconds.
@@ -263,6 +267,10 @@ _COMMON = "x-amz-id-2: aW4gbWVtb3J5LCBpbiBvbmUgcHJvY2VzcywgYW5kIGNoZWFwIGVub3Vna
 _XML = '<?xml version="1.0" encoding="UTF-8"?>\n'
 _NAMESPACE = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 _DATE = "2026-01-01T00:00:00.000Z"
+_CHUNKED_HEAD = (
+    f"HTTP/1.1 200 OK\r\nx-amz-request-id: 4D4F44454C000001\r\n{_COMMON}"
+    "Content-Type: application/xml\r\nTransfer-Encoding: chunked\r\n\r\n"
+).encode()
 _HTTP_DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
 
 
@@ -272,6 +280,13 @@ def answer(status: int, body: bytes = b"", headers: str = "") -> bytes:
     length = "" if status == 204 else f"Content-Length: {len(body)}\r\n"
     head = f"HTTP/1.1 {status} {_REASONS[status]}\r\nx-amz-request-id: 4D4F44454C000001\r\n{_COMMON}{headers}{kind}{length}\r\n"
     return head.encode() + body
+
+
+def in_chunks(body: bytes) -> bytes:
+    """Write a good answer as S3 sends listings: without a length, in chunks."""
+    chunks = [body[at : at + CHUNK_BYTES] for at in range(0, len(body), CHUNK_BYTES)]
+    coded = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in [*chunks, b""])
+    return _CHUNKED_HEAD + coded
 
 
 @cache
@@ -293,7 +308,8 @@ _COPIED_HEAD, _COPIED_TAIL = _COPIED.split(b"-" * 32)
 _COPY_FAILED = answer(200, f"{_XML}<Error><Code>InternalError</Code><Message>by chance</Message></Error>".encode())
 
 _CONTENT = (
-    b"<Contents><Key>%%b</Key><LastModified>%b</LastModified><ETag>&quot;%%b&quot;</ETag><Size>%%d</Size>"
+    b"<Contents><Key>%%b</Key><LastModified>%b</LastModified><ETag>&quot;%%b&quot;</ETag>"
+    b"<ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm><ChecksumType>FULL_OBJECT</ChecksumType><Size>%%d</Size>"
     b"<StorageClass>STANDARD</StorageClass></Contents>"
 ) % _DATE.encode()
 
@@ -505,7 +521,7 @@ class Model:
             size, etag = bucket.objects[key]
             parts.append(_CONTENT % (encode(key), etag, size))
         parts += [b"<CommonPrefixes><Prefix>%b</Prefix></CommonPrefixes>" % encode(one) for one in page.common]
-        return answer(200, _document("ListBucketResult", b"".join(parts)))
+        return in_chunks(_document("ListBucketResult", b"".join(parts)))
 
     def _delete_many(self, bucket: Bucket, request: Request) -> bytes:
         keys = _KEY.findall(request.body)

@@ -68,7 +68,8 @@ class AnswerReader:
 
     def begin(self) -> None:
         """Get ready for the answer to a new request."""
-        self._buffer = b""
+        #: What is not understood before more of it comes: a piece of the head, or of a line between chunks.
+        self._rest = b""
         self._head = b""
 
     def expect_no_body(self) -> None:
@@ -77,7 +78,7 @@ class AnswerReader:
 
     def feed(self, data: bytes) -> Response | None:
         """Take what arrived; return the answer if that was the end of it. Raises MalformedAnswer."""
-        if self._layout is not None and data.startswith(_OK_LINE) and not self._buffer and not self._head:
+        if self._layout is not None and data.startswith(_OK_LINE) and not self._rest and not self._head:
             label, digits, rest, end = self._layout
             if (
                 data[label:digits] == _LENGTH_LABEL
@@ -88,28 +89,37 @@ class AnswerReader:
         return self._go_on(data)
 
     def _go_on(self, data: bytes) -> Response | None:
-        buffer = self._buffer + data if self._buffer else data
         while not self._head:
-            end = buffer.find(b"\r\n\r\n")
+            data = self._rest + data if self._rest else data
+            end = data.find(b"\r\n\r\n")
             if end < 0:
-                if not b"HTTP/1.".startswith(buffer[:7]):
-                    raise MalformedAnswer(f"not an HTTP/1.1 answer: {buffer[:60]!r}")
-                self._buffer = buffer
+                if not b"HTTP/1.".startswith(data[:7]):
+                    raise MalformedAnswer(f"not an HTTP/1.1 answer: {data[:60]!r}")
+                self._rest = data
                 return None
-            self._read_head(buffer[: end + 2])
-            buffer = buffer[end + 4 :]
-        if len(buffer) == self._length:
-            self._buffer = b""
-            return _make_response((self._status, self._head, buffer))
-        self._buffer = buffer
-        return self._chunked_body() if self._chunked else self._body()
+            self._rest = b""
+            self._read_head(data[: end + 2])
+            data = data[end + 4 :]
+        if self._chunked:
+            return self._take_chunks(data)
+        self._pieces.append(data)
+        self._missing -= len(data)
+        if self._length is None or self._missing > 0:
+            return None
+        if self._missing < 0:
+            self.keep = False  # whatever follows, nobody asked for it
+        return self._whole(self._length)
 
     def end(self) -> Response | None:
         """Take the end of the stream: the end of an answer that named no length."""
         self.keep = False
-        if self._head and self._length is None and not self._chunked:
-            return Response(self._status, self._head, self._buffer)
-        return None
+        return self._whole() if self._head and self._length is None and not self._chunked else None
+
+    def _whole(self, length: int | None = None) -> Response:
+        """Give the answer, and keep nothing of it: a connection would else hold the page that it last listed."""
+        body = b"".join(self._pieces)[:length]
+        self._pieces = []
+        return _make_response((self._status, self._head, body))
 
     def _read_head(self, head: bytes) -> None:
         if head.startswith(_OK_LINE):
@@ -127,13 +137,12 @@ class AnswerReader:
     def _read_framing(self, head: bytes) -> None:
         self._length: int | None = None
         self._chunked = False
+        self._pieces: list[bytes] = []
         for length, chunked, close in re.findall(_FRAMING, head):
             if length:
                 self._length = int(length)
             elif chunked:
                 self._chunked = True
-                self._chunks: list[bytes] = []
-                self._position = 0
             elif close:
                 self.keep = False
         if self._status in _BODILESS or self._is_bodiless:
@@ -142,6 +151,8 @@ class AnswerReader:
             self._length = None
         elif self._length is None:
             self.keep = False
+        #: How much of the body, or of the chunk, is still to come.
+        self._missing = self._length or 0
         self._layout = self._layout_of(head)
 
     def _layout_of(self, head: bytes) -> _Layout | None:
@@ -151,35 +162,37 @@ class AnswerReader:
             return None
         return _Layout(label, label + len(_LENGTH_LABEL), head.index(b"\r", label + 1) + 1, len(head) - 2)
 
-    def _body(self) -> Response | None:
-        length, buffer = self._length, self._buffer
-        if length is None or len(buffer) < length:
-            return None
-        self.keep = False  # whatever follows, nobody asked for it
-        return Response(self._status, self._head, buffer[:length])
-
-    def _chunked_body(self) -> Response | None:
-        buffer = self._buffer
+    def _take_chunks(self, data: bytes) -> Response | None:
+        data = self._rest + data if self._rest else data
+        position = 0
         while True:
-            line_end = buffer.find(b"\r\n", self._position)
-            if line_end < 0:
+            if self._missing:
+                piece = data[position : position + self._missing]
+                self._pieces.append(piece)
+                self._missing -= len(piece)
+                position += len(piece)
+            # A line tells how long the next chunk is; the end of the one before stands in front of it.
+            before = b"\r\n" if self._pieces else b""
+            line_end = data.find(b"\r\n", position + len(before))
+            if not before.startswith(data[position : position + len(before)]):
+                raise MalformedAnswer(f"a chunk that does not end where it should: {data[position:][:40]!r}")
+            if self._missing or line_end < 0:
+                self._rest = data[position:]
                 return None
-            found = re.match(_CHUNK, buffer[self._position : line_end])
+            found = re.match(_CHUNK, data[position + len(before) : line_end])
             if found is None:
-                raise MalformedAnswer(f"not a chunk: {buffer[self._position : line_end][:40]!r}")
-            size = int(found[1], 16)
-            start, end = line_end + 2, line_end + 2 + size
-            if size == 0:
-                trailer_end = start if buffer[start : start + 2] == b"\r\n" else buffer.find(b"\r\n\r\n", start) + 2
-                if trailer_end < start or len(buffer) < trailer_end + 2:
-                    return None
-                self.keep = self.keep and len(buffer) == trailer_end + 2
-                body = b"".join(self._chunks)
-                self._chunks, self._buffer = [], b""  # else a connection keeps the page that it once listed
-                return Response(self._status, self._head, body)
-            if len(buffer) < end + 2:
-                return None
-            if buffer[end : end + 2] != b"\r\n":
-                raise MalformedAnswer("a chunk that does not end where it should")
-            self._chunks.append(buffer[start:end])
-            self._position = end + 2
+                raise MalformedAnswer(f"not a chunk: {data[position:line_end][:40]!r}")
+            self._missing = int(found[1], 16)
+            if self._missing == 0:
+                return self._take_trailer(data, position, line_end)
+            position = line_end + 2
+
+    def _take_trailer(self, data: bytes, position: int, line_end: int) -> Response | None:
+        """Take what follows the last chunk, whose line begins at `position`: headers, or none, and an empty line."""
+        end = data.find(b"\r\n\r\n", line_end)
+        if end < 0:
+            self._rest = data[position:]
+            return None
+        self.keep = self.keep and len(data) == end + 4
+        self._rest = b""
+        return self._whole()

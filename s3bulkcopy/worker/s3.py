@@ -86,10 +86,10 @@ PLAIN: Asked = (False, False)
 
 # Patterns of listings: `re` compiles each when it is first used, so a worker that lists nothing starts without them.
 #: An object as S3 writes it, its elements in S3's order, with those on checksums in between, mostly two; other stores may have
-#: others. Nothing is matched again otherwise ("+"), which takes a third less.
+#: others: of these the groups are empty. Nothing is matched again otherwise ("+"), which takes a third less.
 _OBJECT = (
-    r"<Contents><Key>([^<]*+)</Key><LastModified>[^<]*+</LastModified><ETag>&quot;([^&]*+)&quot;</ETag>"
-    r"(?:<C[^/]*+/C[^/]*+/C[^<]*+)?+(?:<C[^/]*+/C[^<]*+)*+<Size>(\d++)<"
+    r"<Contents>(?:<Key>([^<]*+)</Key><LastModified>[^<]*+</LastModified><ETag>&quot;([^&]*+)&quot;</ETag>"
+    r"(?:<C[^/]*+/C[^/]*+/C[^<]*+)?+(?:<C[^/]*+/C[^<]*+)*+<Size>(\d++)<)?+"
 )
 _CONTENTS = r"(?s)<Contents>(.*?)</Contents>"
 _KEY = r"(?s)<Key>(.*?)</Key>"
@@ -144,7 +144,7 @@ def read_page(body: bytes, *, with_classes: bool = False, asked: Asked = PLAIN) 
             text = text.replace(escape, character)
     found = re.findall(_OBJECT, text)
     all_etags = "".join([etag for _, etag, _ in found])
-    if len(found) != text.count("<Contents>") or '"' in all_etags or "<" in all_etags:
+    if "" in [size for _, _, size in found] or '"' in all_etags or "<" in all_etags:
         found = list(_elements(text))
     if not found:
         return Page((), *more)
