@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import os
 import random
 import selectors
 import signal
@@ -95,6 +96,9 @@ _LEAST_LIST_SLOTS = 4
 #: Largest message, in bytes: what a worker takes apart at a time. A thousand keys of usual length fit, as they must twice: as
 #: a task, and as its report where every object has failed.
 _MESSAGE_BYTES = 512 * 1024
+
+#: What keeps glibc from putting pages of listings among all else (mallopt(3)): what is free between them is not given back.
+_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 #: How often credentials are looked at, in seconds; boto3 renews those that are about to expire.
 _CREDENTIALS_SECONDS = 30.0
@@ -699,6 +703,7 @@ def _spawn() -> _Process:
             stdin=theirs.fileno(),
             stdout=log,
             stderr=log,
+            env={**os.environ, **_MEMORY},
             # Ctrl-C and a closed terminal are ours to hear; a worker ends when its socket does.
             process_group=0,
         )

@@ -34,8 +34,8 @@ _GOES_ON, _MOST_MORE = 2.0, 1.5
 #: Times that a place must have been seen to tell more than the places like it.
 _ENOUGH = 3
 
-#: Most contexts that are kept.
-_MOST_CONTEXTS = 100_000
+#: Most contexts that are kept; each takes about a kilobyte.
+_MOST_CONTEXTS = 8000
 
 #: Most characters kept of one place.
 _MOST_LETTERS = 256
@@ -85,8 +85,12 @@ _HIGHEST = 0x10FFFF
 #: What is expected at a place is found anew when one part in so many more has happened there.
 _STAGE = 8
 
-#: Most of what was found that is kept.
-_MOST_ANSWERS = 8192
+#: How much of what was found is kept until there is a change: characters with their chances, and what goes with each answer as
+#: a number of them.
+_MOST_FOUND, _ANSWER = 40_000, 8
+
+#: Most texts of which the contexts are kept at hand, and characters of which the kinds are.
+_AT_HAND = 4096
 
 #: How much what was seen at one size counts at another, by the difference between both.
 _WEIGHTS = {n: 3.0 ** -min(n * n, 400) for n in range(-64, 65)}
@@ -188,6 +192,7 @@ class Alphabets:
         self.varying: dict[str, None] = {}  # in the order in which they were seen, so that sums are the same every time
         self._after: dict[tuple[object, ...], tuple[int, dict[str, float]]] = {}
         self._beside: dict[tuple[object, ...], tuple[int, tuple[list[tuple[str, float]], float, float]]] = {}
+        self._room = _MOST_FOUND
 
     def read(self, key: str, level: int = 0, most: int = 200) -> None:
         """Learn which characters there are from all of a key from here on."""
@@ -242,9 +247,28 @@ class Alphabets:
         """Give what was seen at places like this, made where it is new."""
         known = self._seen
         places = [seen for context in contexts if (seen := known.get(context))]
-        if len(places) < len(contexts) and len(known) < _MOST_CONTEXTS:
+        if len(places) < len(contexts):
+            if len(known) >= _MOST_CONTEXTS:
+                self._forget()
             places = [known.setdefault(context, known.get(context) or _Seen()) for context in contexts]
         return places
+
+    def _forget(self) -> None:
+        """Forget half of the contexts, those at which least has happened: a listing goes on from there, and memory ends."""
+        for context in sorted(self._seen, key=lambda context: self._seen[context].news)[: _MOST_CONTEXTS // 2]:
+            del self._seen[context]
+        self._forget_found()
+
+    def _make_room(self, letters: int) -> None:
+        """Take note that so many more characters are kept in what was found."""
+        self._room -= letters + _ANSWER
+        if self._room < 0:
+            self._forget_found()
+
+    def _forget_found(self) -> None:
+        self._after.clear()
+        self._beside.clear()
+        self._room = _MOST_FOUND
 
     def _if_known(self, contexts: _Contexts) -> list[_Seen]:
         return [seen for context in contexts if (seen := self._seen.get(context))]
@@ -273,8 +297,6 @@ class Alphabets:
         known = self._after.get(question)
         if known and known[0] == places[3]:
             return known[1]
-        if len(self._after) >= _MOST_ANSWERS:
-            self._after.clear()
         found: dict[str, float] = {}
         rest = above = most = 1.0
         top = ""
@@ -296,6 +318,7 @@ class Alphabets:
             above *= belief
             belief = 1.0
             most = _UNSEEN * max(rest, above) * (len(found) + 1)
+        self._make_room(len(found))
         self._after[question] = places[3], found
         return found
 
@@ -336,11 +359,10 @@ class Alphabets:
         known = self._beside.get(question)
         if known and known[0] == places[3]:
             return known[1]
-        if len(self._beside) >= _MOST_ANSWERS:
-            self._beside.clear()
         above, below = (letter, "") if is_low else ("", letter)
         letters = self._choose(places, above, below, belief, size, is_open=is_open)
         found = letters, sum([p for _, p in letters]), self._weight(places, below, above)
+        self._make_room(len(letters))
         self._beside[question] = places[3], found
         return found
 
@@ -363,7 +385,7 @@ class Alphabets:
         return _fewer(letters)
 
 
-@lru_cache(_MOST_ANSWERS)
+@lru_cache(_AT_HAND)
 def _kind(letter: str) -> int:
     """Give a number that digits share, small letters, capitals, other ASCII, and roughly a script."""
     if letter <= "\x7f":
@@ -444,7 +466,7 @@ def _spread(known: list[str], above: str, below: str) -> Iterator[tuple[str, flo
         yield from ((legal(ord(top) + (1 << n)), len(known) / beyond) for n in range(beyond))
 
 
-@lru_cache(_MOST_ANSWERS)
+@lru_cache(_AT_HAND)
 def _contexts(stem: str) -> _Contexts:
     """Give where in a key the character behind this beginning is, from the closest description to the widest."""
     slashes = stem.count("/")

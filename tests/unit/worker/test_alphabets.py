@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from hashlib import sha256
 from itertools import pairwise
 
 from hypothesis import given
@@ -56,3 +58,16 @@ def test_characters_to_cut_at_lie_between_and_can_be_sent(names: list[str]) -> N
         assert found == sorted(set(found))
         assert all(above < letter and (not below or letter < below) for letter in found)
         assert all(letter.encode() and letter != "\0" for letter in found)  # no surrogates; a URL carries the rest
+
+
+def test_what_is_kept_takes_no_more_room_however_many_names_are_seen() -> None:
+    alphabets = Alphabets()
+    tracemalloc.start()
+    try:
+        for n in range(2500):
+            alphabets.read(f"folder/{sha256(b'%d' % n).hexdigest()[:12]}", len("folder/"))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert kept < 15_000_000
