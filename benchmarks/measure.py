@@ -78,7 +78,9 @@ class Memory(threading.Thread):
         with contextlib.suppress(psutil.NoSuchProcess):
             root = psutil.Process(self._group)
             while not self.ended.is_set():
-                self.look([root, *root.children(recursive=True)])
+                children = root.children(recursive=True)
+                # Until a child is a program of its own it is its parent once more, memory and all.
+                self.look([root, *(child for child in children if _words(child) != _words(root))])
                 if time.monotonic() > self._give_up_at:
                     _kill(self._group)
                 self.ended.wait(SAMPLE_SECONDS)
@@ -89,6 +91,13 @@ class Memory(threading.Thread):
         self.first_bytes = max(self.first_bytes, first)
         self.other_bytes = max(self.other_bytes, *others, 0)
         self.tree_bytes = max(self.tree_bytes, first + sum(others))
+
+
+def _words(process: psutil.Process) -> list[str]:
+    """Give a process's command line, nothing where it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return list(process.cmdline())
+    return []
 
 
 def _held_bytes(process: Process) -> int:

@@ -88,10 +88,8 @@ _DEATHS = 5
 #: Connections of all workers together; the pace decides how many of them are used.
 _CONNECTIONS = 2400
 
-#: LIST requests of all workers together, and of one at least. Pages that arrive while copies are waited for take memory; in a
-#: dry run none waits.
-_LIST_SLOTS, _DRY_LIST_SLOTS = 64, 128
-_LEAST_LIST_SLOTS = 4
+#: LIST requests of a worker that copies, too: more pages than it can copy, of which those that come at once take memory.
+_LIST_SLOTS = 16
 
 #: Largest message, in bytes: what a worker takes apart at a time. A thousand keys of usual length fit, as they must twice: as
 #: a task, and as its report where every object has failed.
@@ -278,8 +276,7 @@ class LocalEngine:
         if self._said is None:
             raise RuntimeError("the engine was not entered")
         worker.rate = limit / share if limit is not None else None
-        all_slots = _DRY_LIST_SLOTS if self.job.dry else _LIST_SLOTS
-        slots = max(_LEAST_LIST_SLOTS, min(LIST_SLOTS, all_slots // share))
+        slots = LIST_SLOTS if self.job.dry else _LIST_SLOTS
         config = Config(self._said, self._ca_file, self._proxy, _CONNECTIONS // share, slots, worker.rate)
         self._tell(worker, "config", encode_config(config))
         return worker

@@ -64,6 +64,8 @@ class AnswerReader:
         self.keep = True
         self._is_bodiless = False
         self._layout: _Layout | None = None
+        #: Of the body, as they came.
+        self._pieces: list[bytes] = []
         self.begin()
 
     def begin(self) -> None:
@@ -137,7 +139,7 @@ class AnswerReader:
     def _read_framing(self, head: bytes) -> None:
         self._length: int | None = None
         self._chunked = False
-        self._pieces: list[bytes] = []
+        self._pieces = []
         for length, chunked, close in re.findall(_FRAMING, head):
             if length:
                 self._length = int(length)
