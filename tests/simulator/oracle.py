@@ -18,7 +18,6 @@ from s3bulkcopy.worker.model import (
     Done,
     Item,
     Listing,
-    ListTask,
     MalformedMessage,
     Nothing,
     Task,
@@ -184,7 +183,7 @@ class _Account:
                 child = f"{done.attempt.nonce}.{n}"
                 _hold(child in tasks, f"{name} announced {child}, which no queue has taken")
                 task = tasks[child]
-                if isinstance(tasks[name], ListTask) and isinstance(task, CopyTask):
+                if isinstance(tasks[name], Listing) and isinstance(task, CopyTask):
                     self.listed += task.items
                 todo.append(child)
         first.pop(f"{simulation.job.run_id}.0", None)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from s3bulkcopy.worker.failures import Fault
     from s3bulkcopy.worker.model import Event, Job
-    from s3bulkcopy.worker.s3 import Page
 
 #: In so many schedules a broken one must be found.
 MOST_SEEDS = 1000
@@ -110,10 +109,10 @@ class Impatient(tally.Tally):
                 super().add([event])
 
 
-def _roots_of_all(roots_of: Callable[..., Any], job: Job, first_page: Page, taken: int, *, is_cut: bool) -> Any:
+def _roots_of_all(roots_of: Callable[..., list[Task]], *what: Any, is_cut: bool) -> list[Task]:
     """Begin the first range at the bottom, although the probe has taken an object there."""
-    roots = roots_of(job, first_page, taken, is_cut=is_cut)
-    lowest = min(roots, key=lambda root: root.ranges[0].after)
+    roots = roots_of(*what, is_cut=is_cut)
+    lowest = min((root for root in roots if isinstance(root, ListTask)), key=lambda root: root.ranges[0].after, default=None)
     return [
         root._replace(ranges=(root.ranges[0]._replace(after=""), *root.ranges[1:])) if root is lowest else root
         for root in roots
