@@ -568,9 +568,12 @@ def test_credentials_that_are_rewritten_let_the_run_go_on(tmp_path: Path) -> Non
         until_copying(server)
         key_file(file, "second")
         ended = Ended.of(process)
+        stats = server.stats()
 
     assert ended.code == 0, ended.err
     assert counts(ended, "listed", "copied", *CLEAN) == copied_all(4000)
+    assert stats["failed"]["copy"] > 0
+    assert stats["requests"]["copy"] - stats["failed"]["copy"] == 4000  # what was copied before is not copied again
 
 
 def test_credentials_from_a_process_are_asked_for_again(tmp_path: Path) -> None:
