@@ -104,10 +104,20 @@ def attach(
         if journal is None:
             return _take_over(run_id, aws, view, life, path, idle_seconds)
         with journal:
-            if journal.facts.ended is None and "seconds" not in journal.facts.settings:  # it was killed
-                took = {"seconds": max(0.0, wrote_at - begun(run_id))}
+            if journal.facts.ended is None:
+                took = {"seconds": seconds_taken(journal.facts, wrote_at), "since": time.time()}
                 journal.note(replace(journal.facts, settings={**journal.facts.settings, **took}))
             return _follow(journal, aws, view, life, idle_seconds)
+
+
+def seconds_taken(facts: Facts, wrote_at: float) -> float:
+    """Give how long the commands before this one carried a run on: the last one, if it was killed, until its last word.
+
+    What a command takes down at its end is `seconds` and not `since`, which is when one that attached began.
+    """
+    before = facts.settings.get("seconds")
+    since = facts.settings.get("since", begun(facts.run_id) if before is None else wrote_at)
+    return float(before or 0.0) + max(0.0, wrote_at - float(since))
 
 
 def _readable(path: Path) -> Journal:
