@@ -388,21 +388,29 @@ class Journal:
                     yield from (RangeFailure(piece, tally.last_word(task)) for piece in dead.ranges)
 
     def _failed(self, tally: Tally) -> Iterator[tuple[str, str, Any]]:
-        with closing(self._database.execute("SELECT task, nonce, body FROM failures ORDER BY task, nonce, place")) as rows:
-            for task, nonce, body in rows:
-                if tally.may_count(task, nonce):
-                    yield task, nonce, json.loads(body)
+        try:
+            with closing(self._database.execute("SELECT task, nonce, body FROM failures ORDER BY task, nonce, place")) as rows:
+                for task, nonce, body in rows:
+                    if tally.may_count(task, nonce):
+                        yield task, nonce, json.loads(body)
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise _damaged(self._path, error) from error
 
     def kept_tasks(self, tally: Tally) -> list[Task]:
-        """Give the tasks that were kept, that a tally waits for, and forget all others.
+        """Give the tasks that were kept, that a tally waits for, and forget all others; raises JournalUnusable.
 
         Nobody works on any when this is called, so that what nobody has announced by now is an orphan.
         """
-        with self._writing(), closing(self._database.execute("SELECT id, body FROM tasks")) as rows:
-            kept = {name: body for name, body in rows if tally.waits_for(name)}
+        try:
+            with closing(self._database.execute("SELECT id, body FROM tasks")) as rows:
+                kept = {name: body for name, body in rows if tally.waits_for(name)}
+            tasks = [_read_task(body) for body in kept.values()]
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise _damaged(self._path, error) from error
+        with self._writing():
             self._database.execute("DELETE FROM tasks")
             self._database.executemany("INSERT INTO tasks VALUES (?, ?)", kept.items())
-        return [_read_task(body) for body in kept.values()]
+        return tasks
 
     def kept_task(self, task_id: str) -> str | None:
         """Give a task that is kept, as a message."""
@@ -470,7 +478,10 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
 
 
 def _damaged(path: Path | None, why: object) -> JournalUnusable:
-    hint = "the run itself is not affected: `attach RUN_ID --take-over` counts what the reports still hold"
+    hint = (
+        "a run of the lambda engine is not affected: `attach RUN_ID --take-over` counts what the reports still hold; "
+        "one of the local engine has to be begun anew"
+    )
     return JournalUnusable(f"the journal {path} is damaged: {why}", hint)
 
 

@@ -241,6 +241,29 @@ def test_a_journal_in_which_something_was_changed_is_an_error(tmp_path: Path) ->
         journal.replay()
 
 
+@pytest.mark.parametrize("body", ["nonsense", '{"v":1,"t":"copy","id":"n.0"}'])
+def test_a_kept_task_that_cannot_be_read_is_an_error_and_stays(body: str) -> None:
+    journal = Journal.in_memory(Facts(RUN, "local", (ROOT,)))
+    tally = Tally()
+    tally.announce("n", 1)
+    journal.keep_tasks([("n.0", body)])
+
+    for _ in range(2):
+        with pytest.raises(JournalUnusable, match="is damaged"):
+            journal.kept_tasks(tally)
+
+
+def test_a_failure_that_cannot_be_read_is_an_error() -> None:
+    journal = Journal.in_memory(Facts(RUN, "local", (ROOT,)))
+    tally = Tally()
+    tally.announce("n", 1)
+    tally.add([Done("n.0", Attempt(1, "one"), 0, Counts(listed=1, failed=1), (Failure("a", 1, "c", "d"),))])
+    journal._database.execute("INSERT INTO failures VALUES ('n.0', 'one', 0, 'nonsense')")
+
+    with pytest.raises(JournalUnusable, match="is damaged"):
+        [*journal.failures(tally)]
+
+
 def test_a_folder_that_cannot_be_written_is_an_error_that_says_what_to_set(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
