@@ -429,11 +429,15 @@ def retry(
         show_plan(found, copy.overwrite, settings, view)
         for warning in found.warnings:
             view.warning(warning)
+        if found.uncut and ranges:
+            view.warning(f"{found.job.source} is listed page after page, all of it: {found.uncut}")
         view.note(f"only what failed of run {old.run_id}: {objects:,} objects and {ranges:,} ranges")
         with begin_journal(facts, view, is_passing=False) as journal:
             make = partial(make_engine, found, settings, session, view, journal)
             work = Work(job, journal, view, settings, life, copy.max_failures, make)
-            result = work.carry(lambda course: runs.retry(job, again.remnant, course, detached=life.detach))
+            result = work.carry(
+                lambda course: runs.retry(job, again.remnant, course, is_cut=not found.uncut, detached=life.detach)
+            )
             if _is_told(result):
                 again.note(run_id)
             if is_kept:
