@@ -439,7 +439,7 @@ def test_workers_end_by_themselves_where_the_command_is_killed() -> None:
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_lets_requests_land_and_says_how_to_go_on(number: signal.Signals) -> None:
     with store(SOME_OBJECTS, *SLOW) as server:
         process = start(server.url, "s3://source", "s3://target", "--processes", "2")
@@ -450,7 +450,9 @@ def test_a_signal_lets_requests_land_and_says_how_to_go_on(number: signal.Signal
         asked, landed = server.stats()["requests"]["copy"], server.stats()["buckets"]["target"]
 
         assert ended.code == 130, ended.err
-        assert "stopping: requests on their way land first" in ended.err
+        said = "the terminal was closed" if number == signal.SIGHUP else "stopping: requests on their way land first"
+        assert said in ended.err
+        assert f"go on with: s3bulkcopy attach {run_id_of(ended)}" in ended.err
         assert re.search(r"interrupted; of 5,000 objects listed so far (at least|about) [\d,]+ were copied", ended.err)
         assert not any(map(is_alive, workers))
         assert (landed, server.stats()["requests"]["copy"]) == (asked, asked)

@@ -210,6 +210,8 @@ class Simulation:
     result: Result | None = None
     error: S3BulkCopyError | None = None
     ended_at: float = 0.0
+    #: Every task that was ever sent, once somebody has asked for them afterwards.
+    sent: list[Task] | None = None
 
     def __post_init__(self) -> None:
         """Make the world."""
