@@ -316,7 +316,7 @@ class Journal:
             with self._database:
                 yield
         except sqlite3.Error as error:
-            raise JournalUnusable(f"cannot write the journal {self._path}: {error}", "is the disk full?") from error
+            raise JournalUnusable(f"cannot write the journal {self._path}: {error}", "make room if the disk is full") from error
 
     def _put(self, name: str, value: str) -> None:
         self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
