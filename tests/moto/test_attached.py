@@ -17,7 +17,7 @@ from s3bulkcopy.aws.discover import find_run
 from s3bulkcopy.aws.preflight import Found
 from s3bulkcopy.aws.stack import begun, plan
 from s3bulkcopy.aws.teardown import empty, halt, quiet
-from s3bulkcopy.commands import returning
+from s3bulkcopy.commands import returning, tending
 from s3bulkcopy.commands.copying import Work, again
 from s3bulkcopy.commands.tending import failures
 from s3bulkcopy.engines.local import LocalEngine
@@ -393,6 +393,12 @@ def test_queues_that_do_not_become_empty_are_said_to_hold_something(aws: Aws) ->
 
     send(made, "list", "first")
     assert empty(aws, REGION, RUN_ID, say=silently, sleep=refill) > 0
+
+
+def test_a_local_run_is_not_looked_for_in_aws_to_halt_it() -> None:
+    left_behind(engine="local")
+    with pytest.raises(UsageError, match="works on this machine"):
+        tending.halt(RUN_ID, AwsSettings(region=REGION), OutputSettings())
 
 
 # ------------------------------------------------------------------------------------------------------------ dead letters
