@@ -19,9 +19,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from s3bulkcopy.errors import JournalHeld, JournalMissing, JournalUnusable
+from s3bulkcopy.errors import JournalForeign, JournalHeld, JournalMissing, JournalUnusable
 from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.worker.model import (
+    WIRE_VERSION,
     CopyTask,
     Dead,
     Done,
@@ -45,9 +46,9 @@ if TYPE_CHECKING:
 
     from s3bulkcopy.worker.model import Event, Job, Task
 
-#: What tells a journal from another database, and one format of it from another.
+#: What tells a journal from another database, and one format of it, which is that of the messages in it, too, from another.
 _APPLICATION_ID = 0x53334243  # "S3BC"
-FORMAT = 1
+FORMAT = 100 + WIRE_VERSION
 
 #: Events after which the tally takes their place.
 COMPACT_AFTER = 20_000
@@ -469,7 +470,7 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
     if application != _APPLICATION_ID:
         raise JournalUnusable(f"{path} is no journal of s3bulkcopy")
     if version != FORMAT:
-        raise JournalUnusable(
+        raise JournalForeign(
             f"{path} has format {version}, and this version of s3bulkcopy reads {FORMAT}",
             hint="go on with the version that began the run, or tear the run down",
         )

@@ -36,6 +36,7 @@ from s3bulkcopy.commands.copying import (
 from s3bulkcopy.errors import (
     EXIT_CODES,
     Detached,
+    JournalForeign,
     JournalHeld,
     JournalMissing,
     JournalUnusable,
@@ -96,7 +97,7 @@ def attach(
             raise
         return look_on(f"{error.message}: looking on")
     except JournalUnusable as error:
-        if not take_over:
+        if not take_over or isinstance(error, JournalForeign):
             raise
         view.warning(f"{error.message}: it is set aside as {_set_aside(path)}")
         journal = None

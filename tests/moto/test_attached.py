@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -222,6 +223,21 @@ def test_a_run_whose_journal_is_lost_is_taken_over(aws: Aws, state: Path, damage
     assert (leftovers(), ended()) == ([], 8)
     assert json.loads(file.read_text())["source"] == "s3://source/in/ø"
     assert journal_path(RUN_ID).with_suffix(".damaged").exists() == damaged
+
+
+def test_a_run_of_another_version_is_not_even_taken_over(aws: Aws) -> None:
+    made = make(aws)
+    send(made, "reports", encode_event(LISTED))
+    left_behind()
+    database = sqlite3.connect(journal_path(RUN_ID))
+    database.execute("PRAGMA user_version = 77")
+    database.close()
+
+    for take_over in (False, True):
+        with pytest.raises(JournalUnusable, match="format 77") as caught:
+            attach(take_over=take_over)
+        assert "the version that began the run" in caught.value.hint
+    assert boto3.client("sqs", region_name=REGION).receive_message(QueueUrl=made.queue_urls["reports"])["Messages"]
 
 
 def test_what_failed_is_shown_in_each_form(capsys: pytest.CaptureFixture[str]) -> None:

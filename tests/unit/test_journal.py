@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from s3bulkcopy import journal as journals
 from s3bulkcopy.errors import JournalMissing, JournalUnusable, UsageError
-from s3bulkcopy.journal import Facts, Journal, find_journal, forget_old, journal_path, state_folder
+from s3bulkcopy.journal import FORMAT, Facts, Journal, find_journal, forget_old, journal_path, state_folder
 from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.worker.model import (
     Attempt,
@@ -179,7 +179,7 @@ def test_a_journal_has_one_writer_and_any_number_of_readers(tmp_path: Path) -> N
 def test_a_writer_that_is_killed_leaves_the_journal_to_the_next(tmp_path: Path) -> None:
     path = tmp_path / "run.journal"
     write = (
-        "import os, signal; from pathlib import Path; from s3bulkcopy.journal import Facts, Journal;"
+        "import os, signal; from pathlib import Path; from s3bulkcopy.journal import FORMAT, Facts, Journal;"
         "from s3bulkcopy.worker.model import Trouble, Attempt;"
         f"journal = Journal.create(Path({str(path)!r}), Facts('run', 'lambda', ({ROOT!r},)));"
         "journal.append([Trouble('run.1', Attempt(1, 'x'), 'broke')]);"
@@ -215,7 +215,7 @@ def test_another_format_is_an_error_that_names_both(tmp_path: Path) -> None:
     database.execute("PRAGMA user_version = 77")
     database.close()
 
-    with pytest.raises(JournalUnusable, match="has format 77, and this version of s3bulkcopy reads 1"):
+    with pytest.raises(JournalUnusable, match=f"has format 77, and this version of s3bulkcopy reads {FORMAT}"):
         Journal.resume(path)
 
 
