@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Take the caller's variables and ignored signals away, and keep journals, those of commands too, in a folder that goes when the tests end."""
+    """Take the caller's variables and ignored signals away, and keep journals in a folder that goes when the tests end.
+
+    Those of commands, too.
+    """
     for name in [name for name in os.environ if name.startswith("S3BULKCOPY_")]:
         del os.environ[name]
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
