@@ -105,6 +105,8 @@ class Stats:
 
     #: Requests by kind, refused ones included.
     requests: Counter[str] = field(default_factory=Counter)
+    #: Requests by kind that failed by chance, or since their credentials had expired.
+    failed: Counter[str] = field(default_factory=Counter)
     #: Answers 503, by throttling or by chance.
     slow_downs: int = 0
     #: Connections that were opened.
@@ -429,6 +431,7 @@ class Model:
         kind = kind_of(request)
         self.stats.requests[kind] += 1
         if self._fails and (failed := self._failure(kind, request)) is not None:
+            self.stats.failed[kind] += 1
             return kind, failed
         if self._limited and kind in WRITES and not self._throttle.admits(request.bucket, request.key):
             self.stats.slow_downs += 1

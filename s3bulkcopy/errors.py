@@ -11,6 +11,7 @@
     │   └── QuotaTooSmall                      … because the account's concurrency does not allow it
     ├── JournalUnusable                    1   what is needed to go on with a run is foreign, damaged or not to be written
     │   ├── JournalMissing                 2   … because it is not on this machine
+    │   ├── JournalForeign                     … because another version of s3bulkcopy wrote it
     │   └── JournalHeld                        … because another process is counting the run
     ├── LeftBehind                         7   something could not be removed
     ├── CountsIncomplete                   8   the run ended, but not every event was seen
@@ -113,6 +114,10 @@ class JournalMissing(JournalUnusable):
     """This machine has no journal of the run."""
 
     exit_code = 2
+
+
+class JournalForeign(JournalUnusable):
+    """Another version of s3bulkcopy wrote the journal, and its workers' reports are not for us to read either."""
 
 
 class JournalHeld(JournalUnusable):

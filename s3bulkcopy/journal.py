@@ -19,9 +19,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from s3bulkcopy.errors import JournalHeld, JournalMissing, JournalUnusable
+from s3bulkcopy.errors import JournalForeign, JournalHeld, JournalMissing, JournalUnusable
 from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.worker.model import (
+    WIRE_VERSION,
     CopyTask,
     Dead,
     Done,
@@ -45,9 +46,9 @@ if TYPE_CHECKING:
 
     from s3bulkcopy.worker.model import Event, Job, Task
 
-#: What tells a journal from another database, and one format of it from another.
+#: What tells a journal from another database, and one format of it, which is that of the messages in it, too, from another.
 _APPLICATION_ID = 0x53334243  # "S3BC"
-FORMAT = 1
+FORMAT = 100 + WIRE_VERSION
 
 #: Events after which the tally takes their place.
 COMPACT_AFTER = 20_000
@@ -316,7 +317,7 @@ class Journal:
             with self._database:
                 yield
         except sqlite3.Error as error:
-            raise JournalUnusable(f"cannot write the journal {self._path}: {error}", "is the disk full?") from error
+            raise JournalUnusable(f"cannot write the journal {self._path}: {error}", "make room if the disk is full") from error
 
     def _put(self, name: str, value: str) -> None:
         self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
@@ -388,21 +389,29 @@ class Journal:
                     yield from (RangeFailure(piece, tally.last_word(task)) for piece in dead.ranges)
 
     def _failed(self, tally: Tally) -> Iterator[tuple[str, str, Any]]:
-        with closing(self._database.execute("SELECT task, nonce, body FROM failures ORDER BY task, nonce, place")) as rows:
-            for task, nonce, body in rows:
-                if tally.may_count(task, nonce):
-                    yield task, nonce, json.loads(body)
+        try:
+            with closing(self._database.execute("SELECT task, nonce, body FROM failures ORDER BY task, nonce, place")) as rows:
+                for task, nonce, body in rows:
+                    if tally.may_count(task, nonce):
+                        yield task, nonce, json.loads(body)
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise _damaged(self._path, error) from error
 
     def kept_tasks(self, tally: Tally) -> list[Task]:
-        """Give the tasks that were kept, that a tally waits for, and forget all others.
+        """Give the tasks that were kept, that a tally waits for, and forget all others; raises JournalUnusable.
 
         Nobody works on any when this is called, so that what nobody has announced by now is an orphan.
         """
-        with self._writing(), closing(self._database.execute("SELECT id, body FROM tasks")) as rows:
-            kept = {name: body for name, body in rows if tally.waits_for(name)}
+        try:
+            with closing(self._database.execute("SELECT id, body FROM tasks")) as rows:
+                kept = {name: body for name, body in rows if tally.waits_for(name)}
+            tasks = [_read_task(body) for body in kept.values()]
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise _damaged(self._path, error) from error
+        with self._writing():
             self._database.execute("DELETE FROM tasks")
             self._database.executemany("INSERT INTO tasks VALUES (?, ?)", kept.items())
-        return [_read_task(body) for body in kept.values()]
+        return tasks
 
     def kept_task(self, task_id: str) -> str | None:
         """Give a task that is kept, as a message."""
@@ -461,7 +470,7 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
     if application != _APPLICATION_ID:
         raise JournalUnusable(f"{path} is no journal of s3bulkcopy")
     if version != FORMAT:
-        raise JournalUnusable(
+        raise JournalForeign(
             f"{path} has format {version}, and this version of s3bulkcopy reads {FORMAT}",
             hint="go on with the version that began the run, or tear the run down",
         )
@@ -470,7 +479,10 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
 
 
 def _damaged(path: Path | None, why: object) -> JournalUnusable:
-    hint = "the run itself is not affected: `attach RUN_ID --take-over` counts what the reports still hold"
+    hint = (
+        "a run of the lambda engine is not affected: `attach RUN_ID --take-over` counts what the reports still hold; "
+        "one of the local engine has to be begun anew"
+    )
     return JournalUnusable(f"the journal {path} is damaged: {why}", hint)
 
 

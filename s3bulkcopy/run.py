@@ -153,20 +153,29 @@ def run(
     return _begin(job, course, prepare, detached=detached)
 
 
-def retry(job: Job, remnant: Remnant, course: Course, *, detached: bool = False) -> Result:
-    """Copy what is left of another run; what it gives counts as listed. Otherwise as `run`."""
+def retry(job: Job, remnant: Remnant, course: Course, *, is_cut: bool = True, detached: bool = False) -> Result:
+    """Copy what is left of another run; what it gives counts as listed. Otherwise as `run`.
+
+    Where the source cannot be listed in ranges and one is left, all of it is listed, and so all of the objects are found there.
+    """
 
     def prepare() -> tuple[Facts, list[Event]]:
         proof = _prove(job, tuple(islice(remnant.items(), PROBE_ITEMS)), course)
+        walks = not is_cut and any(True for _ in remnant.ranges())
         listed = [0, 0]
 
         def items() -> Iterator[Item]:
-            for item in remnant.items():
+            for item in islice(remnant.items(), proof.taken if walks else None):
                 listed[0] += 1
                 listed[1] += item.size
                 yield item
 
-        more = course.journal.keep_roots(_roots_of(course.engine.job, items(), proof.taken, remnant.ranges()))
+        job_now = course.engine.job
+        roots: Iterator[Task] = (ListTask("", job_now, (piece,)) for piece in remnant.ranges())
+        if walks:
+            taken = tuple(item.key for item in islice(remnant.items(), proof.taken))
+            roots = iter([WalkTask("", job_now, taken)])
+        more = course.journal.keep_roots(_roots_of(job_now, items(), proof.taken, roots))
         counts = Counts(listed=listed[0], listed_bytes=listed[1], filtered=remnant.filtered())
         events = _counted_as_listed(proof.events, counts)
         return replace(course.journal.facts, more_roots=more), events
@@ -378,12 +387,11 @@ def _counted_as_listed(events: Iterable[Event], listed: Counts) -> list[Event]:
     return [event._replace(counts=event.counts + listed) if isinstance(event, Done) else event for event in events]
 
 
-def _roots_of(job: Job, items: Iterator[Item], taken: int, ranges: Iterable[Range]) -> Iterator[str]:
-    """Pack all but the first items, and ranges, into tasks, and give them as messages."""
+def _roots_of(job: Job, items: Iterator[Item], taken: int, others: Iterator[Task]) -> Iterator[str]:
+    """Pack all but the first items into tasks, and give them and others as messages."""
     for _ in islice(items, taken):
         pass
-    tasks: Iterator[Task] = chain(_copy_tasks(job, items), (ListTask("", job, (piece,)) for piece in ranges))
-    for number, root in enumerate(tasks, 1):
+    for number, root in enumerate(chain(_copy_tasks(job, items), others), 1):
         yield encode_task(root._replace(id=f"{job.run_id}.{number}"))
 
 

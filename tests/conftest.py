@@ -1,9 +1,10 @@
-"""What all tests share: a folder for journals that is not the user's own."""
+"""What all tests share: a folder for journals that is not the user's own, and signals that are not ignored."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,15 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Take the caller's variables away, and keep journals, those of commands too, in a folder that goes when the tests end."""
+    """Take the caller's variables and ignored signals away, and keep journals in a folder that goes when the tests end.
+
+    Those of commands, too.
+    """
     for name in [name for name in os.environ if name.startswith("S3BULKCOPY_")]:
         del os.environ[name]
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:  # as in the background of a shell, or under nohup
+            signal.signal(number, handler)
     folder = tempfile.mkdtemp(prefix="s3bulkcopy-tests-")
     os.environ["S3BULKCOPY_STATE_DIR"] = folder
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from urllib.parse import unquote_plus
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from s3bulkcopy.aws.session import identity, translate
+from s3bulkcopy.aws.session import Lack, identity, lack, translate
 from s3bulkcopy.aws.stack import Names, begun, is_run_id
 from s3bulkcopy.aws.teardown import Left
 from s3bulkcopy.errors import S3BulkCopyError
@@ -54,6 +54,19 @@ def sweep(session: AwsSession, place: Location, run_id: str, job: Job | None = N
     caller's own credentials began it (not `is_own_role`), it is one that began after the run, with a key under which the run
     makes uploads; without a `job` such ones are left alone.
     """
+    swept, error = _sweep(session, place, run_id, job, is_own_role=is_own_role)
+    if error is not None and lack(error) is Lack.CREDENTIALS:  # the workers may have been given others meanwhile
+        session.renew()
+        aborted = swept.aborted
+        swept, _ = _sweep(session, place, run_id, job, is_own_role=is_own_role)
+        swept = replace(swept, aborted=aborted + swept.aborted)
+    return swept
+
+
+def _sweep(
+    session: AwsSession, place: Location, run_id: str, job: Job | None, *, is_own_role: bool
+) -> tuple[Swept, Exception | None]:
+    """Look once, and give also what kept it from looking at all."""
     aborted, left = 0, []
     try:
         mark = _Mark(session, run_id, job, is_own_role=is_own_role)
@@ -66,8 +79,8 @@ def sweep(session: AwsSession, place: Location, run_id: str, job: Job | None = N
             else:
                 aborted += 1
     except (ClientError, BotoCoreError, S3BulkCopyError) as error:
-        return Swept(aborted, tuple(left), _unseen(place, translate(error, "looking for multipart uploads").message))
-    return Swept(aborted, tuple(left))
+        return Swept(aborted, tuple(left), _unseen(place, translate(error, "looking for multipart uploads").message)), error
+    return Swept(aborted, tuple(left)), None
 
 
 def _unseen(place: Location, why: str) -> Left:

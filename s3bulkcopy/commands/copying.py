@@ -428,6 +428,7 @@ class Work:
         """Take down how the run ended, if it has, and write what failed."""
         with suppress(JournalUnusable):  # who could not be written to is not the worse for it
             settings = {**self.journal.facts.settings, "seconds": seconds}
+            settings.pop("since", None)
             self.journal.note(replace(self.journal.facts, ended=code if is_over else None, settings=settings))
         if self.life.failures is None:
             return

@@ -36,6 +36,7 @@ from s3bulkcopy.commands.copying import (
 from s3bulkcopy.errors import (
     EXIT_CODES,
     Detached,
+    JournalForeign,
     JournalHeld,
     JournalMissing,
     JournalUnusable,
@@ -96,7 +97,7 @@ def attach(
             raise
         return look_on(f"{error.message}: looking on")
     except JournalUnusable as error:
-        if not take_over:
+        if not take_over or isinstance(error, JournalForeign):
             raise
         view.warning(f"{error.message}: it is set aside as {_set_aside(path)}")
         journal = None
@@ -104,10 +105,20 @@ def attach(
         if journal is None:
             return _take_over(run_id, aws, view, life, path, idle_seconds)
         with journal:
-            if journal.facts.ended is None and "seconds" not in journal.facts.settings:  # it was killed
-                took = {"seconds": max(0.0, wrote_at - begun(run_id))}
+            if journal.facts.ended is None:
+                took = {"seconds": seconds_taken(journal.facts, wrote_at), "since": time.time()}
                 journal.note(replace(journal.facts, settings={**journal.facts.settings, **took}))
             return _follow(journal, aws, view, life, idle_seconds)
+
+
+def seconds_taken(facts: Facts, wrote_at: float) -> float:
+    """Give how long the commands before this one carried a run on: the last one, if it was killed, until its last word.
+
+    What a command takes down at its end is `seconds` and not `since`, which is when one that attached began.
+    """
+    before = facts.settings.get("seconds")
+    since = facts.settings.get("since", begun(facts.run_id) if before is None else wrote_at)
+    return float(before or 0.0) + max(0.0, wrote_at - float(since))
 
 
 def _readable(path: Path) -> Journal:
@@ -419,11 +430,15 @@ def retry(
         show_plan(found, copy.overwrite, settings, view)
         for warning in found.warnings:
             view.warning(warning)
+        if found.uncut and ranges:
+            view.warning(f"{found.job.source} is listed page after page, all of it: {found.uncut}")
         view.note(f"only what failed of run {old.run_id}: {objects:,} objects and {ranges:,} ranges")
         with begin_journal(facts, view, is_passing=False) as journal:
             make = partial(make_engine, found, settings, session, view, journal)
             work = Work(job, journal, view, settings, life, copy.max_failures, make)
-            result = work.carry(lambda course: runs.retry(job, again.remnant, course, detached=life.detach))
+            result = work.carry(
+                lambda course: runs.retry(job, again.remnant, course, is_cut=not found.uncut, detached=life.detach)
+            )
             if _is_told(result):
                 again.note(run_id)
             if is_kept:

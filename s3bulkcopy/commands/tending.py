@@ -22,7 +22,7 @@ from s3bulkcopy.aws.session import AwsSession, identity
 from s3bulkcopy.aws.stack import decode_tag, encode_tag
 from s3bulkcopy.commands import accounts
 from s3bulkcopy.commands.copying import all_failures
-from s3bulkcopy.errors import CountsIncomplete, Halted, LeftBehind, S3BulkCopyError, UsageError
+from s3bulkcopy.errors import CountsIncomplete, Halted, JournalUnusable, LeftBehind, S3BulkCopyError, UsageError
 from s3bulkcopy.journal import Journal, find_journal, last_retry, unended_here
 from s3bulkcopy.status import created_at, run_as_json, run_as_line, runs_as_text
 from s3bulkcopy.tally import RangeFailure
@@ -226,6 +226,11 @@ _FORMS = {"text": _as_text, "json": _as_json, "csv": _as_csv}
 def halt(run_id: str, aws: AwsSettings, output: OutputSettings) -> int:
     """Stop a run at once: no task is begun any more, and its queues are emptied. Whoever watches it ends and tears it down."""
     accounts.check_run_id(run_id)
+    if _is_local(run_id):
+        raise UsageError(
+            f"run {run_id} works on this machine, and nothing of it is in AWS",
+            hint="Ctrl-C in its terminal stops it, or SIGTERM; `s3bulkcopy attach` goes on with it",
+        )
     session = AwsSession(aws)
     region = accounts.look_in(session, aws)
     _find(session, region, run_id)
@@ -243,6 +248,13 @@ def halt(run_id: str, aws: AwsSettings, output: OutputSettings) -> int:
         view.warning(f"about {left:,} messages are still in its queues; nobody is given them any more")
     view.note(f"whoever watches it tears it down; where nobody does: {again}")
     return 0
+
+
+def _is_local(run_id: str) -> bool:
+    """Tell whether a journal on this machine says that a run is the local engine's."""
+    with suppress(JournalUnusable), Journal.resume(find_journal(run_id), to_write=False) as journal:
+        return journal.facts.engine == "local"
+    return False
 
 
 # ------------------------------------------------------------------------------------------------------------- teardown

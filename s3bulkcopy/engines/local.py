@@ -559,7 +559,7 @@ class LocalEngine:
             return
         if delivery.kind == "more":  # whoever waited for room would take the place of those who make it
             delivery.kind = "copy"
-            self._signs.known = True
+            self._signs.known |= delivery.body.startswith('{"t":"part"')
         self._queues[delivery.kind].append(delivery)
         self._unkept.append((worker, sequence, delivery))
 

@@ -86,6 +86,8 @@ class _Batch:
 
     #: Whether something may have to be known of items before they are copied.
     _asks = True
+    #: Whether what is left where credentials expire may be another task's, so that what is copied need not be copied again.
+    is_divisible = True
 
     def __init__(self, job: Job, copies: JobCopies, items: Iterable[Item], deadline: float, *, trusting: bool) -> None:
         self.job = job
@@ -107,6 +109,8 @@ class _Batch:
         #: When the first denial came that could be a permission on its way, in seconds of the event loop's clock.
         self.denied_since: float | None = None
         self.ended: aio.Future = aio.get_running_loop().create_future()
+        #: That these credentials have expired, if they have.
+        self.expired: Failed | None = None
         self.rest: list[Item] = []
         self.failures: list[Failure] = []
         self.copied = self.copied_bytes = self.skipped = self.vanished = 0
@@ -211,6 +215,7 @@ class _PartBatch(_Batch):
     """Parts of one object on their way, put as items whose keys are the parts' numbers."""
 
     _asks = False
+    is_divisible = False  # which parts are there can be asked for
 
     def _refuse(self) -> None:
         """Refuse none: the object was looked at when its upload began."""
@@ -294,7 +299,8 @@ class Copier:
     async def copy(self, job: Job, items: Iterable[Item], deadline: float, *, attempt: int) -> Outcome:
         """Copy items until `deadline`, in seconds of the event loop's clock; those on their way then get a little longer.
 
-        Raises Stop where no request of the run can succeed, and Failed where this environment is of no use.
+        Raises Stop where no request of the run can succeed, and Failed where this environment is of no use. Where its
+        credentials expire after something was copied, what was not is the rest.
         """
         self._clock = aio.get_running_loop().time
         batch = _Batch(job, self._s3.copies(job), items, deadline, trusting=attempt >= PROOF_ATTEMPTS)
@@ -322,6 +328,8 @@ class Copier:
             self._expire(batch)
             batch.leave(sorted(turn.item for turn in batch.in_flight))  # a set has an order of its own in each process
             batch.in_flight.clear()
+        if batch.expired is not None and not batch.counts().ended:
+            raise batch.expired
         return batch.outcome()
 
     @property
@@ -460,7 +468,9 @@ class Copier:
     async def _copy_unsettled(self, job: Job, items: list[Item]) -> Outcome:
         """Copy what a probe could not, as any task does, for as long as a fault may last."""
         seconds = RETRY_SECONDS + max((item.size for item in items), default=0) * PATIENCE_SECONDS_PER_BYTE
-        return await self.copy(job, items, self._clock() + seconds, attempt=PROOF_ATTEMPTS)
+        batch = _Batch(job, self._s3.copies(job), items, self._clock() + seconds, trusting=True)
+        batch.is_divisible = False
+        return await self._carry(batch)
 
     # ---------------------------------------------------------------------------------------------------- the chain
 
@@ -601,7 +611,8 @@ class Copier:
                 try:
                     self._consider(turn, fault, now, is_stale=turn.is_kept and isinstance(answer, ConnectionLost))
                 except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
-                    self._break_off(batch, error)
+                    batch.in_flight.add(turn)
+                    self._break_off(batch, error, turn)
         if free is not None and ended is None:
             free.host.give_back(free, now)
             free = None
@@ -684,8 +695,18 @@ class Copier:
             case _:
                 return False
 
-    def _break_off(self, batch: _Batch, error: Exception) -> None:
-        """End a batch early; whoever waits for it gets the error."""
+    def _break_off(self, batch: _Batch, error: Exception, turn: _Turn | None = None) -> None:
+        """End a batch early; whoever waits for it gets the error.
+
+        Where it is that credentials have expired, `turn` and what was not begun are left, and what is in flight may still land.
+        """
+        if isinstance(error, Failed) and error.fault.next is Next.EXPIRED and batch.is_divisible and turn is not None:
+            batch.expired = error
+            self._expire(batch)
+            if turn in batch.in_flight:
+                batch.in_flight.discard(turn)
+                batch.leave([turn.item])
+            return
         batch.end(error)
         self._expire(batch)
 
@@ -727,7 +748,7 @@ class Copier:
         try:
             sure = await self._confirm(batch, turn.item, fault)
         except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
-            self._break_off(batch, error)
+            self._break_off(batch, error, turn)
         else:
             if (changed := self._told(turn, sure)) is not None:
                 if turn.is_again:
@@ -855,7 +876,7 @@ class Copier:
                     sure = await self._confirm(batch, turn.item, found)
                     found = found._replace(next=Next.RECORD) if isinstance(sure, Item) else sure
         except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
-            self._break_off(batch, error)
+            self._break_off(batch, error, turn)
         else:
             if (known := self._told(turn, found)) is not None:
                 turn.item, turn.more = known

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
+from contextlib import contextmanager
 from functools import partial
 from itertools import compress
 from operator import attrgetter, lt
@@ -23,7 +24,7 @@ from s3bulkcopy.worker.s3 import PAGE_KEYS, Page
 from s3bulkcopy.worker.sorting import Sorter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Iterator, Sequence
 
     from s3bulkcopy.worker.attempts import Budget, Children
     from s3bulkcopy.worker.model import Attempt, Item, Job, Location, Trait, WalkTask
@@ -78,8 +79,8 @@ class Lister:
         self._busy = self._held = 0
         self._page_keys = PAGE_KEYS
         self._plans: list[_Plan] = []
-        #: Of tasks that have a limit.
-        self._limited: set[_Share] = set()
+        #: Of tasks that are listed one page after another.
+        self._paging: set[_Share] = set()
 
     # ------------------------------------------------------------------------------------------------------- for a task
 
@@ -90,11 +91,8 @@ class Lister:
         """
         share, outlet = _Share(task.job, attempt, budget), _Outlet(task.job, children)
         if task.limit is not None:
-            self._limited.add(share)
-            try:
+            with self._page_after_page(share):
                 return await self._list_some(task, task.limit, share, outlet, children)
-            finally:
-                self._limited.discard(share)
         plan = self._plan_for(task, share.sorter.prefix)
         plan.join(share, task.ranges, aio.get_running_loop().time())
         try:
@@ -140,18 +138,36 @@ class Lister:
             await children.add(lambda name: ListTask(name, task.job, tuple(rest), idle_hops, left))
         return share.counts
 
-    async def walk(self, task: WalkTask, attempt: Attempt, children: Children) -> Counts:
-        """List everything page after page, each where the store says that the last one ended.
+    async def walk(self, task: WalkTask, attempt: Attempt, budget: Budget, children: Children) -> Counts:
+        """List everything page after page, each where the store says that the last one ended; no order of keys is relied on.
 
-        No order of the keys is relied on, and no budget ends it.
+        What the budget leaves is handed on with the place where it begins. Raises as `list` does.
         """
-        job, but = task.job, frozenset(task.but)
-        share, outlet, counts, token, left = _Share(job, attempt), _Outlet(job, children), Counts(), "", task.limit
+        share, outlet = _Share(task.job, attempt, budget), _Outlet(task.job, children)
+        with self._page_after_page(share):
+            rest = await self._walk_on(task, share, outlet)
+        await outlet.rest()
+        if rest is not None:
+            token, left = rest
+            idle_hops = 0 if share.has_progress else task.idle_hops + 1
+            await children.add(lambda name: task._replace(id=name, idle_hops=idle_hops, limit=left, token=token))
+        return share.counts
+
+    async def _walk_on(self, task: WalkTask, share: _Share, outlet: _Outlet) -> tuple[str, int | None] | None:
+        """Walk as far as the budget goes; give where the rest begins and what is left of the limit, or None at the end."""
+        but, token, left = frozenset(task.but), task.token, task.limit
         while left is None or left:
-            page, effort = await self._page(share, "", token)
+            if share.is_stopping or share.is_spent_by(share.counts.pages):
+                return token, left
+            try:
+                page, effort = await self._page(share, "", token, is_walk=True)
+            except Failed:
+                if not share.has_progress:
+                    raise
+                return token, left
             are_new = [item.key not in but for item in page.items]
             sorting = share.sort([*compress(page.items, are_new)], [*compress(page.traits, are_new)], left)
-            counts += effort + sorting.counts(dry=job.dry)
+            share.counts += effort + sorting.counts(dry=task.job.dry)
             await outlet.send(sorting)
             left = left and left - sorting.listed
             if not page.truncated:
@@ -159,16 +175,24 @@ class Lister:
             if page.token in ("", token):
                 raise Stop("unsupported", "the store says that more keys follow, and not how to ask for them")
             token = page.token
-        await outlet.rest()
-        return counts
+        return None
+
+    @contextmanager
+    def _page_after_page(self, share: _Share) -> Iterator[None]:
+        """Have a task that is listed page after page end when what is left is to be handed on."""
+        self._paging.add(share)
+        try:
+            yield
+        finally:
+            self._paging.discard(share)
 
     def hand_on(self) -> None:
-        """Have the tasks that list ranges end soon, with what is open of them handed on."""
+        """Have the tasks in hand end soon, with what is open of them handed on."""
         for plan in self._plans:
             for share in plan.shares:
                 plan.stop(share)
                 share.wake()
-        for share in self._limited:
+        for share in self._paging:
             share.is_stopping = True
 
     async def _tend(self, plan: _Plan, share: _Share, outlet: _Outlet, children: Children) -> None:
@@ -252,18 +276,22 @@ class Lister:
         self._held -= answer.is_held
         self._ask_on()
 
-    async def _page(self, share: _Share, after: str, token: str = "") -> tuple[Page, Counts]:
-        """List one page, asking again where that may help, and on where a page is empty and more follow."""
+    async def _page(self, share: _Share, after: str, token: str = "", *, is_walk: bool = False) -> tuple[Page, Counts]:
+        """List one page, asking again where that may help, and on where a page is empty and more follow.
+
+        For a walk an empty page is one, too: it tells where to go on.
+        """
         source, policy, sorter = share.job.source, share.job.policy, share.sorter
         pages = retries = throttles = 0
         while True:
             answer = await self._s3.page(source, sorter.prefix, after, self._page_keys, token, policy, sorter.asked)
             if isinstance(answer, Page):
                 pages += 1
-                if answer.items or not answer.truncated:
+                leads_on = answer.token not in ("", token)
+                if answer.items or not answer.truncated or (is_walk and leads_on):
                     self._page_keys = _keys_to_ask_for(answer.items, self._page_keys)
                     return answer, Counts(pages=pages, retries=retries, throttles=throttles)
-                if answer.token not in ("", token) and not share.is_late():
+                if leads_on and not share.is_late():
                     token = answer.token
                     continue
                 answer = Fault(Next.RETRY, "EmptyPage", "an empty page that says more follow")

@@ -54,7 +54,6 @@ from s3bulkcopy.worker.model import (
     Nothing,
     Task,
     Trouble,
-    WalkTask,
     clip,
     decode_task,
     encode_event,
@@ -219,7 +218,7 @@ class LocalWorker:
         self._name = os.urandom(4).hex()
         self._sequence = count()
         self._unaccepted: dict[int, aio.Future] = {}
-        #: What is being done: tasks that can be handed on, and everything else.
+        #: What is being done: tasks, and everything else.
         self._tasks: set[aio.Task] = set()
         self._chores: set[aio.Task] = set()
         self._is_ending = False
@@ -231,9 +230,7 @@ class LocalWorker:
         while words := (await self._wire.line()).split(" ", 3):
             match words:
                 case ["task", token, number, body]:
-                    task = _task(body)
-                    among = self._chores if isinstance(task, WalkTask) else self._tasks
-                    self._begin(self._serve_task(token, int(number), task), among)
+                    self._begin(self._serve_task(token, int(number), _task(body)), self._tasks)
                 case ["probe", token, *rest]:
                     self._begin(self._serve_probe(token, " ".join(rest)), self._chores)
                 case ["accepted", sequence]:

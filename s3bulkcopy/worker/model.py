@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from s3bulkcopy.worker.filters import Filter
 
 #: Version of the messages. A worker and the CLI that made it come from one bundle, so any other version is a stranger.
-WIRE_VERSION = 4
+WIRE_VERSION = 5
 
 #: Longest key in bytes of UTF-8 (S3 user guide, "Naming Amazon S3 objects").
 MAX_KEY_BYTES = 1024
@@ -172,7 +172,7 @@ class ListTask(NamedTuple):
 class WalkTask(NamedTuple):
     """List the whole source one page after another, for a store that cannot be asked for ranges of keys.
 
-    Only an attempt that stays alive to the end can do it: it has nothing but its place in the walk, and cannot hand that on.
+    What an attempt leaves of it goes on where the store says that the next page begins.
     """
 
     id: str
@@ -182,6 +182,8 @@ class WalkTask(NamedTuple):
     idle_hops: int = 0
     #: Objects after which to stop; None for all.
     limit: int | None = None
+    #: Where to go on: the continuation token of the last page that was listed. Empty for the beginning.
+    token: str = ""
 
     @property
     def ranges(self) -> tuple[Range, ...]:
@@ -393,7 +395,7 @@ def encode_task(task: Task | Nothing) -> str:
     if isinstance(task, ListTask):
         return to_json({"t": "list", **head, "limit": task.limit, "ranges": task.ranges})
     if isinstance(task, WalkTask):
-        return to_json({"t": "walk", **head, "limit": task.limit, "but": task.but})
+        return to_json({"t": "walk", **head, "limit": task.limit, "but": task.but, "token": task.token})
     if isinstance(task, PartTask):
         return to_json({"t": "part", **head, **{name: value for name, value in task._asdict().items() if name not in _HEAD}})
     # By columns: a list for each of a thousand items costs more than all else about them.
@@ -425,7 +427,8 @@ def decode_task(body: str) -> Task | Nothing:
             case "list":
                 return ListTask(name, job, tuple(_range(*pair) for pair in data["ranges"]), idle, _limit(data["limit"]))
             case "walk":
-                return WalkTask(name, job, tuple(map(_text, _list(data["but"]))), idle, _limit(data["limit"]))
+                but = tuple(map(_text, _list(data["but"])))
+                return WalkTask(name, job, but, idle, _limit(data["limit"]), _text(data["token"]))
             case "copy":
                 keys, sizes, etags = (data[column] for column in _COLUMNS)
                 found = _items(keys, sizes, etags, data.get("classes"))

@@ -415,6 +415,8 @@ class S3:
         self._skew_seconds = 0.0
         #: Where the buckets are that were not where they were asked for: where each was looked for, in order.
         self._places: dict[str, list[Location]] = {}
+        #: What writes the requests to each place, with the credentials that were last used.
+        self._buckets: dict[Location, Bucket] = {}
 
     def close(self) -> None:
         """Drop the idle connections."""
@@ -494,7 +496,7 @@ class S3:
         """
         for _ in range(_LESSONS):
             at = self.where(location)
-            request = write(Bucket(at, self.credentials(), headers), self.date())
+            request = write(self._bucket(at, headers), self.date())
             answer = await self.ask(self.host(at), request, timeout_seconds)
             if isinstance(answer, Fault) or _OK <= answer.status < _MULTIPLE_CHOICES:
                 return answer
@@ -505,6 +507,16 @@ class S3:
             if fault.next is not Next.MENDED:
                 return fault
         return fault._replace(next=Next.RETRY)
+
+    def _bucket(self, at: Location, headers: dict[str, str] | None) -> Bucket:
+        """Give what writes requests to a place; it is kept, since the key that they are signed with is for a day."""
+        credentials = self.credentials()
+        if headers:
+            return Bucket(at, credentials, headers)
+        found = self._buckets.get(at)
+        if found is None or found.signer.credentials is not credentials:
+            found = self._buckets[at] = Bucket(at, credentials)
+        return found
 
     def copies(self, job: Job) -> JobCopies:
         """Give what copies the items of a job."""

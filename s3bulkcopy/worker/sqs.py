@@ -54,6 +54,8 @@ class Sqs:
         self._now = now
         self._open_host = host
         self._hosts: dict[str, Host] = {}
+        #: Of the credentials that were last used.
+        self._signer: Signer | None = None
 
     def close(self) -> None:
         """Drop the idle connections."""
@@ -108,8 +110,9 @@ class Sqs:
         }
         if credentials.token:
             headers["x-amz-security-token"] = credentials.token
-        signer = Signer(credentials, "sqs", self._region)
-        authorization = signer.sign("POST", "/", "", headers, sha256(body).hexdigest(), headers["x-amz-date"])
+        if self._signer is None or self._signer.credentials is not credentials:
+            self._signer = Signer(credentials, "sqs", self._region)
+        authorization = self._signer.sign("POST", "/", "", headers, sha256(body).hexdigest(), headers["x-amz-date"])
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = f"POST / HTTP/1.1\r\n{lines}Content-Length: {len(body)}\r\nAuthorization: {authorization}\r\n\r\n"
         return head.encode("latin-1") + body

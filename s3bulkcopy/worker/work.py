@@ -80,10 +80,7 @@ class Worker:
         return Uploads(self._s3, self._copier, self._pauses)
 
     async def hand_on(self, seconds: float) -> None:
-        """Have the tasks in hand end soon, handing on what is left; copies in flight have so many seconds to land.
-
-        A WalkTask cannot be handed on, and goes on.
-        """
+        """Have the tasks in hand end soon, handing on what is left; copies in flight have so many seconds to land."""
         self._is_handing_on = True
         if "_lister" in vars(self):
             self._lister.hand_on()
@@ -105,7 +102,7 @@ class Worker:
             if isinstance(task, ListTask):
                 counts = await self._lister.list(task, attempt, budget, children)
             elif isinstance(task, WalkTask):
-                counts = await self._lister.walk(task, attempt, children)
+                counts = await self._lister.walk(task, attempt, budget, children)
             elif isinstance(task, PartTask):
                 counts, failures = await self._uploads.work(task, attempt, budget, children)
             elif task.archived:

@@ -439,7 +439,7 @@ def test_workers_end_by_themselves_where_the_command_is_killed() -> None:
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_lets_requests_land_and_says_how_to_go_on(number: signal.Signals) -> None:
     with store(SOME_OBJECTS, *SLOW) as server:
         process = start(server.url, "s3://source", "s3://target", "--processes", "2")
@@ -450,7 +450,9 @@ def test_a_signal_lets_requests_land_and_says_how_to_go_on(number: signal.Signal
         asked, landed = server.stats()["requests"]["copy"], server.stats()["buckets"]["target"]
 
         assert ended.code == 130, ended.err
-        assert "stopping: requests on their way land first" in ended.err
+        said = "the terminal was closed" if number == signal.SIGHUP else "stopping: requests on their way land first"
+        assert said in ended.err
+        assert f"go on with: s3bulkcopy attach {run_id_of(ended)}" in ended.err
         assert re.search(r"interrupted; of 5,000 objects listed so far (at least|about) [\d,]+ were copied", ended.err)
         assert not any(map(is_alive, workers))
         assert (landed, server.stats()["requests"]["copy"]) == (asked, asked)
@@ -461,6 +463,22 @@ def test_a_signal_lets_requests_land_and_says_how_to_go_on(number: signal.Signal
         assert counts(again, "listed", "copied", *CLEAN) == copied_all(SOME_OBJECTS)
         assert keys_at(server, "target") == sorted(shaped_keys("hex", SOME_OBJECTS))
         assert server.stats()["requests"]["copy"] == SOME_OBJECTS  # nothing is copied twice
+
+
+def test_a_walk_that_a_signal_ends_goes_on_where_it_was() -> None:
+    with store(20_000, "--ignore-start-after", "--list-ms", "300", "--copy-ms", "20") as server:
+        process = start(server.url, "s3://source", "s3://target", "--processes", "2", "--max-rate", "3000")
+        until_copying(server)
+        process.send_signal(signal.SIGINT)
+        ended = Ended.of(process)
+        listed = server.stats()["requests"]["list"]
+        again = attach(ended)
+
+        assert (ended.code, again.code) == (130, 0), ended.err + again.err
+        assert counts(again, "listed", "copied", *CLEAN) == copied_all(20_000)
+        assert server.stats()["requests"]["copy"] == 20_000
+        asked_before, pages = 2, 20
+        assert listed < server.stats()["requests"]["list"] == asked_before + pages
 
 
 def test_a_signal_while_it_lists_leaves_nothing_to_be_listed_or_copied_twice() -> None:
@@ -552,9 +570,12 @@ def test_credentials_that_are_rewritten_let_the_run_go_on(tmp_path: Path) -> Non
         until_copying(server)
         key_file(file, "second")
         ended = Ended.of(process)
+        stats = server.stats()
 
     assert ended.code == 0, ended.err
     assert counts(ended, "listed", "copied", *CLEAN) == copied_all(4000)
+    assert stats["failed"]["copy"] > 0
+    assert stats["requests"]["copy"] - stats["failed"]["copy"] == 4000  # what was copied before is not copied again
 
 
 def test_credentials_from_a_process_are_asked_for_again(tmp_path: Path) -> None:

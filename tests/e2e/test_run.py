@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from s3bulkcopy.demo import AWKWARD_KEYS, compare
-from tests.e2e.conftest import deny
+from tests.e2e.conftest import Ended, deny
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,18 +161,18 @@ def test_a_second_signal_leaves_at_once_with_the_command_that_cleans_up(cloud: C
     assert cloud.leftovers() == []
 
 
-def test_teardown_cleans_up_after_a_kill(cloud: Cloud, part_filled: tuple[str, str]) -> None:
+def test_teardown_cleans_up_after_a_kill_also_twice_at_once(cloud: Cloud, part_filled: tuple[str, str]) -> None:
     process = cloud.start("run", *part_filled, "--output", "json", "--function-timeout", "30", "--max-rate", "900")
     run_id = until_copying(process)
     process.kill()
     process.communicate()
     assert cloud.leftovers()
 
-    first = cloud.run("teardown", run_id)
+    first, second = (Ended.of(process) for process in [cloud.start("teardown", run_id) for _ in range(2)])
     again = cloud.run("teardown", run_id)
 
-    assert (first.code, again.code) == (0, 0), first.err + again.err
-    assert "removed" in first.out
+    assert (first.code, second.code, again.code) == (0, 0, 0), first.err + second.err + again.err
+    assert "removed" in first.out + second.out
     assert cloud.leftovers() == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from s3bulkcopy.aws.discover import find_run
 from s3bulkcopy.aws.preflight import Found
 from s3bulkcopy.aws.stack import begun, plan
 from s3bulkcopy.aws.teardown import empty, halt, quiet
-from s3bulkcopy.commands import returning
+from s3bulkcopy.commands import returning, tending
 from s3bulkcopy.commands.copying import Work, again
 from s3bulkcopy.commands.tending import failures
 from s3bulkcopy.engines.local import LocalEngine
@@ -224,6 +225,21 @@ def test_a_run_whose_journal_is_lost_is_taken_over(aws: Aws, state: Path, damage
     assert journal_path(RUN_ID).with_suffix(".damaged").exists() == damaged
 
 
+def test_a_run_of_another_version_is_not_even_taken_over(aws: Aws) -> None:
+    made = make(aws)
+    send(made, "reports", encode_event(LISTED))
+    left_behind()
+    database = sqlite3.connect(journal_path(RUN_ID))
+    database.execute("PRAGMA user_version = 77")
+    database.close()
+
+    for take_over in (False, True):
+        with pytest.raises(JournalUnusable, match="format 77") as caught:
+            attach(take_over=take_over)
+        assert "the version that began the run" in caught.value.hint
+    assert boto3.client("sqs", region_name=REGION).receive_message(QueueUrl=made.queue_urls["reports"])["Messages"]
+
+
 def test_what_failed_is_shown_in_each_form(capsys: pytest.CaptureFixture[str]) -> None:
     left_behind()
     with Journal.resume(journal_path(RUN_ID)) as journal:
@@ -393,6 +409,12 @@ def test_queues_that_do_not_become_empty_are_said_to_hold_something(aws: Aws) ->
 
     send(made, "list", "first")
     assert empty(aws, REGION, RUN_ID, say=silently, sleep=refill) > 0
+
+
+def test_a_local_run_is_not_looked_for_in_aws_to_halt_it() -> None:
+    left_behind(engine="local")
+    with pytest.raises(UsageError, match="works on this machine"):
+        tending.halt(RUN_ID, AwsSettings(region=REGION), OutputSettings())
 
 
 # ------------------------------------------------------------------------------------------------------------ dead letters

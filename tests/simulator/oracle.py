@@ -18,7 +18,6 @@ from s3bulkcopy.worker.model import (
     Done,
     Item,
     Listing,
-    ListTask,
     MalformedMessage,
     Nothing,
     Task,
@@ -27,6 +26,7 @@ from s3bulkcopy.worker.model import (
 from tests.unit.worker.worker_fakes import NOW
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from random import Random
 
     from s3bulkcopy.run import Result
@@ -123,8 +123,13 @@ def _heard(simulation: Simulation) -> list[Event]:
 
 
 def tasks_of(simulation: Simulation) -> list[Task]:
-    """Give every task that was ever sent."""
-    tasks = []
+    """Give every task that was ever sent, once all is over."""
+    if simulation.sent is None:
+        simulation.sent = [*_sent(simulation)]
+    return simulation.sent
+
+
+def _sent(simulation: Simulation) -> Iterator[Task]:
     for kind in ("list", "copy"):
         for body in simulation.queues.by_kind[kind].log:
             try:
@@ -132,8 +137,7 @@ def tasks_of(simulation: Simulation) -> list[Task]:
             except MalformedMessage:
                 continue
             if not isinstance(task, Nothing):
-                tasks.append(task)
-    return tasks
+                yield task
 
 
 @dataclass
@@ -184,7 +188,7 @@ class _Account:
                 child = f"{done.attempt.nonce}.{n}"
                 _hold(child in tasks, f"{name} announced {child}, which no queue has taken")
                 task = tasks[child]
-                if isinstance(tasks[name], ListTask) and isinstance(task, CopyTask):
+                if isinstance(tasks[name], Listing) and isinstance(task, CopyTask):
                     self.listed += task.items
                 todo.append(child)
         first.pop(f"{simulation.job.run_id}.0", None)

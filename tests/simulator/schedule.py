@@ -210,6 +210,8 @@ class Simulation:
     result: Result | None = None
     error: S3BulkCopyError | None = None
     ended_at: float = 0.0
+    #: Every task that was ever sent, once somebody has asked for them afterwards.
+    sent: list[Task] | None = None
 
     def __post_init__(self) -> None:
         """Make the world."""
@@ -263,7 +265,8 @@ class Simulation:
         first_page = Page(tuple(items), truncated=self.weather.roots != 1)
         with self._replaced():
             try:
-                self.result = self._carry_on(lambda course: run_module.run(self.job, first_page, course))
+                is_cut = not self.weather.is_walked
+                self.result = self._carry_on(lambda course: run_module.run(self.job, first_page, course, is_cut=is_cut))
             except (S3BulkCopyError, Interrupted) as error:
                 self.world.note(f"ended by {error!r}")
                 self.error = error

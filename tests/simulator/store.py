@@ -180,12 +180,16 @@ class Store:
 
     def _list(self, target: str) -> Response:
         query = dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))
-        items, more = self.page(query["prefix"], query.get("start-after", ""), int(query["max-keys"]))
+        after = bytes.fromhex(query.get("continuation-token", "")).decode()
+        if not self.weather.is_walked:
+            after = query.get("start-after", "")
+        items, more = self.page(query["prefix"], after, int(query["max-keys"]))
         if query["max-keys"] == "1":
             self.looked_up |= {(item.key, item.etag) for item in items if item.key == query["prefix"]}
         if self._world.trace is not None:
-            self._world.note(f"  S3 lists behind {query.get('start-after', '')!r}: {[item.key for item in items]}, {more}")
-        return answer(200, listing(items, truncated=more))
+            self._world.note(f"  S3 lists behind {after!r}: {[item.key for item in items]}, {more}")
+        token = items[-1].key.encode().hex() if self.weather.is_walked and more else ""
+        return answer(200, listing(items, truncated=more, token=token))
 
     def _copy(self, loop: EnvironmentLoop, path: str, headers: dict[str, str], fault: Response | None) -> Response:
         key, target = unquote(headers["x-amz-copy-source"])[8:], unquote(path)[13:]

@@ -106,6 +106,8 @@ class Weather:
     #: Whether the destination's bucket is removed while the run goes on, or somebody presses Ctrl-C; at which second.
     bucket_gone_at: float | None
     interrupted_at: float | None
+    #: Whether the store can only be walked: it knows continuation tokens, and no keys to go on behind.
+    is_walked: bool
     #: From which size on objects are copied by parts, the size of these, and how many are one task's, in bytes.
     multipart_bytes: int
     part_bytes: int
@@ -155,6 +157,7 @@ def draw(random: Random) -> Weather:
         poison=0 if chance() < 0.8 else choice((1, 3)),
         bucket_gone_at=random.uniform(0, 60) if chance() < 0.01 else None,
         interrupted_at=random.uniform(0, 60) if chance() < 0.01 else None,
+        is_walked=chance() < 0.05,
         multipart_bytes=multipart_bytes,
         part_bytes=part_bytes,
         task_parts=choice((2, 3, 250)),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from s3bulkcopy import journal as journals
 from s3bulkcopy.errors import JournalMissing, JournalUnusable, UsageError
-from s3bulkcopy.journal import Facts, Journal, find_journal, forget_old, journal_path, state_folder
+from s3bulkcopy.journal import FORMAT, Facts, Journal, find_journal, forget_old, journal_path, state_folder
 from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.worker.model import (
     Attempt,
@@ -179,7 +179,7 @@ def test_a_journal_has_one_writer_and_any_number_of_readers(tmp_path: Path) -> N
 def test_a_writer_that_is_killed_leaves_the_journal_to_the_next(tmp_path: Path) -> None:
     path = tmp_path / "run.journal"
     write = (
-        "import os, signal; from pathlib import Path; from s3bulkcopy.journal import Facts, Journal;"
+        "import os, signal; from pathlib import Path; from s3bulkcopy.journal import FORMAT, Facts, Journal;"
         "from s3bulkcopy.worker.model import Trouble, Attempt;"
         f"journal = Journal.create(Path({str(path)!r}), Facts('run', 'lambda', ({ROOT!r},)));"
         "journal.append([Trouble('run.1', Attempt(1, 'x'), 'broke')]);"
@@ -215,7 +215,7 @@ def test_another_format_is_an_error_that_names_both(tmp_path: Path) -> None:
     database.execute("PRAGMA user_version = 77")
     database.close()
 
-    with pytest.raises(JournalUnusable, match="has format 77, and this version of s3bulkcopy reads 1"):
+    with pytest.raises(JournalUnusable, match=f"has format 77, and this version of s3bulkcopy reads {FORMAT}"):
         Journal.resume(path)
 
 
@@ -239,6 +239,29 @@ def test_a_journal_in_which_something_was_changed_is_an_error(tmp_path: Path) ->
 
     with Journal.resume(path) as journal, pytest.raises(JournalUnusable, match="is damaged"):
         journal.replay()
+
+
+@pytest.mark.parametrize("body", ["nonsense", '{"v":1,"t":"copy","id":"n.0"}'])
+def test_a_kept_task_that_cannot_be_read_is_an_error_and_stays(body: str) -> None:
+    journal = Journal.in_memory(Facts(RUN, "local", (ROOT,)))
+    tally = Tally()
+    tally.announce("n", 1)
+    journal.keep_tasks([("n.0", body)])
+
+    for _ in range(2):
+        with pytest.raises(JournalUnusable, match="is damaged"):
+            journal.kept_tasks(tally)
+
+
+def test_a_failure_that_cannot_be_read_is_an_error() -> None:
+    journal = Journal.in_memory(Facts(RUN, "local", (ROOT,)))
+    tally = Tally()
+    tally.announce("n", 1)
+    tally.add([Done("n.0", Attempt(1, "one"), 0, Counts(listed=1, failed=1), (Failure("a", 1, "c", "d"),))])
+    journal._database.execute("INSERT INTO failures VALUES ('n.0', 'one', 0, 'nonsense')")
+
+    with pytest.raises(JournalUnusable, match="is damaged"):
+        [*journal.failures(tally)]
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_that_says_what_to_set(tmp_path: Path) -> None:

@@ -482,6 +482,24 @@ def test_a_retry_of_ranges_alone_has_nothing_to_probe_with() -> None:
     assert (result.snapshot.counts.listed, result.snapshot.counts.copied) == (2, 2)
 
 
+def test_a_retry_of_a_walk_walks_and_finds_the_failed_objects_there() -> None:
+    items = [Item(f"k{n}", 10, "") for n in range(9)]
+    engine = MemoryEngine(lambda task: [done(task, Counts(listed=20, copied=20))])
+
+    result = retry(JOB, Remnant(lambda: iter(items), lambda: iter([Range("", None)] * 2)), course(engine), is_cut=False)
+
+    assert engine.submitted == [WalkTask("run.1", JOB, ("k0",))]
+    assert (result.snapshot.counts.listed, result.snapshot.counts.copied) == (21, 21)
+    check_counts(result)
+
+
+def test_a_retry_of_objects_alone_walks_nothing() -> None:
+    engine = MemoryEngine(lambda task: [done(task, Counts(copied=1))])
+    retry(JOB, Remnant(lambda: iter([Item("a", 1, ""), Item("b", 1, "")]), lambda: iter(())), course(engine), is_cut=False)
+
+    assert [type(task) for task in engine.submitted] == [CopyTask]
+
+
 # ----------------------------------------------------------------------------------------------------------- the equation
 
 

@@ -44,8 +44,8 @@ class Client:
     looked: list[str] = field(default_factory=list)
 
     def list_multipart_uploads(self, *, Prefix: str, UploadIdMarker: str = "", **_: Any) -> dict[str, Any]:  # noqa: N803
-        if self.denied == "list":
-            raise error("AccessDenied", "ListMultipartUploads")
+        if self.denied in ("list", "expired"):
+            raise error("AccessDenied" if self.denied == "list" else "ExpiredToken", "ListMultipartUploads")
         found = [one for one in self.uploads if one["Key"].startswith(Prefix)]
         first = next((n for n, one in enumerate(found, 1) if one["UploadId"] == UploadIdMarker), 0)
         page = found[first : first + 2]
@@ -72,6 +72,11 @@ class Session(AwsSession):
     def __init__(self, client: Client) -> None:
         self._fake = client
         self._endpoint_url = None
+        self.renewals = 0
+
+    def renew(self) -> None:
+        self.renewals += 1
+        self._fake.denied = ""
 
     def client(self, service: str, region: str | None = None) -> Any:  # noqa: ARG002
         return self._fake
@@ -152,6 +157,14 @@ def test_where_uploads_may_not_be_listed_that_counts_if_there_were_some() -> Non
     assert swept.left_if(is_known=False) == ()
     (left,) = swept.left_if(is_known=True)
     assert "aws s3api list-multipart-uploads --bucket destination" in left.command
+
+
+def test_where_credentials_have_expired_others_are_looked_for() -> None:
+    client = Client([upload("in/a", OURS)], denied="expired")
+    session = Session(client)
+
+    assert sweep(session, PLACE, RUN_ID, JOB) == Swept(aborted=1)
+    assert (session.renewals, client.aborted) == (1, ["in/a"])
 
 
 def test_a_store_that_knows_no_uploads_and_lists_its_objects_has_none() -> None:

@@ -192,7 +192,10 @@ class Multipart:
             return CHANGED
         span = re.fullmatch(r"bytes=(\d+)-(\d+)", headers["x-amz-copy-source-range"])
         assert span is not None
-        assert int(span[1]) <= int(span[2]) < found.size
+        if int(span[2]) >= found.size:
+            assert "x-amz-copy-source-if-match" not in headers, "a part that the object does not have"
+            return fakes.error(416, "InvalidRange")
+        assert int(span[1]) <= int(span[2])
         number = int(query["partNumber"])
         assert 1 <= number <= 10_000
         place = query["uploadId"], number

@@ -652,3 +652,89 @@ def test_a_store_that_says_that_more_follow_and_not_how_to_ask_is_refused() -> N
     store = FakeS3.of(numbered(9), page_keys=3, has_tokens=False)
     with pytest.raises(Stop, match="not how to ask"):
         work(store, WalkTask("run.1", JOB))
+
+
+def walked_in_turns(store: FakeS3, task: WalkTask, budget: Budget) -> tuple[list[Done], list[Item]]:
+    """Walk, each rest by an attempt of its own; gives what each reported, and the items that were sent on."""
+    dones: list[Done] = []
+    found: list[Item] = []
+    todo = [task]
+    while todo:
+        done, queue = work(store, todo.pop(), budget=budget, attempt=Attempt(1, f"nonce-{len(dones)}"))
+        dones.append(done)
+        found += queue.items
+        todo += [sent for sent in queue.accepted if isinstance(sent, WalkTask)]
+    return dones, found
+
+
+@few
+@given(stores, st.randoms(), st.integers(0, 3), st.integers(1, 3))
+def test_what_the_budget_leaves_of_a_walk_goes_on_at_the_same_place(
+    store: FakeS3, random: Random, taken: int, pages: int
+) -> None:
+    order = [*store.objects]
+    random.shuffle(order)
+    store.list_rule = lambda _found, _query: [store.objects[key] for key in order]
+
+    dones, found = walked_in_turns(store, WalkTask("run.1", JOB, tuple(order[:taken])), Budget(float("inf"), pages))
+
+    expected = [store.objects[key] for key in order[taken:]]
+    asked = max(1, -(-len(order) // store.page_keys))
+    assert found == expected
+    assert sum((done.counts for done in dones), Counts()) == listed(expected, asked)
+    assert (len(store.list_requests), len(dones)) == (asked, -(-asked // pages))
+
+
+def test_a_limit_holds_for_all_attempts_at_a_walk_together() -> None:
+    store = FakeS3.of(numbered(30), page_keys=4)
+    _, found = walked_in_turns(store, WalkTask("run.1", JOB, ("k00002",), limit=11), Budget(float("inf"), 1))
+
+    assert found == [it for it in numbered(12) if it.key != "k00002"]
+    assert len(store.list_requests) == 3
+
+
+def test_a_walk_that_is_told_to_end_hands_on_the_rest_once_its_page_has_come() -> None:
+    store = FakeS3.of(numbered(30), page_keys=10)
+    environment = Environment(store)
+
+    async def main() -> Done:
+        walking = aio.create_task(environment.work(WalkTask("run.1", JOB)))
+        await aio.sleep(0.01)
+        await environment.worker.hand_on(5.0)
+        done: Done = await walking
+        return done
+
+    done = run(main())
+    (rest,) = [sent for sent in environment.queue.accepted if isinstance(sent, WalkTask)]
+
+    assert (done.counts, rest.idle_hops) == (listed(numbered(10), 1), 0)
+    assert walked_in_turns(store, rest, AMPLE)[1] == numbered(30)[10:]
+
+
+def test_a_page_of_a_walk_that_cannot_be_had_leaves_what_was_listed_and_hands_on_the_rest() -> None:
+    store = FakeS3.of(numbered(30), page_keys=10)
+    store.list_rule = lambda found, query: _late() if "continuation-token" in query else found
+    done, queue = work(store, WalkTask("run.1", JOB))
+    (rest,) = [sent for sent in queue.accepted if isinstance(sent, WalkTask)]
+    store.list_rule = lambda found, _query: found
+
+    assert done.counts.listed == 10
+    assert walked_in_turns(store, rest, AMPLE)[1] == numbered(30)[10:]
+
+
+def _late() -> list[Item]:
+    raise TimeoutError("late")
+
+
+def test_a_place_that_the_store_does_not_know_any_more_fails_the_walk_and_begins_no_other() -> None:
+    store = FakeS3.of(numbered(3), list_faults=[error(400, "InvalidArgument", "The continuation token is not valid")])
+    with pytest.raises(Failed, match="continuation token"):
+        work(store, WalkTask("run.1", JOB, token="old"))
+
+
+def test_an_empty_page_of_a_walk_tells_where_to_go_on_and_is_handed_on() -> None:
+    answers = iter([True, True])
+    store = FakeS3.of(numbered(9), is_empty=lambda: next(answers, False))
+    dones, found = walked_in_turns(store, WalkTask("run.1", JOB), Budget(float("inf"), 1))
+
+    assert (found, len(dones), {done.counts.pages for done in dones}) == (numbered(9), 3, {1})

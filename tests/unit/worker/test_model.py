@@ -67,7 +67,7 @@ classed = st.builds(Item._replace, items, storage_class=texts)
 ranges = st.builds(Range, st.one_of(st.just(""), keys), st.one_of(st.none(), keys))
 tasks = st.one_of(
     st.builds(ListTask, texts, jobs, st.lists(ranges, max_size=4).map(tuple), numbers, limits),
-    st.builds(WalkTask, texts, jobs, st.lists(keys, max_size=4).map(tuple), numbers, limits),
+    st.builds(WalkTask, texts, jobs, st.lists(keys, max_size=4).map(tuple), numbers, limits, texts),
     st.builds(CopyTask, texts, jobs, st.lists(items, max_size=5).map(tuple), numbers, texts),
     st.builds(CopyTask, texts, st.just(PRESERVING), st.lists(classed, max_size=5).map(tuple), numbers, texts),
     st.builds(

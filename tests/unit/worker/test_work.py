@@ -24,7 +24,7 @@ from s3bulkcopy.worker.model import (
 from s3bulkcopy.worker.pacing import Pace, full_jitter
 from s3bulkcopy.worker.properties import Policy
 from s3bulkcopy.worker.work import TooManyHops, Worker
-from tests.unit.worker.worker_fakes import JOB, SLOW_DOWN, FakeS3, Queue, error, item, run
+from tests.unit.worker.worker_fakes import JOB, SLOW_DOWN, FakeS3, Queue, answer, error, item, run
 
 if TYPE_CHECKING:
     from s3bulkcopy.worker.http import Response
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 ALL = Range("", None)
 FIRST = Attempt(1, "nonce")
 AMPLE = Budget(float("inf"), 1000)
+ACL = "<AccessControlPolicy><Owner><ID>own</ID></Owner><AccessControlList/></AccessControlPolicy>"
 
 
 def work(
@@ -101,6 +102,30 @@ def test_a_copy_task_that_ended_nothing_counts_the_hop() -> None:
     _, queue = work(store, CopyTask("x.0", JOB, found, 5), budget=Budget(30.0))
 
     assert [(task.id, task.idle_hops) for task in queue.accepted] == [("nonce.0", 6)]
+
+
+@pytest.mark.parametrize("policy", [Policy(), Policy(acl="preserve"), Policy(storage_class="preserve")])
+def test_what_is_not_copied_when_credentials_expire_goes_out_as_a_task_and_the_rest_counts(policy: Policy) -> None:
+    found = tuple(item(f"k{n:03}") for n in range(300))
+    asked: list[str] = []
+
+    class Expiring(FakeS3):
+        def serve(self, request: Request) -> Response:
+            asked.append(request.method)
+            if len(asked) > 130:
+                return error(400, "ExpiredToken")
+            return answer(200, ACL) if "acl" in request.query else super().serve(request)
+
+    store = Expiring.of(found)
+    task = CopyTask("x.0", JOB._replace(policy=policy), found, 5)
+    done, queue = work(store, task)
+
+    [child] = queue.accepted
+    assert isinstance(child, CopyTask)
+    assert (child.id, child.idle_hops, done.failures) == ("nonce.0", 0, ())
+    assert 0 < done.counts.copied == len(store.copied) <= 130
+    assert {it.key for it in child.items} | {*store.copied} == {it.key for it in found}
+    assert not {it.key for it in child.items} & {*store.copied}
 
 
 def test_a_stop_while_copying_is_raised() -> None:
