@@ -327,7 +327,10 @@ async def _prove(s3: S3, job: Job, item: Item) -> Fault | None:
         listed = await s3.page(job.source, item.key, "", max_keys=1, policy=job.policy) if answer.code == "HTTP 400" else None
         return listed if isinstance(listed, Fault) else _of_head(answer)
     span = (0, max(1, min(multipart.read_source(answer).size, _PROBE_BYTES)) - 1)
-    headers = new_object_headers(job.policy, item.storage_class)
+    grants = await s3.grants(job.source, item.key, job.policy) if job.policy.preserves_acl else {}
+    if isinstance(grants, Fault):
+        return grants
+    headers = new_object_headers(job.policy, item.storage_class) | grants
 
     def begin(bucket: Bucket, date: str) -> bytes:
         return multipart.begin_request(bucket, key, headers, date)
@@ -455,6 +458,13 @@ class _Object:
             raise _Ended(answer)
         return answer
 
+    async def _expect_of_source(self, answer: T | Fault) -> T:
+        """Give what is told of the source; of one that is gone some are told that they may not read it."""
+        if isinstance(answer, Fault):
+            sure = await self.confirm(answer)
+            raise _Ended(sure if isinstance(sure, Fault) else answer)
+        return answer
+
     async def source(self) -> Source:
         """Look at the source, and where it has changed at what it is now, once."""
         is_in_parts = parts_in(self.item.etag) is not None
@@ -499,12 +509,12 @@ class _Object:
         answer = await self._ask_here(write, multipart.read_tags)
         if isinstance(answer, Fault) and answer.code in _NO_TAGS:
             return ""
-        return self._expect(answer)
+        return await self._expect_of_source(answer)
 
     async def grants(self) -> dict[str, str]:
         """Read the source's ACL, as the headers that give a copy the same grants."""
         s3, job = self._asking.s3, self.job
-        return self._expect(await self._asking.ask(lambda: s3.grants(job.source, self.item.key, job.policy)))
+        return await self._expect_of_source(await self._asking.ask(lambda: s3.grants(job.source, self.item.key, job.policy)))
 
     async def begin(self, headers: dict[str, str]) -> tuple[str, int]:
         """Begin an upload; gives its id, and when that was."""

@@ -33,6 +33,12 @@ def seen(cloud: Cloud, bucket: str, key: str) -> dict[str, Any]:
     return {name: head[name] for name in names if name in head} | {"tags": {tag["Key"]: tag["Value"] for tag in tags}}
 
 
+def grants(cloud: Cloud, bucket: str, key: str) -> list[tuple[str, str]]:
+    """Give who may do what with an object."""
+    found = cloud.client("s3").get_object_acl(Bucket=bucket, Key=key)["Grants"]
+    return [(grant["Grantee"]["ID"], grant["Permission"]) for grant in found]
+
+
 def test_copies_have_the_properties_that_were_asked_for(cloud: Cloud, buckets: tuple[str, str], tmp_path: Path) -> None:
     source, destination = buckets
     s3 = cloud.client("s3")
@@ -41,6 +47,11 @@ def test_copies_have_the_properties_that_were_asked_for(cloud: Cloud, buckets: t
             Bucket=source, Key=key, Body=b"x", Metadata={"old": "1"}, ContentType="text/plain", CacheControl="no-cache",
             StorageClass=storage_class, Tagging="team=old",
         )  # fmt: skip
+    for bucket in buckets:
+        ownership = {"Rules": [{"ObjectOwnership": "BucketOwnerPreferred"}]}
+        s3.put_bucket_ownership_controls(Bucket=bucket, OwnershipControls=ownership)
+    friend = "0f" * 32
+    s3.put_object_acl(Bucket=source, Key="a", GrantFullControl=f"id={'5e' * 32}", GrantRead=f"id={friend}")
     local = ("--engine", "local", "--processes", "1", "--output", "json")
 
     kept = cloud.run("run", source, f"s3://{destination}/kept/", *local, "--storage-class", "preserve", "--acl", "preserve")
@@ -64,6 +75,10 @@ def test_copies_have_the_properties_that_were_asked_for(cloud: Cloud, buckets: t
     assert seen(cloud, destination, "kept/a") == seen(cloud, source, "a")
     assert seen(cloud, destination, "kept/b") == seen(cloud, source, "b")
     assert seen(cloud, destination, "kept/b")["StorageClass"] == "GLACIER_IR"
+    assert (friend, "READ") in grants(cloud, destination, "kept/a")
+    for key in ("a", "b"):
+        assert grants(cloud, destination, f"kept/{key}") == grants(cloud, source, key)
+        assert grants(cloud, destination, f"bare/{key}") == grants(cloud, source, "b")
     assert seen(cloud, destination, "new/a") == seen(cloud, destination, "new/b") == {
         "Metadata": {"note": "two  blanks"}, "ContentType": "text/html", "ContentLanguage": "en", "StorageClass": "STANDARD_IA",
         "ServerSideEncryption": "aws:kms", "SSEKMSKeyId": KEY, "tags": {"team": "new one"},

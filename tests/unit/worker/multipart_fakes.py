@@ -87,6 +87,8 @@ class Multipart:
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
     tags: dict[str, Tags] = field(default_factory=dict)
     part_sizes: dict[str, int] = field(default_factory=dict)
+    #: ACLs of objects at the source, as GetObjectAcl shows them.
+    acls: dict[str, str] = field(default_factory=dict)
     #: Faults that requests of a kind meet first, in order.
     faults: dict[str, list[fakes.Scripted]] = field(default_factory=dict)
     #: A fault for any request, from its kind and the number of the part, or 0.
@@ -134,6 +136,8 @@ class Multipart:
                 return "part"
             case "PUT" | "GET" if key and "tagging" in query:
                 return ("put" if method == "PUT" else "get") + "_tags"
+            case "GET" if key and "acl" in query:
+                return "acl"
             case "GET" if "uploadId" in query:
                 return "list"
             case "GET" if bucket == "destination" and not key:
@@ -160,6 +164,9 @@ class Multipart:
         tags = self.tags.get(key, ()) if request.path.startswith("/source/") else made.tags if made else ()
         rows = "".join(f"<Tag><Key>{_xml(k)}</Key><Value>{_xml(v)}</Value></Tag>" for k, v in tags)
         return fakes.answer(200, f"<Tagging><TagSet>{rows}</TagSet></Tagging>")
+
+    def _acl(self, _request: Request, key: str, _by: str) -> Response:
+        return fakes.answer(200, self.acls[key]) if key in self.acls and self.find(key) is not None else fakes.NO_SUCH_KEY
 
     def _put_tags(self, request: Request, key: str, _by: str) -> Response:
         found = re.findall(r"<Key>(.*?)</Key><Value>(.*?)</Value>", request.body.decode())

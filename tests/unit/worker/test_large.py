@@ -258,6 +258,89 @@ def test_an_upload_begins_as_the_policy_says() -> None:
     assert not {"cache-control", "x-amz-meta-old", "x-amz-checksum-type"} & {*begun}
 
 
+#: What S3 answers of an object that its owner and everyone may read.
+ACL = """<?xml version="1.0" encoding="UTF-8"?>
+<AccessControlPolicy xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Owner><ID>own</ID></Owner><AccessControlList><Grant>\
+<Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CanonicalUser"><ID>own</ID></Grantee>\
+<Permission>FULL_CONTROL</Permission></Grant><Grant><Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" \
+xsi:type="Group"><URI>http://acs.amazonaws.com/groups/global/AllUsers</URI></Grantee><Permission>READ</Permission></Grant>\
+</AccessControlList></AccessControlPolicy>"""
+GRANTS = {"x-amz-grant-full-control": 'id="own"', "x-amz-grant-read": 'uri="http://acs.amazonaws.com/groups/global/AllUsers"'}
+WITH_ACL = SMALL._replace(policy=Policy(acl="preserve"))
+
+
+def test_an_acl_that_is_preserved_is_there_when_the_object_is_and_costs_one_request() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.acls["big"] = ACL
+    told = carry(store, [BIG], WITH_ACL)
+
+    headers = store.multipart.made["big"].headers
+    assert told.ends == (1, 0, 0, 0, BIG.size)
+    assert GRANTS.items() <= headers.items()
+    assert "x-amz-acl" not in headers
+    assert store.multipart.asked.count("acl") == 1
+
+
+def test_an_acl_of_an_object_that_is_begun_anew_is_read_anew() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.acls["big"] = ACL
+
+    def between(task: Task) -> None:
+        if isinstance(task, PartTask) and not task.restarts:
+            store.multipart.uploads.clear()  # somebody has aborted it
+
+    told = carry(store, [BIG], WITH_ACL, between=between)
+
+    assert told.ends == (1, 0, 0, 0, BIG.size)
+    assert store.multipart.asked.count("acl") == 2
+    assert GRANTS.items() <= store.multipart.made["big"].headers.items()
+
+
+@pytest.mark.parametrize("kind", ["acl", "get_tags"])
+def test_an_object_about_which_something_may_not_be_read_is_a_failure_and_nothing_of_it_is_left(kind: str) -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.acls["big"] = ACL
+    store.multipart.rule = lambda asked, _: DENIED if asked == kind else None
+    told = carry(store, [BIG, item("small")], SMALL._replace(policy=Policy(acl="preserve" if kind == "acl" else "")))
+
+    assert [(failure.key, failure.code) for failure in told.failures if failure.key == "big"] == [("big", "AccessDenied")]
+    assert "begin" not in store.multipart.asked
+
+
+@pytest.mark.parametrize("kind", ["acl", "get_tags"])
+def test_what_is_gone_has_vanished_even_where_that_is_told_as_a_denial(kind: str) -> None:
+    store = FakeS3.of([BIG])
+
+    def rule(asked: str, _number: int) -> Response | None:
+        if asked == kind:
+            store.objects.clear()
+            return DENIED
+        return None
+
+    store.multipart.acls["big"] = ACL
+    store.multipart.rule = rule
+    told = carry(store, [BIG], WITH_ACL)
+
+    assert told.ends == (0, 0, 1, 0, 0)
+
+
+def test_a_probe_proves_that_an_acl_may_be_kept() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.acls["big"] = ACL
+    kept = requests_of(store)
+
+    async def main() -> list[Outcome | Failed]:
+        good = await Copier(store.client(), Pace(), full_jitter(lambda: 0.5)).probe(WITH_ACL, [BIG])
+        store.multipart.rule = lambda asked, _: DENIED if asked == "acl" else None
+        return [good, await Copier(store.client(), Pace(), full_jitter(lambda: 0.5)).probe(WITH_ACL, [BIG])]
+
+    good, bad = run(main())
+    assert good == Outcome(Counts(uploads=1), (), (BIG,))
+    assert GRANTS.items() <= next(headers for kind, headers in kept if kind == "begin").items()
+    assert isinstance(bad, Failed)
+    assert bad.fault.code == "AccessDenied"
+
+
 def test_every_request_says_who_pays_and_whose_the_buckets_are() -> None:
     policy = Policy(tags="drop", request_payer=True, source_owner="1" * 12, destination_owner="2" * 12)
     store = FakeS3.of([BIG])
