@@ -229,6 +229,8 @@ class PartTask(NamedTuple):
     idle_hops: int = 0
     #: The same of the CopyTask that began the upload: an object is begun anew so many times at most.
     restarts: int = 0
+    #: Whether the object has annotations, which are copied once it is there.
+    annotated: bool = False
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -552,7 +554,11 @@ def _part_task(task: PartTask) -> PartTask:
     key, size, etag, storage_class = _exactly(4, _list(task.item))
     for number in (task.begun, task.reported_bytes, task.restarts):
         _number(number)
-    if type(task.reports) is not bool or not 1 <= _number(task.first) <= _number(task.last) or not _number(task.part_bytes):
+    if (
+        {type(task.reports), type(task.annotated)} != {bool}
+        or not 1 <= _number(task.first) <= _number(task.last)
+        or not _number(task.part_bytes)
+    ):
         raise TypeError("parts that are none")
     _text(task.upload_id)
     _text(task.tagging)

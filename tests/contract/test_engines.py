@@ -211,6 +211,7 @@ def test_a_large_object_is_copied_by_parts_and_its_upload_is_completed(
     content = bytes(range(256)) * 400
     words = {"ContentType": "text/x", "CacheControl": "no-cache", "Metadata": {"a": "b  c"}, "Tagging": "one=1&two=x%20y"}
     client.put_object(Bucket=source, Key="large/ø &%+", Body=content, **words)
+    client.put_object_annotation(Bucket=source, Key="large/ø &%+", AnnotationName="note", AnnotationPayload="ø".encode())
     item = store.items(source)["large/ø &%+"]
     job = engine.job._replace(multipart_bytes=1000, part_bytes=300)
 
@@ -225,6 +226,8 @@ def test_a_large_object_is_copied_by_parts_and_its_upload_is_completed(
     assert (there["ContentType"], there["CacheControl"], there["Metadata"]) == ("text/x", "no-cache", {"a": "b  c"})
     tags = client.get_object_tagging(Bucket=destination, Key="large/ø &%+")["TagSet"]
     assert {tag["Key"]: tag["Value"] for tag in tags} == {"one": "1", "two": "x y"}
+    note = client.get_object_annotation(Bucket=destination, Key="large/ø &%+", AnnotationName="note")
+    assert note["AnnotationPayload"].read().decode() == "ø"
     assert "Uploads" not in client.list_multipart_uploads(Bucket=destination)
 
 

@@ -39,6 +39,12 @@ def grants(cloud: Cloud, bucket: str, key: str) -> list[tuple[str, str]]:
     return [(grant["Grantee"]["ID"], grant["Permission"]) for grant in found]
 
 
+def notes(cloud: Cloud, bucket: str, key: str) -> list[str]:
+    """Name the annotations of an object."""
+    found = cloud.client("s3").list_object_annotations(Bucket=bucket, Key=key).get("Annotations", ())
+    return [annotation["AnnotationName"] for annotation in found]
+
+
 def test_copies_have_the_properties_that_were_asked_for(cloud: Cloud, buckets: tuple[str, str], tmp_path: Path) -> None:
     source, destination = buckets
     s3 = cloud.client("s3")
@@ -52,6 +58,7 @@ def test_copies_have_the_properties_that_were_asked_for(cloud: Cloud, buckets: t
         s3.put_bucket_ownership_controls(Bucket=bucket, OwnershipControls=ownership)
     friend = "0f" * 32
     s3.put_object_acl(Bucket=source, Key="a", GrantFullControl=f"id={'5e' * 32}", GrantRead=f"id={friend}")
+    s3.put_object_annotation(Bucket=source, Key="a", AnnotationName="note", AnnotationPayload=b"of a")
     local = ("--engine", "local", "--processes", "1", "--output", "json")
 
     kept = cloud.run("run", source, f"s3://{destination}/kept/", *local, "--storage-class", "preserve", "--acl", "preserve")
@@ -60,7 +67,7 @@ def test_copies_have_the_properties_that_were_asked_for(cloud: Cloud, buckets: t
         "--object-tag", "team=new one", "--metadata", "replace", "--metadata-entry", "note=two  blanks",
         "--content-type", "text/html", "--content-language", "en", "--sse-kms-key-id", KEY, "--bucket-key", "--probe-write",
     )  # fmt: skip
-    dropped = cloud.run("run", source, f"s3://{destination}/bare/", *local, "--tags", "drop")
+    dropped = cloud.run("run", source, f"s3://{destination}/bare/", *local, "--tags", "drop", "--annotations", "drop")
 
     place = cloud.store.location(source)
     job = Job(
@@ -75,6 +82,8 @@ def test_copies_have_the_properties_that_were_asked_for(cloud: Cloud, buckets: t
     assert seen(cloud, destination, "kept/a") == seen(cloud, source, "a")
     assert seen(cloud, destination, "kept/b") == seen(cloud, source, "b")
     assert seen(cloud, destination, "kept/b")["StorageClass"] == "GLACIER_IR"
+    names = [notes(cloud, destination, f"{place}/a") for place in ("kept", "new", "bare")]
+    assert names == [["note"], ["note"], []]
     assert (friend, "READ") in grants(cloud, destination, "kept/a")
     for key in ("a", "b"):
         assert grants(cloud, destination, f"kept/{key}") == grants(cloud, source, key)

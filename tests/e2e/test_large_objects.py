@@ -40,6 +40,7 @@ WORDS = {
     "Metadata": {"one": "1", "two": "a  b"},
 }
 TAGS = {"project": "x y/z", "empty": ""}
+ANNOTATIONS = {"lineage.json": '{"from": "ø"}', "summary": "<two>  blanks & more"}
 
 
 @pytest.fixture
@@ -60,6 +61,8 @@ def filled(cloud: Cloud, buckets: tuple[str, str]) -> tuple[str, str]:
     s3.put_object_tagging(
         Bucket=source, Key=KEY, Tagging={"TagSet": [{"Key": key, "Value": value} for key, value in TAGS.items()]}
     )
+    for name, text in ANNOTATIONS.items():
+        s3.put_object_annotation(Bucket=source, Key=KEY, AnnotationName=name, AnnotationPayload=text.encode())
     return buckets
 
 
@@ -78,7 +81,7 @@ def has_parts(cloud: Cloud, bucket: str, number: int) -> bool:
 
 
 def check_copied(cloud: Cloud, filled: tuple[str, str], summary: dict[str, Any]) -> None:
-    """Everything counts once and is there: content by range reads, headers, metadata, tags, the form of the ETag."""
+    """Everything counts once and is there: content by range reads, properties, annotations, the form of the ETag."""
     s3, (source, destination) = cloud.client("s3"), filled
     ends = [summary[name] for name in ("listed", "copied", "skipped", "vanished", "failed", "ranges_failed")]
     assert ends == [4, 4, 0, 0, 0, 0]
@@ -93,7 +96,18 @@ def check_copied(cloud: Cloud, filled: tuple[str, str], summary: dict[str, Any])
         assert answer["Body"].read() == piece
     tags = s3.get_object_tagging(Bucket=destination, Key=KEY)["TagSet"]
     assert {tag["Key"]: tag["Value"] for tag in tags} == TAGS
+    assert {name: annotation(s3, destination, name) for name in ANNOTATIONS} == {
+        name: annotation(s3, source, name) for name in ANNOTATIONS
+    }
     assert "Uploads" not in s3.list_multipart_uploads(Bucket=destination)
+
+
+def annotation(s3: Any, bucket: str, name: str) -> dict[str, str]:
+    """Give the text of an annotation of the object, and its checksum."""
+    found = s3.get_object_annotation(Bucket=bucket, Key=KEY, AnnotationName=name, ChecksumMode="ENABLED")
+    checksum = {kind: value for kind, value in found.items() if kind.startswith("Checksum")}
+    assert checksum
+    return {"text": found["AnnotationPayload"].read().decode(), **checksum}
 
 
 def ended(process: Popen[str]) -> Ended:

@@ -20,7 +20,7 @@ from s3bulkcopy.worker.model import Attempt, Copying, CopyTask, Counts, Done, Fa
 from s3bulkcopy.worker.pacing import Pace, full_jitter
 from s3bulkcopy.worker.properties import Policy
 from s3bulkcopy.worker.work import TooManyHops, Worker
-from tests.unit.worker.worker_fakes import DENIED, JOB, SLOW_DOWN, FakeS3, Queue, error, item, run
+from tests.unit.worker.worker_fakes import DENIED, JOB, SLOW_DOWN, FakeS3, Queue, answer, error, item, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,7 +163,7 @@ def test_an_object_of_one_task_takes_one_head_and_its_parts_are_listed_twice() -
     store = FakeS3.of([it := item("one", 100)])
     told = carry(store, [it])
 
-    assert store.multipart.asked == ["head", "get_tags", "begin", "list", *["part"] * 10, "list", "complete"]
+    assert store.multipart.asked == ["head", "get_tags", "annotations", "begin", "list", *["part"] * 10, "list", "complete"]
     assert told.counts == Counts(
         copied=1, copied_bytes=100, copy_requests=10, uploads=1, part_bytes=100, ended_part_bytes=100
     )  # fmt: skip
@@ -258,6 +258,120 @@ def test_an_upload_begins_as_the_policy_says() -> None:
     assert not {"cache-control", "x-amz-meta-old", "x-amz-checksum-type"} & {*begun}
 
 
+NOTES = {f"note.{n}": f"text {n} ø" for n in range(20)} | {"zeta-ø": "<x>&amp;"}
+
+
+def test_annotations_are_copied_once_the_object_is_there_with_their_checksums() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.annotations["big"], store.multipart.page_annotations = NOTES, 7
+    told = carry(store, [BIG])
+
+    asked = store.multipart.asked
+    assert told.ends == (1, 0, 0, 0, BIG.size)
+    assert store.multipart.made["big"].annotations == {name: (text, f"sum of {len(text)}") for name, text in NOTES.items()}
+    assert min(asked.index(kind) for kind in ("get_annotation", "put_annotation")) > asked.index("complete")
+    assert (asked.count("annotations"), asked.count("put_annotation"), asked.count("head")) == (1 + 3, len(NOTES), 2)
+
+
+def test_annotations_that_are_dropped_are_not_asked_for() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.annotations["big"] = NOTES
+    carry(store, [BIG], SMALL._replace(policy=Policy(annotations="drop")))
+
+    assert not [kind for kind in store.multipart.asked if "annotation" in kind]
+    assert store.multipart.made["big"].annotations == {}
+
+
+def test_annotations_are_copied_by_whoever_comes_after_an_attempt_that_died_among_them() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.annotations["big"] = NOTES
+    store.multipart.faults["put_annotation"] = [error(500, "InternalError")] * 90
+    told = carry(store, [BIG], seconds=40.0)
+
+    assert told.ends == (1, 0, 0, 0, BIG.size)
+    assert {*store.multipart.made["big"].annotations} == {*NOTES}
+    assert max(store.multipart.copies.values()) == 1
+    assert store.multipart.asked.count("complete") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        ("annotations", "its annotations: Access Denied"),
+        ("get_annotation", "it is copied, but not its annotation 'note.0': Access Denied"),
+        ("put_annotation", "it is copied, but not its annotation 'note.0': Access Denied"),
+    ],
+)
+def test_annotations_that_may_not_be_copied_are_not_dropped_silently(kind: str, cause: str) -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.annotations["big"] = {"note.0": "x"}
+    store.multipart.rule = lambda asked, _: DENIED if asked == kind else None
+    told = carry(store, [item("small"), BIG])
+
+    assert [(failure.key, failure.code, failure.cause) for failure in told.failures] == [("big", "AccessDenied", cause)]
+    assert ("begin" in store.multipart.asked) == (kind != "annotations")
+    assert store.multipart.uploads == {}
+
+
+def test_annotations_are_not_mixed_with_those_of_an_object_that_came_in_between() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.annotations["big"] = {"note": "old"}
+    new = Item("big", 200, "f" * 32)
+
+    def rule(kind: str, _number: int) -> None:
+        if kind == "complete" and new.key not in store.multipart.made:
+            store.objects["big"], store.multipart.annotations["big"] = new, {"other": "new"}
+
+    store.multipart.rule = rule
+    told = carry(store, [BIG])
+
+    assert told.ends == (1, 0, 0, 0, new.size)
+    made = store.multipart.made["big"]
+    assert (made.version, {*made.annotations}) == (new.etag, {"other"})
+
+
+def test_what_somebody_puts_in_the_place_of_a_copy_gets_none_of_its_annotations() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.annotations["big"] = NOTES
+
+    def rule(kind: str, _number: int) -> None:
+        if kind == "get_annotation":
+            store.multipart.made["big"].etag = "other"
+
+    store.multipart.rule = rule
+    told = carry(store, [BIG])
+
+    assert told.ends == (1, 0, 0, 0, BIG.size)
+    assert store.multipart.made["big"].annotations == {}
+
+
+def test_an_annotation_that_is_deleted_meanwhile_is_none() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.annotations["big"] = {"a": "1", "b": "2"}
+    store.multipart.faults["get_annotation"] = [error(404, "NoSuchAnnotation")]
+
+    assert carry(store, [BIG]).ends == (1, 0, 0, 0, BIG.size)
+    assert len(store.multipart.made["big"].annotations) == 1
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        answer(206, "the object itself", **{"Content-Range": f"bytes 0-16/{BIG.size}"}),
+        answer(200, "the object itself", ETag=f'"{BIG.etag}"'),
+        error(501, "NotImplemented"),
+        error(405, "MethodNotAllowed"),
+    ],
+)
+def test_a_store_that_knows_no_annotations_is_copied_from(told: Response) -> None:
+    store = FakeS3.of([BIG])
+    kept = requests_of(store)
+    store.multipart._annotations = lambda *_: told  # type: ignore[method-assign]
+
+    assert carry(store, [BIG]).ends == (1, 0, 0, 0, BIG.size)
+    assert [headers["range"] for kind, headers in kept if kind == "annotations"] == ["bytes=0-32767"]
+
+
 #: What S3 answers of an object that its owner and everyone may read.
 ACL = """<?xml version="1.0" encoding="UTF-8"?>
 <AccessControlPolicy xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Owner><ID>own</ID></Owner><AccessControlList><Grant>\
@@ -345,13 +459,20 @@ def test_every_request_says_who_pays_and_whose_the_buckets_are() -> None:
     policy = Policy(tags="drop", request_payer=True, source_owner="1" * 12, destination_owner="2" * 12)
     store = FakeS3.of([BIG])
     store.multipart.tags["big"] = (("old", "tag"),)
+    store.multipart.annotations["big"] = {"note": "x"}
     kept = requests_of(store)
     carry(store, [BIG], SMALL._replace(policy=policy, overwrite=False))
 
-    assert {kind for kind, _ in kept} == {"look", "head", "begin", "part", "list", "complete"}
+    of_source, of_both = (
+        {"head", "annotations", "get_annotation"},
+        {"look", "begin", "part", "list", "complete", "put_annotation"},
+    )
+    assert {kind for kind, _ in kept} == of_source | of_both
     for kind, headers in kept:
         assert headers["x-amz-request-payer"] == "requester"
-        assert headers["x-amz-expected-bucket-owner"] == (policy.source_owner if kind == "head" else policy.destination_owner)
+        assert headers["x-amz-expected-bucket-owner"] == (
+            policy.source_owner if kind in of_source else policy.destination_owner
+        )
         assert headers.get("x-amz-source-expected-bucket-owner") == (policy.source_owner if kind == "part" else None)
 
 
@@ -740,7 +861,7 @@ def test_a_probe_proves_the_right_to_copy_by_parts_and_leaves_the_object_to_a_ta
         return await Copier(store.client(), Pace(), full_jitter(lambda: 0.5)).probe(SMALL, [BIG, item("small")])
 
     assert run(main()) == Outcome(Counts(uploads=1), (), (BIG, item("small")))
-    assert store.multipart.asked == ["head", "begin", "part", "abort"]
+    assert store.multipart.asked == ["head", "annotations", "begin", "part", "abort"]
     assert store.multipart.uploads == {}
 
 
@@ -777,8 +898,10 @@ def test_whatever_passes_goes_wrong_each_object_counts_once_and_no_upload_is_lef
     sizes = data.draw(st.lists(st.integers(1, 1500), min_size=1, max_size=4))
     found = [item(f"k{n}", size) for n, size in enumerate(sizes)]
     store = FakeS3.of(found)
+    store.multipart.annotations["k0"] = {"a": "1", "b": "2"}
     deaths = data.draw(st.sets(st.integers(1, 12), max_size=4))
-    for kind in data.draw(st.sets(st.sampled_from(["head", "begin", "list", "part", "complete", "look"]))):
+    kinds = ["head", "begin", "list", "part", "complete", "look", "annotations", "get_annotation", "put_annotation"]
+    for kind in data.draw(st.sets(st.sampled_from(kinds))):
         possible = [*PASSING, INSIDE] if kind in ("part", "complete") else PASSING
         store.multipart.faults[kind] = data.draw(st.lists(st.sampled_from(possible), max_size=4))
     told = carry(
@@ -795,3 +918,5 @@ def test_whatever_passes_goes_wrong_each_object_counts_once_and_no_upload_is_lef
     assert told.counts.bytes_under_way == 0
     there = {**{key: it.size for key, it in store.copied.items()}, **{key: it.size for key, it in store.multipart.made.items()}}
     assert there == sizes_of
+    if "k0" in store.multipart.made:
+        assert {*store.multipart.made["k0"].annotations} == {"a", "b"}
