@@ -288,6 +288,10 @@ class Counts(NamedTuple):
     #: Bytes of parts that are copied, and those of objects whose end is known: the rest is of objects on their way.
     part_bytes: int = 0
     ended_part_bytes: int = 0
+    #: Of a dry job: large objects, the parts that they would be copied in, and how often those would be listed.
+    large: int = 0
+    parts: int = 0
+    part_lists: int = 0
 
     @property
     def ended(self) -> int:

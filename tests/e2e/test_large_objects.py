@@ -133,12 +133,18 @@ def test_an_object_of_a_thousand_parts_survives_the_death_of_all_functions(cloud
 
 
 def test_an_object_of_a_thousand_parts_survives_the_death_of_worker_after_worker(cloud: Cloud, filled: tuple[str, str]) -> None:
+    planned = cloud.run("run", *filled, *OPTIONS, "--dry-run", "--acl", "preserve", **TINY).summary
     process = cloud.start("run", *filled, *OPTIONS, "--engine", "local", "--processes", "2", "--max-rate", "250", **TINY)
 
     for parts in (100, 300, 500):
         wait_for(partial(has_parts, cloud, filled[1], parts))
         psutil.Process(process.pid).children()[-1].kill()
 
+    asked = {"HeadObject": 1, "GetObjectTagging": 1, "ListObjectAnnotations": 1, "CreateMultipartUpload": 1, "ListParts": 8}
+    asked |= {"CompleteMultipartUpload": 1, "GetObjectAcl": 4}
+    assert planned["requests"] == {"CopyObject": 3, "UploadPartCopy": PARTS, **asked}
+    assert (planned["copy_requests"], planned["copy_dollars"]) == (PARTS + 3, 0.005015)
+    assert (planned["other_requests"], planned["other_dollars"]) == (17, 0.000057)
     check_copied(cloud, filled, ended(process).summary)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s3bulkcopy.costs import planned
 from s3bulkcopy.tally import Tally
 from s3bulkcopy.worker import aio, parts
 from s3bulkcopy.worker.attempts import Budget
@@ -19,6 +20,7 @@ from s3bulkcopy.worker.failures import Failed, Stop
 from s3bulkcopy.worker.model import Attempt, Copying, CopyTask, Counts, Done, Failure, Item, PartTask
 from s3bulkcopy.worker.pacing import Pace, full_jitter
 from s3bulkcopy.worker.properties import Policy
+from s3bulkcopy.worker.sorting import large_of
 from s3bulkcopy.worker.work import TooManyHops, Worker
 from tests.unit.worker.worker_fakes import DENIED, JOB, SLOW_DOWN, FakeS3, Queue, answer, error, item, run
 
@@ -37,6 +39,16 @@ BIG = item("big", 95 * 10 + 3)  # 96 parts
 SLICE_SECONDS = 90.0
 
 UNAVAILABLE = error(500, "InternalError")
+
+
+#: What S3 answers of an object that its owner and everyone may read.
+ACL = """<?xml version="1.0" encoding="UTF-8"?>
+<AccessControlPolicy xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Owner><ID>own</ID></Owner><AccessControlList><Grant>\
+<Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CanonicalUser"><ID>own</ID></Grantee>\
+<Permission>FULL_CONTROL</Permission></Grant><Grant><Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" \
+xsi:type="Group"><URI>http://acs.amazonaws.com/groups/global/AllUsers</URI></Grantee><Permission>READ</Permission></Grant>\
+</AccessControlList></AccessControlPolicy>"""
+GRANTS = {"x-amz-grant-full-control": 'id="own"', "x-amz-grant-read": 'uri="http://acs.amazonaws.com/groups/global/AllUsers"'}
 
 
 @pytest.fixture(autouse=True)
@@ -167,6 +179,27 @@ def test_an_object_of_one_task_takes_one_head_and_its_parts_are_listed_twice() -
     assert told.counts == Counts(
         copied=1, copied_bytes=100, copy_requests=10, uploads=1, part_bytes=100, ended_part_bytes=100
     )  # fmt: skip
+
+
+#: What a request about a large object is called in the S3 API.
+NAMES = {
+    "head": "HeadObject", "get_tags": "GetObjectTagging", "annotations": "ListObjectAnnotations", "acl": "GetObjectAcl",
+    "look": "ListObjectsV2", "begin": "CreateMultipartUpload", "part": "UploadPartCopy", "list": "ListParts",
+    "complete": "CompleteMultipartUpload",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("it", [item("one", 100), BIG, Item("big", 1000, "0" * 32 + "-4")])
+@pytest.mark.parametrize("job", [SMALL, SMALL._replace(policy=Policy(acl="preserve", tags="drop"), overwrite=False)])
+def test_a_dry_run_counts_the_requests_that_copying_takes(it: Item, job: Job) -> None:
+    store = FakeS3.of([it])
+    store.multipart.acls[it.key] = ACL
+    if it.etag.endswith("-4"):
+        store.multipart.part_sizes[it.key] = 300
+    requests = planned(Counts(listed=1) + large_of(job._replace(dry=True), [it]), job)
+
+    assert carry(store, [it], job).counts.copied == 1
+    assert Counter(NAMES[kind] for kind in store.multipart.asked) == dict(requests)
 
 
 def test_bytes_of_parts_are_under_way_until_the_object_is_there() -> None:
@@ -372,14 +405,6 @@ def test_a_store_that_knows_no_annotations_is_copied_from(told: Response) -> Non
     assert [headers["range"] for kind, headers in kept if kind == "annotations"] == ["bytes=0-32767"]
 
 
-#: What S3 answers of an object that its owner and everyone may read.
-ACL = """<?xml version="1.0" encoding="UTF-8"?>
-<AccessControlPolicy xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Owner><ID>own</ID></Owner><AccessControlList><Grant>\
-<Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CanonicalUser"><ID>own</ID></Grantee>\
-<Permission>FULL_CONTROL</Permission></Grant><Grant><Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" \
-xsi:type="Group"><URI>http://acs.amazonaws.com/groups/global/AllUsers</URI></Grantee><Permission>READ</Permission></Grant>\
-</AccessControlList></AccessControlPolicy>"""
-GRANTS = {"x-amz-grant-full-control": 'id="own"', "x-amz-grant-read": 'uri="http://acs.amazonaws.com/groups/global/AllUsers"'}
 WITH_ACL = SMALL._replace(policy=Policy(acl="preserve"))
 
 
