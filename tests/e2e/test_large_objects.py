@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from tests.e2e.conftest import Ended
+from tests.e2e.conftest import Ended, deny
 from tests.e2e.test_run import run_id_of as lines_of
 from tests.e2e.test_run import wait_for
 
@@ -166,3 +166,85 @@ def test_an_upload_does_not_outlive_a_command_that_was_interrupted_and_is_begun_
     again = cloud.run("attach", run_id, "--output", "json")
     assert again.code == 0, again.err
     check_copied(cloud, filled, again.summary)
+
+
+# ----------------------------------------------------------------------------------------- what becomes of uploads otherwise
+
+
+@pytest.fixture
+def begun(cloud: Cloud, buckets: tuple[str, str]) -> tuple[str, str, str]:
+    """A source with a large object, and a destination with an upload that is not the run's; gives that one's id, too."""
+    s3 = cloud.client("s3")
+    s3.put_object(Bucket=buckets[0], Key=KEY, Body=CONTENT)
+    cloud.store.fill(buckets[0], iter(["a", "b", "z"]))
+    return *buckets, s3.create_multipart_upload(Bucket=buckets[1], Key="of another")["UploadId"]
+
+
+def start_slowly(cloud: Cloud, source: str, destination: str, *more: str, **changes: str) -> tuple[Popen[str], str]:
+    """Start a run that takes long over its large object; gives its id once some parts are there."""
+    process = cloud.start("run", source, destination, *OPTIONS, "--max-rate", "60", *more, **TINY, **changes)
+    run_id = next(line["run_id"] for line in lines_of(process) if "run_id" in line)
+    wait_for(partial(has_parts, cloud, destination, 5))
+    return process, run_id
+
+
+def only_other_is_left(cloud: Cloud, begun: tuple[str, str, str]) -> None:
+    """Demand that nothing of the run is there but small objects: no upload, no large object, no resource."""
+    s3 = cloud.client("s3")
+    _, destination, other = begun
+    left = s3.list_multipart_uploads(Bucket=destination)["Uploads"]
+    assert [upload["UploadId"] for upload in left] == [other]
+    s3.abort_multipart_upload(Bucket=destination, Key="of another", UploadId=other)
+    assert KEY not in cloud.store.items(destination)
+    assert cloud.leftovers() == []
+
+
+LAMBDA = ("--function-timeout", "15", "--workers", "2")
+LOCAL = ("--engine", "local", "--processes", "1")
+
+
+def test_a_halt_from_another_process_leaves_no_upload(cloud: Cloud, begun: tuple[str, str, str]) -> None:
+    process, run_id = start_slowly(cloud, *begun[:2], *LAMBDA)
+
+    halted = cloud.run("halt", run_id)
+    watched = Ended.of(process)
+
+    assert (halted.code, watched.code) == (0, 9), halted.err + watched.err
+    assert "aborted 1 multipart upload" in f"{halted.out}{halted.err}{watched.out}{watched.err}"
+    only_other_is_left(cloud, begun)
+
+
+def test_a_teardown_after_a_kill_leaves_no_upload(cloud: Cloud, begun: tuple[str, str, str]) -> None:
+    process, run_id = start_slowly(cloud, *begun[:2], *LAMBDA)
+    process.kill()
+    process.communicate()
+
+    torn = cloud.run("teardown", run_id)
+
+    assert torn.code == 0, torn.err
+    assert "aborted 1 multipart upload" in torn.err
+    only_other_is_left(cloud, begun)
+
+
+@pytest.mark.parametrize("engine", [LAMBDA, LOCAL], ids=["lambda", "local"])
+def test_a_run_that_is_stopped_by_its_failures_leaves_no_upload(
+    cloud: Cloud, begun: tuple[str, str, str], caller: Any, engine: tuple[str, ...]
+) -> None:
+    denied = "zz/denied"  # behind the large object, which is begun by then
+    cloud.store.fill(begun[0], iter([denied]))
+    deny(cloud, begun[0], denied)
+    ended = cloud.run("run", *begun[:2], *OPTIONS, "--max-rate", "60", "--max-failures", "0", *engine, **TINY, **caller())
+
+    assert ended.code == 3, ended.err
+    assert "aborted 1 multipart upload" in ended.out + ended.err
+    only_other_is_left(cloud, begun)
+
+
+def test_a_large_object_that_cannot_be_copied_leaves_no_upload(cloud: Cloud, begun: tuple[str, str, str], caller: Any) -> None:
+    process, _ = start_slowly(cloud, *begun[:2], *LOCAL, **caller())
+    deny(cloud, begun[0], KEY)
+    ended = Ended.of(process)
+
+    assert ended.code == 3, ended.err
+    assert [ended.summary[name] for name in ("listed", "copied", "failed")] == [4, 3, 1]
+    only_other_is_left(cloud, begun)
