@@ -15,6 +15,7 @@ from s3bulkcopy.aws import policy
 from s3bulkcopy.aws.session import (
     bucket_region,
     bucket_url,
+    elsewhere_url,
     encryption_key,
     error_code,
     free_concurrency,
@@ -479,4 +480,5 @@ def why_uncut(session: AwsSession, source: Location, page: Page, owner: str = ""
 
 def _locate(session: AwsSession, place: BucketPrefix, owner: str) -> Location:
     region = bucket_region(session, place.bucket, owner)
-    return Location(place.bucket, place.prefix, region, bucket_url(session, place.bucket, region))
+    url, elsewhere = (find(session, place.bucket, region) for find in (bucket_url, elsewhere_url))
+    return Location(place.bucket, place.prefix, region, url, elsewhere)

@@ -464,7 +464,7 @@ def when(seconds: float) -> str:
 def again(job: Job) -> str:
     """Say what copies the rest of a run; a store that is not AWS's may overwrite whatever it is asked."""
     host = urlsplit(job.destination.url).hostname or ""
-    if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+    if job.destination.elsewhere or host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
         return "run it again with --no-overwrite, which copies only what is missing"
     return "run it again"
 

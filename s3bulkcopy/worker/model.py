@@ -56,6 +56,8 @@ class Location(NamedTuple):
     prefix: str
     region: str
     url: str
+    #: The URL where the bucket turns out to be in another region, whose name stands as `{region}`; empty for the same.
+    elsewhere: str = ""
 
     def __str__(self) -> str:
         """Give the location as people write it."""

@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore.session
 import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
 from s3bulkcopy.aws.policy import Keys
 from s3bulkcopy.aws.preflight import PROBE_NAME, Found, look, preflight, put_arguments, what_lets_in
-from s3bulkcopy.aws.session import AwsSession, bucket_region, bucket_url, encryption_key
+from s3bulkcopy.aws.session import AwsSession, bucket_region, bucket_url, elsewhere_url, encryption_key
 from s3bulkcopy.errors import BucketRefused, NotPermitted, S3BulkCopyError, UsageError
 from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, PropertySettings, StackSettings
 from s3bulkcopy.worker.properties import Policy
@@ -379,6 +380,8 @@ def test_through_an_access_point_nothing_is_copied_to_another_region(aws: Aws, m
             "https://p-111122223333.s3-accesspoint.cn-north-1.amazonaws.com.cn",
         ),
         ({}, "eu-west-1", "p-hrzr-s3alias", "https://p-hrzr-s3alias.s3.eu-west-1.amazonaws.com"),
+        ({}, "us-iso-east-1", "bucket", "https://bucket.s3.us-iso-east-1.c2s.ic.gov"),
+        ({}, "eusc-de-east-1", "bucket", "https://bucket.s3.eusc-de-east-1.amazonaws.eu"),
     ],
 )
 def test_hosts_are_what_botocores_rules_make_them(
@@ -392,7 +395,42 @@ def test_hosts_are_what_botocores_rules_make_them(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    assert bucket_url(AwsSession(AwsSettings()), bucket, region) == url
+    session = AwsSession(AwsSettings())
+    assert bucket_url(session, bucket, region) == url
+    elsewhere = "" if bucket.startswith("arn:") else url.replace(region, "{region}")
+    assert elsewhere_url(session, bucket, region) == elsewhere
+    assert bucket_url(session, bucket, region) == url  # as before
+
+
+@pytest.mark.parametrize(
+    ("style", "partitions"),
+    [
+        ({}, botocore.session.get_session().get_available_partitions()),
+        ({"AWS_USE_FIPS_ENDPOINT": "true"}, ["aws", "aws-us-gov"]),
+        ({"AWS_USE_DUALSTACK_ENDPOINT": "true"}, ["aws", "aws-cn", "aws-us-gov"]),
+    ],
+)
+def test_the_host_in_another_region_is_the_one_that_botocore_gives_there(
+    aws: Aws,  # noqa: ARG001 - its environment
+    monkeypatch: pytest.MonkeyPatch,
+    style: dict[str, str],
+    partitions: list[str],
+) -> None:
+    for name, value in style.items():
+        monkeypatch.setenv(name, value)
+    session = AwsSession(AwsSettings())
+    known = botocore.session.get_session()
+    for partition in partitions:
+        first, *_, last = [*known.get_available_regions("s3", partition)] * 2
+        for bucket in ("bucket", "with.dots"):
+            elsewhere = elsewhere_url(session, bucket, first)
+            assert elsewhere.replace("{region}", last) == bucket_url(session, bucket, last), partition
+
+
+def test_a_store_of_ones_own_is_the_same_for_every_region(aws: Aws) -> None:  # noqa: ARG001
+    for endpoint in ("http://127.0.0.1:9000", "https://vpce-1a2b.s3.eu-west-1.vpce.amazonaws.com"):
+        assert elsewhere_url(AwsSession(AwsSettings(endpoint_url=endpoint)), "bucket", "eu-west-1") == ""
+    assert elsewhere_url(AwsSession(AwsSettings(endpoint_url="http://127.0.0.1:9000")), "bucket", "local") == ""
 
 
 def test_storage_classes_come_with_the_first_page_only_where_they_are_preserved(aws: Aws) -> None:
