@@ -847,6 +847,30 @@ def test_an_object_without_an_etag_is_pinned_to_the_version_that_is_there() -> N
     assert store.multipart.made["big"].version == BIG.etag
 
 
+TOO_LARGE = error(
+    400, "InvalidRequest", "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120"
+)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_object_whose_size_nobody_told_is_copied_by_parts_once_it_proves_too_large(*, is_first: bool) -> None:
+    store = FakeS3.of([BIG, item("small")])
+    store.copy_rule = lambda key, _: TOO_LARGE if key == "big" else None
+    named = [Item("big", 0, ""), Item("small", 0, "")]
+    if not is_first:
+        told = carry(store, named)
+        assert told.ends == (2, 0, 0, 0, BIG.size)
+        assert store.multipart.made["big"].version == BIG.etag
+        return
+
+    async def main() -> Outcome | Failed:
+        return await Copier(store.client(), Pace(), full_jitter(lambda: 0.5)).probe(SMALL, named)
+
+    outcome = run(main())
+    assert isinstance(outcome, Outcome)
+    assert outcome.rest == (BIG, named[1])
+
+
 def test_an_object_that_has_become_empty_is_copied_all_the_same() -> None:
     store = FakeS3.of([item("big", 0)])
     told = carry(store, [Item("big", 500, "")])
