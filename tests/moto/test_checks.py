@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -13,11 +14,13 @@ from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
 from s3bulkcopy.aws.policy import Keys
-from s3bulkcopy.aws.preflight import PROBE_NAME, Found, look, preflight, put_arguments, what_lets_in
+from s3bulkcopy.aws.preflight import PROBE_NAME, Found, first_page, look, preflight, put_arguments, what_lets_in
 from s3bulkcopy.aws.session import AwsSession, bucket_region, bucket_url, elsewhere_url, encryption_key
 from s3bulkcopy.errors import BucketRefused, NotPermitted, S3BulkCopyError, UsageError
 from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, PropertySettings, StackSettings
+from s3bulkcopy.worker.model import Location
 from s3bulkcopy.worker.properties import Policy
+from s3bulkcopy.worker.s3 import archived_class
 from tests.moto.conftest import REGION, RUN_ID, Aws, refusal
 
 if TYPE_CHECKING:
@@ -431,6 +434,22 @@ def test_a_store_of_ones_own_is_the_same_for_every_region(aws: Aws) -> None:  # 
     for endpoint in ("http://127.0.0.1:9000", "https://vpce-1a2b.s3.eu-west-1.vpce.amazonaws.com"):
         assert elsewhere_url(AwsSession(AwsSettings(endpoint_url=endpoint)), "bucket", "eu-west-1") == ""
     assert elsewhere_url(AwsSession(AwsSettings(endpoint_url="http://127.0.0.1:9000")), "bucket", "local") == ""
+
+
+def test_the_first_page_tells_archived_objects_from_restored_ones(aws: Aws) -> None:  # noqa: ARG001 - its environment
+    session, written = AwsSession(AwsSettings()), datetime(2026, 1, 1, tzinfo=UTC)
+    status: list[dict[str, Any]] = [
+        {},
+        {"RestoreStatus": {"IsRestoreInProgress": True}},
+        {"RestoreStatus": {"IsRestoreInProgress": False, "RestoreExpiryDate": written}},
+    ]
+    contents = [{"Key": f"{n}", "Size": 1, "StorageClass": "GLACIER", **more} for n, more in enumerate(status)]
+    asked = {"Bucket": "b", "Prefix": "", "MaxKeys": 1000, "OptionalObjectAttributes": ["RestoreStatus"]}
+    with Stubber(session.client("s3", REGION)) as stub:
+        stub.add_response("list_objects_v2", {"IsTruncated": False, "Contents": contents}, asked)
+        page = first_page(session, Location("b", "", REGION, ""), asked=(False, True))
+
+    assert [archived_class(trait) for trait in page.traits] == ["GLACIER", "GLACIER", ""]
 
 
 def test_storage_classes_come_with_the_first_page_only_where_they_are_preserved(aws: Aws) -> None:
