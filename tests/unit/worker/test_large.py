@@ -852,23 +852,34 @@ TOO_LARGE = error(
 )
 
 
-@pytest.mark.parametrize("is_first", [True, False])
-def test_an_object_whose_size_nobody_told_is_copied_by_parts_once_it_proves_too_large(*, is_first: bool) -> None:
+WITH_CLASS = SMALL._replace(policy=Policy(storage_class="preserve"))
+NAMED = [Item("big", 0, ""), Item("small", 0, "")]
+
+
+@pytest.mark.parametrize(("job", "tries"), [(SMALL, 1), (WITH_CLASS, 0)])
+def test_an_object_whose_size_nobody_told_is_copied_by_parts_once_it_proves_too_large(job: Job, tries: int) -> None:
     store = FakeS3.of([BIG, item("small")])
     store.copy_rule = lambda key, _: TOO_LARGE if key == "big" else None
-    named = [Item("big", 0, ""), Item("small", 0, "")]
-    if not is_first:
-        told = carry(store, named)
-        assert told.ends == (2, 0, 0, 0, BIG.size)
-        assert store.multipart.made["big"].version == BIG.etag
-        return
+    told = carry(store, NAMED, job)
+
+    assert told.ends[:4] == (2, 0, 0, 0)
+    assert store.multipart.made["big"].version == BIG.etag
+    assert store.copy_requests["big"] == tries
+
+
+@pytest.mark.parametrize("job", [SMALL, WITH_CLASS])
+def test_a_probe_leaves_such_an_object_to_a_task_as_it_is_known_then(job: Job) -> None:
+    store = FakeS3.of([BIG, item("small")])
+    store.copy_rule = lambda key, _: TOO_LARGE if key == "big" else None
 
     async def main() -> Outcome | Failed:
-        return await Copier(store.client(), Pace(), full_jitter(lambda: 0.5)).probe(SMALL, named)
+        return await Copier(store.client(), Pace(), full_jitter(lambda: 0.5)).probe(job, NAMED)
 
     outcome = run(main())
     assert isinstance(outcome, Outcome)
-    assert outcome.rest == (BIG, named[1])
+    assert outcome.counts.copied == 0
+    assert [it.size for it in outcome.rest] == [BIG.size, 0]
+    assert store.multipart.uploads == {}
 
 
 def test_an_object_that_has_become_empty_is_copied_all_the_same() -> None:
