@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from s3bulkcopy.worker.filters import Filter
 
 #: Version of the messages. A worker and the CLI that made it come from one bundle, so any other version is a stranger.
-WIRE_VERSION = 4
+WIRE_VERSION = 5
 
 #: Longest key in bytes of UTF-8 (S3 user guide, "Naming Amazon S3 objects").
 MAX_KEY_BYTES = 1024

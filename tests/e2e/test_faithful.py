@@ -1,9 +1,17 @@
-"""What becomes of properties, as far as the emulator shows it."""
+"""What becomes of properties, and access points in the place of buckets, as far as the emulator shows it."""
 
 from __future__ import annotations
 
+import re
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from s3bulkcopy.emulator import REGION
 from s3bulkcopy.failures import Header, write
 from s3bulkcopy.worker.model import Failure, Job
 from s3bulkcopy.worker.properties import Policy
@@ -97,3 +105,41 @@ def test_copies_have_the_properties_that_were_asked_for(cloud: Cloud, buckets: t
     again = seen(cloud, destination, "again/b")
     assert (again["StorageClass"], again["tags"], again["Metadata"]) == ("GLACIER_IR", {}, {"old": "1"})
     assert not [key for key in cloud.store.items(destination) if "probe" in key]
+
+
+def access_point(cloud: Cloud, bucket: str) -> str:
+    """Make an access point of a bucket; gives its alias. boto3 asks for this at a host that only AWS has."""
+    body = f'<CreateAccessPointRequest xmlns="http://awss3control.amazonaws.com/doc/2018-08-20/"><Bucket>{bucket}</Bucket>'
+    url = f"{cloud.emulator.url}/v20180820/accesspoint/ap-{bucket}"
+    headers = {"x-amz-account-id": "000000000000"}
+    request = AWSRequest("PUT", url, data=f"{body}</CreateAccessPointRequest>", headers=headers)
+    SigV4Auth(Credentials("test", "test"), "s3", REGION).add_auth(request)
+    sent = urllib.request.Request(url, request.data.encode(), dict(request.headers), method="PUT")  # noqa: S310 - on this machine
+    with urllib.request.urlopen(sent) as answered:  # noqa: S310
+        found = re.search("<Alias>(.*?)</Alias>", answered.read().decode())
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    "engine", [("--engine", "local", "--processes", "1"), ("--function-timeout", "20")], ids=["local", "lambda"]
+)
+def test_access_points_are_copied_from_and_to_by_their_aliases(
+    cloud: Cloud, buckets: tuple[str, str], engine: tuple[str, ...]
+) -> None:
+    source, destination = buckets
+    s3 = cloud.client("s3")
+    for key in ("in/a", "in/b"):
+        s3.put_object(Bucket=source, Key=key, Body=b"x", Tagging="team=one")
+    s3.put_object(Bucket=source, Key="in/large", Body=b"x" * 100_000)
+    here, there = access_point(cloud, source), access_point(cloud, destination)
+
+    parts = ("--multipart-threshold", "50000", "--part-size", "30000")
+    ended = cloud.run(
+        "run", f"s3://{here}/in/", f"s3://{there}/out/", *engine, *parts, "--output", "json", S3BULKCOPY_TINY_PARTS="1"
+    )
+
+    assert (ended.code, ended.summary["copied"]) == (0, 3), ended.err
+    assert [*cloud.store.items(destination)] == ["out/a", "out/b", "out/large"]
+    assert s3.head_object(Bucket=destination, Key="out/large")["ETag"].endswith('-4"')
+    assert cloud.leftovers() == []

@@ -351,6 +351,13 @@ def test_an_access_point_is_in_the_region_that_its_arn_names_and_is_looked_at_th
     assert bucket_url(session, POINT, REGION) == f"https://point-111122223333.s3-accesspoint.{REGION}.amazonaws.com"
 
 
+def test_an_access_point_is_refused_by_its_arn_where_a_store_of_ones_own_is_asked(aws: Aws) -> None:  # noqa: ARG001
+    session = AwsSession(AwsSettings(region=REGION, endpoint_url="http://127.0.0.1:1"))
+
+    with pytest.raises(UsageError, match="the store at another endpoint has none"):
+        look(session, copying(POINT), RUN_ID)
+
+
 def test_through_an_access_point_nothing_is_copied_to_another_region(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("s3bulkcopy.aws.preflight.bucket_region", lambda _s, b, _o: REGION if b == POINT else "us-east-1")
 
