@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -121,9 +123,38 @@ def access_point(cloud: Cloud, bucket: str) -> str:
     return found[1]
 
 
-@pytest.mark.parametrize(
+BOTH = pytest.mark.parametrize(
     "engine", [("--engine", "local", "--processes", "1"), ("--function-timeout", "20")], ids=["local", "lambda"]
 )
+
+
+@BOTH
+def test_buckets_are_found_in_their_regions_and_workers_are_in_the_destinations(
+    cloud: Cloud, buckets: tuple[str, str], engine: tuple[str, ...]
+) -> None:
+    here, there = (f"{buckets[0]}-{region}" for region in ("eu-west-1", "ap-southeast-2"))
+    for bucket, region in ((here, "eu-west-1"), (there, "ap-southeast-2")):
+        where = {"LocationConstraint": region}
+        client = boto3.client(
+            "s3", endpoint_url=cloud.emulator.url, region_name=region, aws_access_key_id="test", aws_secret_access_key="test"
+        )
+        client.create_bucket(Bucket=bucket, CreateBucketConfiguration=where)
+    s3 = cloud.client("s3")
+    for key in ("a", "b", "c"):
+        s3.put_object(Bucket=here, Key=key, Body=b"x" * 40_000)
+    s3.put_object(Bucket=here, Key="large", Body=b"x" * 100_000)
+    parts = ("--multipart-threshold", "50000", "--part-size", "30000", "--output", "json")
+
+    ended = cloud.run("run", here, there, *engine, *parts, S3BULKCOPY_TINY_PARTS="1")
+
+    assert (ended.code, ended.summary["copied"]) == (0, 4), ended.err
+    plan = next(line for line in map(json.loads, ended.out.splitlines()) if line["event"] == "plan")
+    assert "eu-west-1 to ap-southeast-2" in str(plan)
+    assert [entry["Key"] for entry in s3.list_objects_v2(Bucket=there)["Contents"]] == ["a", "b", "c", "large"]
+    assert ("resources in ap-southeast-2" in ended.out) == ("--engine" not in engine)
+
+
+@BOTH
 def test_access_points_are_copied_from_and_to_by_their_aliases(
     cloud: Cloud, buckets: tuple[str, str], engine: tuple[str, ...]
 ) -> None:
