@@ -799,6 +799,10 @@ class _Work:
         if self.task.annotated:
             await self._at.copy_annotations(etag)
             if (fault := await self._at.change()) is not None:  # they may be another object's
+                if not self.task.job.overwrite:  # what is there now would not be replaced
+                    raise _Ended(
+                        fault._replace(next=Next.RECORD, cause=f"{_CHANGED}, after it was copied; see its annotations")
+                    )
                 await self._end_at(fault)
         raise _Ended(None)
 

@@ -363,6 +363,22 @@ def test_annotations_are_not_mixed_with_those_of_an_object_that_came_in_between(
     assert (made.version, {*made.annotations}) == (new.etag, {"other"})
 
 
+def test_where_nothing_is_overwritten_such_an_object_is_a_failure() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.annotations["big"] = {"note": "old"}
+
+    def rule(kind: str, _number: int) -> None:
+        if kind == "complete":
+            store.objects["big"] = Item("big", 200, "f" * 32)
+
+    store.multipart.rule = rule
+    told = carry(store, [BIG], SMALL._replace(overwrite=False))
+
+    assert [(failure.code, failure.cause) for failure in told.failures] == [
+        ("PreconditionFailed", "it has changed since it was listed, after it was copied; see its annotations")
+    ]
+
+
 def test_what_somebody_puts_in_the_place_of_a_copy_gets_none_of_its_annotations() -> None:
     store = FakeS3.of([BIG])
     store.multipart.annotations["big"] = NOTES
