@@ -52,4 +52,4 @@ def dollars(requests: Iterable[tuple[str, int]]) -> float:
     >>> round(dollars([("CopyObject", 1000), ("HeadObject", 1000)]), 6)
     0.0054
     """
-    return sum(number * (READ_DOLLARS if name in _READS else REQUEST_DOLLARS) for name, number in requests)
+    return sum((number * (READ_DOLLARS if name in _READS else REQUEST_DOLLARS) for name, number in requests), 0.0)
