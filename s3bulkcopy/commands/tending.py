@@ -324,10 +324,10 @@ def _sweep(session: AwsSession, region: str, run_id: str, view: View) -> tuple[t
     Where its journal is on this machine, also those of a store that does not tell who has begun an upload.
     """
     with suppress(S3BulkCopyError):  # what may not be looked at is said by what looks for all else
-        job = _job_here(run_id)
+        job, is_local = _known_here(run_id)
         place = job.destination if job is not None else _destination_of(find_run(session, region, run_id), region)
         if place.bucket:
-            swept = uploads.sweep(session, place, run_id, job)
+            swept = uploads.sweep(session, place, run_id, job, is_own_role=not is_local)
             swept.say_aborted(view.note)
             if swept.unseen is not None:
                 view.note(f"not looked for: {swept.unseen}")
@@ -335,11 +335,21 @@ def _sweep(session: AwsSession, region: str, run_id: str, view: View) -> tuple[t
     return ()
 
 
-def _job_here(run_id: str) -> Job | None:
-    """Give the job of a run whose journal is on this machine."""
+def _known_here(run_id: str) -> tuple[Job | None, bool]:
+    """Give the job of a run whose journal is on this machine, and whether it is the local engine's.
+
+    Of one that is being carried on by the local engine nothing is known: its uploads are in use.
+    """
+    job, is_local = None, False
     with suppress(S3BulkCopyError), Journal.resume(find_journal(run_id), to_write=False) as journal:
-        return journal.job()
-    return None
+        job, is_local = journal.job(), journal.facts.engine == "local"
+    if is_local:
+        try:
+            with Journal.resume(find_journal(run_id)):
+                return job, True
+        except S3BulkCopyError:  # its command is running
+            return None, False
+    return job, False
 
 
 def _destination_of(found: FoundRun | None, region: str) -> Location:

@@ -226,6 +226,22 @@ def test_a_teardown_after_a_kill_leaves_no_upload(cloud: Cloud, begun: tuple[str
     only_other_is_left(cloud, begun)
 
 
+def test_a_teardown_after_the_kill_of_a_local_run_leaves_no_upload_either(cloud: Cloud, begun: tuple[str, str, str]) -> None:
+    process, run_id = start_slowly(cloud, *begun[:2], *LOCAL)
+    while_running = cloud.run("teardown", run_id)
+    assert has_parts(cloud, begun[1], 5), while_running.err
+    workers = psutil.Process(process.pid).children()
+    process.kill()
+    process.communicate()
+    psutil.wait_procs(workers)
+
+    torn = cloud.run("teardown", run_id)
+
+    assert torn.code == 0, torn.err
+    assert "aborted 1 multipart upload" in torn.err
+    only_other_is_left(cloud, begun)
+
+
 @pytest.mark.parametrize("engine", [LAMBDA, LOCAL], ids=["lambda", "local"])
 def test_a_run_that_is_stopped_by_its_failures_leaves_no_upload(
     cloud: Cloud, begun: tuple[str, str, str], caller: Any, engine: tuple[str, ...]
