@@ -27,7 +27,8 @@ _RANGE = "bytes=0-32767"
 
 _PARTIAL_CONTENT = 206
 _CHECKSUM = re.compile(r"(?im)^(x-amz-checksum-(?!type)[a-z0-9]+):[ \t]*([^\r\n]*?)[ \t]*\r?$")
-_LIST = re.compile(r"<(?:\w+:)?ListObjectAnnotations")
+#: The root of a list, whatever exactly it is called.
+_LIST = re.compile(r"<(?:\w+:)?List\w*Annotation")
 
 
 class Annotation(NamedTuple):
