@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol
 
+from s3bulkcopy.costs import planned
 from s3bulkcopy.engines import Proof
 from s3bulkcopy.errors import (
     BucketUnavailable,
@@ -31,6 +32,7 @@ from s3bulkcopy.worker.sorting import Sorter, Sorting
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from s3bulkcopy.costs import Requests
     from s3bulkcopy.engines import Depths, Engine
     from s3bulkcopy.journal import Facts, Journal
     from s3bulkcopy.tally import RangeFailure, Snapshot
@@ -83,8 +85,9 @@ class Result:
     phases: Phases
     seconds: float
     resources_left: tuple[str, ...] = ()
-    #: Whether everything was only listed.
+    #: Whether everything was only listed; and the requests that copying it would take then.
     dry: bool = False
+    planned: Requests = ()
 
 
 class Watcher(Protocol):
@@ -147,7 +150,7 @@ def run(
         begun = sorter.sort(first_page.items[:passed], first_page.traits[:passed]) if is_cut else Sorting(taken, {})
         left = None if limit is None else limit - begun.listed
         roots = _roots(course.engine.job, sorter.prefix, first_page, begun, passed, left, is_cut=is_cut)
-        events = _counted_as_listed(proof.events, begun.counts(dry=job.dry))
+        events = _counted_as_listed(proof.events, begun.counts(job))
         return replace(course.journal.facts, roots=tuple(map(encode_task, roots))), events
 
     return _begin(job, course, prepare, detached=detached)
@@ -292,17 +295,19 @@ def _handing_on(tally: Tally, course: Course) -> Iterator[None]:
 
 def result_of(job: Job, tally: Tally, journal: Journal, engine: str) -> Result:
     """Give what a tally and a journal know of a run."""
+    snapshot = _final(tally)
     return Result(
         run_id=job.run_id,
         engine=engine,
         source=str(job.source),
         destination=str(job.destination),
-        snapshot=_final(tally),
+        snapshot=snapshot,
         failures=tuple(islice(journal.failures(tally), NAMED_FAILURES)),
         failed_ranges=tuple(islice(journal.failed_ranges(tally), NAMED_FAILURES)),
         phases=Phases(),
         seconds=0.0,
         dry=job.dry,
+        planned=planned(snapshot.counts, job) if job.dry else (),
     )
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
+from s3bulkcopy.costs import COPIES, dollars
 from s3bulkcopy.settings import REQUEST_DOLLARS
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
+    from s3bulkcopy.costs import Requests
     from s3bulkcopy.engines import Depths
     from s3bulkcopy.errors import S3BulkCopyError
     from s3bulkcopy.run import Phases, Result
@@ -641,19 +643,34 @@ def summary_object(result: Result) -> dict[str, Any]:
         "duplicates": snapshot.duplicates,
         "seconds": round(result.seconds, 3),
         "resources_left": list(result.resources_left),
-        **(_dry_object(counts) if result.dry else {}),
+        **(_dry_object(result) if result.dry else {}),
     }
 
 
-def _dry_object(counts: Counts) -> dict[str, Any]:
+def _dry_object(result: Result) -> dict[str, Any]:
     """Give what --dry-run adds: the requests that the listing took and those that copying would take, and their price."""
+    copies, others = _planned(result)
+    pages = result.snapshot.counts.pages
     return {
         "dry_run": True,
-        "list_requests": counts.pages,
-        "list_dollars": round(counts.pages * REQUEST_DOLLARS, 6),
-        "copy_requests": counts.listed - counts.skipped,
-        "copy_dollars": round((counts.listed - counts.skipped) * REQUEST_DOLLARS, 6),
+        "list_requests": pages,
+        "list_dollars": round(pages * REQUEST_DOLLARS, 6),
+        "copy_requests": _number_of(copies),
+        "copy_dollars": round(dollars(copies), 6),
+        "other_requests": _number_of(others),
+        "other_dollars": round(dollars(others), 6),
+        "requests": dict(result.planned),
     }
+
+
+def _planned(result: Result) -> tuple[Requests, Requests]:
+    """Give the requests that copying would take: those that copy, and the others."""
+    copies = tuple(one for one in result.planned if one[0] in COPIES)
+    return copies, tuple(one for one in result.planned if one[0] not in COPIES)
+
+
+def _number_of(requests: Requests) -> int:
+    return sum(number for _, number in requests)
 
 
 def one_line(result: Result) -> str:
@@ -706,15 +723,21 @@ def summary_lines(result: Result) -> list[str]:
 
 def _dry_lines(result: Result) -> list[str]:
     counts = result.snapshot.counts
-    copies = counts.listed - counts.skipped
-    copying, listing = (f"${number * REQUEST_DOLLARS:,.2f}" for number in (copies, counts.pages))
+    copies, others = _planned(result)
+    copying, besides, listing = (
+        f"${price:,.2f}" for price in (dollars(copies), dollars(others), counts.pages * REQUEST_DOLLARS)
+    )
+    wanted = _many(_number_of(copies), "COPY request")
+    more = f", {besides} for {_many(_number_of(others), 'other')}" if others else ""
+    kinds = ", ".join(f"{count_text(number)} {name}" for name, number in result.planned)
     apart = (
         ("filtered", counts.filtered, "left out by the filter"),
         ("archived", counts.archived, "not restored, to be skipped"),
     )
     return [
         f"{_to_copy(result)} from {safe(result.source)} to {safe(result.destination)}",
-        f"  cost        {copying} for {count_text(copies)} COPY requests (S3 Standard, us-east-1), {listing} for LIST",
+        f"  cost        {copying} for {wanted}{more} (S3 Standard, us-east-1), {listing} for LIST",
+        *([f"  to send     {kinds}"] if others else []),
         *(f"  {word:10}  {count_text(number)} ({meaning})" for word, number, meaning in apart if number),
         f"  listed in   {seconds_text(result.seconds)}, {_rate_text(counts.listed, result.phases)}",
         f"  requests    {_requests(counts)}",

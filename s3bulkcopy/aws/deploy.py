@@ -224,6 +224,8 @@ class _Maker:
     def _function(self, function: plans.Function) -> None:
         client = self._client("lambda")
         variables = {f"S3BULKCOPY_{kind.upper()}_QUEUE": self.queue_urls[kind] for kind in ("list", "copy", "reports")}
+        # A queue's URL has the plain host, whatever was asked of botocore's rules: FIPS, dual-stack.
+        variables["S3BULKCOPY_SQS_ENDPOINT"] = self._client("sqs").meta.endpoint_url
         if function.max_rate is not None:
             variables["S3BULKCOPY_MAX_RATE"] = str(function.max_rate)
         self._create(

@@ -52,7 +52,7 @@ def read_actions(properties: Properties) -> list[str]:
     return [
         "s3:GetObject",
         *(["s3:GetObjectTagging"] if properties.tags == "copy" else []),
-        *(["s3:GetObjectAnnotation"] if properties.annotations == "copy" else []),
+        *(["s3:GetObjectAnnotation", "s3:ListObjectAnnotations"] if properties.annotations == "copy" else []),
         *(["s3:GetObjectAcl"] if properties.preserves_acl else []),
     ]
 

@@ -15,6 +15,7 @@ from s3bulkcopy.aws import policy
 from s3bulkcopy.aws.session import (
     bucket_region,
     bucket_url,
+    elsewhere_url,
     encryption_key,
     error_code,
     free_concurrency,
@@ -117,7 +118,7 @@ def look(
             for place, owner in ((copy.source, said.source_owner), (copy.destination, said.destination_owner))
         ]
         source, destination = (one.result() for one in looking)
-    check_places(session, source.place, destination.place, said)
+    check_places(source.place, destination.place, said)
     job = Job(
         run_id,
         source.place,
@@ -193,11 +194,9 @@ def _find(session: AwsSession, place: BucketPrefix, said_owner: str, own: str, r
     return _find(session, place, "", "", refused)  # it is someone else's, or denied to us
 
 
-def check_places(session: AwsSession, source: Location, destination: Location, said: PropertySettings) -> None:
+def check_places(source: Location, destination: Location, said: PropertySettings) -> None:
     """Refuse what S3 would refuse for every object; raises UsageError."""
     points = [place for place in (source, destination) if place.bucket.startswith("arn:") or place.bucket.endswith("-s3alias")]
-    if points and session.has_other_store:
-        raise UsageError(f"{points[0]} is an access point, and the store at another endpoint has none", "name its bucket")
     if points and source.region != destination.region:
         raise UsageError(
             f"S3 copies through an access point within its region only: {source} is in {source.region}, and {destination} in "
@@ -478,5 +477,8 @@ def why_uncut(session: AwsSession, source: Location, page: Page, owner: str = ""
 
 
 def _locate(session: AwsSession, place: BucketPrefix, owner: str) -> Location:
+    if place.bucket.startswith("arn:") and session.has_other_store:
+        raise UsageError(f"{place} is an access point, and the store at another endpoint has none", "name its bucket")
     region = bucket_region(session, place.bucket, owner)
-    return Location(place.bucket, place.prefix, region, bucket_url(session, place.bucket, region))
+    url, elsewhere = (find(session, place.bucket, region) for find in (bucket_url, elsewhere_url))
+    return Location(place.bucket, place.prefix, region, url, elsewhere)

@@ -35,6 +35,7 @@ from botocore.utils import get_environ_proxies
 
 from s3bulkcopy import __version__
 from s3bulkcopy.errors import BucketRefused, BucketUnavailable, NotPermitted, S3BulkCopyError, UsageError
+from s3bulkcopy.worker.regions import REGION_HERE
 from s3bulkcopy.worker.sigv4 import Credentials
 
 if TYPE_CHECKING:
@@ -418,6 +419,29 @@ def bucket_url(session: AwsSession, bucket: str, region: str) -> str:
     client = session.client("s3", region)
     parts = urlsplit(client.generate_presigned_url("list_objects_v2", Params={"Bucket": bucket}))
     return f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+
+
+def elsewhere_url(session: AwsSession, bucket: str, region: str) -> str:
+    """Give what `bucket_url` gives, for the same bucket in any region of the same partition: its name stands as `{region}`.
+
+    So a worker can follow a redirect, in any partition, with FIPS and dual-stack. Nothing where no region is in the host: of a
+    store of one's own, and of an access point, which is where its ARN says.
+    """
+    number = re.search(r"\d+$", region)
+    if number is None:
+        return ""
+    other = f"{region[: number.start()]}9{number[0]}"  # there need not be one: a partition's rules are the same for all
+
+    def move(builtins: dict[str, Any], **_: Any) -> None:  # noqa: ANN401 - botocore's
+        builtins["AWS::Region"] = other
+
+    events = session.client("s3", region).meta.events
+    events.register("before-endpoint-resolution.s3", move)
+    try:
+        url = bucket_url(session, bucket, region)
+    finally:
+        events.unregister("before-endpoint-resolution.s3", move)
+    return url.replace(other, REGION_HERE) if url.count(other) == 1 and other not in bucket else ""
 
 
 def heeds_if_none_match(session: AwsSession, bucket: str, key: str, region: str) -> bool:

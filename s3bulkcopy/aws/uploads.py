@@ -70,10 +70,11 @@ def _sweep(
     aborted, left = 0, []
     try:
         mark = _Mark(session, run_id, job, is_own_role=is_own_role)
-        for upload, now in _uploads(session, place):
+        asked = _asked(job.policy.destination_owner, job) if job is not None else {}
+        for upload, now in _uploads(session, place, asked):
             if not mark.is_on(upload, now):
                 continue
-            why = _abort(session, place, upload)
+            why = _abort(session, place, upload, asked)
             if why:
                 left.append(_left(place, upload, why))
             else:
@@ -89,11 +90,17 @@ def _unseen(place: Location, why: str) -> Left:
     return Left(where, why, f"aws s3api list-multipart-uploads --bucket {place.bucket} --region {place.region}")
 
 
-def _uploads(session: AwsSession, place: Location) -> Iterator[tuple[dict[str, Any], float]]:
+def _asked(owner: str, job: Job) -> dict[str, str]:
+    """Give what every request about a bucket says besides: whose it is to be, and who pays."""
+    payer = {"RequestPayer": "requester"} if job.policy.request_payer else {}
+    return payer | ({"ExpectedBucketOwner": owner} if owner else {})
+
+
+def _uploads(session: AwsSession, place: Location, asked: dict[str, str]) -> Iterator[tuple[dict[str, Any], float]]:
     """Give the uploads there are, each with the time at which they were told of, in seconds by S3's clock."""
     client, after = session.client("s3", place.region), dict[str, str]()
     while True:
-        answer = client.list_multipart_uploads(Bucket=place.bucket, Prefix=place.prefix, EncodingType="url", **after)
+        answer = client.list_multipart_uploads(Bucket=place.bucket, Prefix=place.prefix, EncodingType="url", **after, **asked)
         is_encoded = answer.get("EncodingType") == "url"
         for upload in answer.get("Uploads", ()):
             yield {**upload, "Key": _decoded(upload["Key"], is_encoded=is_encoded)}, _date_of(answer)
@@ -115,11 +122,11 @@ def _date_of(answer: dict[str, Any]) -> float:
         return time.time()
 
 
-def _abort(session: AwsSession, place: Location, upload: dict[str, Any]) -> str:
+def _abort(session: AwsSession, place: Location, upload: dict[str, Any], asked: dict[str, str]) -> str:
     """Abort an upload; gives why it is still there, or nothing."""
     try:
         session.client("s3", place.region).abort_multipart_upload(
-            Bucket=place.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+            Bucket=place.bucket, Key=upload["Key"], UploadId=upload["UploadId"], **asked
         )
     except ClientError as error:
         if error.response["Error"].get("Code") in _GONE:
@@ -170,7 +177,8 @@ class _Mark:
             return False
         key = job.source.prefix + target[len(job.destination.prefix) :]
         client = self._session.client("s3", job.source.region)
-        found = client.list_objects_v2(Bucket=job.source.bucket, Prefix=key, MaxKeys=1).get("Contents", ())
+        asked = _asked(job.policy.source_owner, job)
+        found = client.list_objects_v2(Bucket=job.source.bucket, Prefix=key, MaxKeys=1, **asked).get("Contents", ())
         return any(entry["Key"] == key and entry["Size"] >= job.multipart_bytes for entry in found)
 
 

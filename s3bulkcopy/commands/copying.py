@@ -23,6 +23,7 @@ from s3bulkcopy.aws.session import AwsSession
 from s3bulkcopy.aws.stack import RETENTION_SECONDS, begun, new_run_id
 from s3bulkcopy.commands import accounts
 from s3bulkcopy.commands.accounts import flags
+from s3bulkcopy.costs import planned
 from s3bulkcopy.errors import (
     CountsIncomplete,
     Detached,
@@ -43,6 +44,7 @@ from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.view import make_view
 from s3bulkcopy.worker.model import Counts
 from s3bulkcopy.worker.properties import described
+from s3bulkcopy.worker.sorting import large_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +94,7 @@ def run(
         if copy.selection.keys_from is not None:
             view.step(f"reading {copy.selection.keys_from}")
             named = KeyList(copy.selection.keys_from, found.job, copy.selection.limit, Files(session))
-            counts = count_named(named)
+            counts = count_named(named, found.job)
             if copy.dry or not counts.listed:
                 return nothing_to_copy(found.job, settings, view, life, facts, counts)
         elif not found.first_page.items:
@@ -111,12 +113,15 @@ def run(
         return work.close(result)
 
 
-def count_named(named: KeyList) -> Counts:
+def count_named(named: KeyList, job: Job) -> Counts:
     """Read all that a file names, so that what is wrong in it is known before anything is made; raises UsageError."""
     number = size = 0
+    large = Counts()
     for item in named.items():
         number, size = number + 1, size + item.size
-    return Counts(listed=number, listed_bytes=size, filtered=named.filtered)
+        if job.dry and item.size >= job.multipart_bytes:
+            large += large_of(job, (item,))
+    return large + Counts(listed=number, listed_bytes=size, filtered=named.filtered)
 
 
 def look_at(session: AwsSession, copy: CopySettings, settings: Settings, aws: AwsSettings, run_id: str) -> Found:
@@ -187,7 +192,8 @@ def nothing_to_copy(
     snapshot = replace(Tally().snapshot(), complete=True, counts=counts or Counts())
     name = engine_name(settings)
     result = runs.Result(job.run_id, name, str(job.source), str(job.destination), snapshot, (), (), runs.Phases(), 0.0)
-    result = replace(result, dry=job.dry)
+    if job.dry:
+        result = replace(result, dry=True, planned=planned(snapshot.counts, job, is_named=counts is not None))
     if life.failures is not None:
         failures.write(life.failures, failures.Header(job.run_id, name, job, portable(facts)), ())
     view.summary(result)
@@ -459,7 +465,7 @@ def when(seconds: float) -> str:
 def again(job: Job) -> str:
     """Say what copies the rest of a run; a store that is not AWS's may overwrite whatever it is asked."""
     host = urlsplit(job.destination.url).hostname or ""
-    if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+    if job.destination.elsewhere or host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
         return "run it again with --no-overwrite, which copies only what is missing"
     return "run it again"
 

@@ -27,7 +27,7 @@ from s3bulkcopy.journal import Journal, find_journal, last_retry, unended_here
 from s3bulkcopy.status import created_at, run_as_json, run_as_line, runs_as_text
 from s3bulkcopy.tally import RangeFailure
 from s3bulkcopy.view import count_text, make_view, put_line, range_text, safe
-from s3bulkcopy.worker.model import Location
+from s3bulkcopy.worker.model import Location, split_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from s3bulkcopy.aws.discover import FoundRun
     from s3bulkcopy.settings import AwsSettings, OutputSettings
     from s3bulkcopy.view import View
-    from s3bulkcopy.worker.model import Failure
+    from s3bulkcopy.worker.model import Failure, Job
 
 #: How often `status --watch` looks again, in seconds.
 WATCH_SECONDS = 2.0
@@ -331,17 +331,43 @@ def _tear_down(session: AwsSession, region: str, run_id: str, output: OutputSett
 
 
 def _sweep(session: AwsSession, region: str, run_id: str, view: View) -> tuple[teardowns.Left, ...]:
-    """Abort the multipart uploads of a run whose workers were stopped; gives what is left of them."""
+    """Abort the multipart uploads of a run whose workers were stopped; gives what is left of them.
+
+    Where its journal is on this machine, also those of a store that does not tell who has begun an upload.
+    """
     with suppress(S3BulkCopyError):  # what may not be looked at is said by what looks for all else
-        found = find_run(session, region, run_id)
-        bucket, _, prefix = (found.destination if found is not None else "").removeprefix("s3://").partition("/")
-        if bucket:
-            swept = uploads.sweep(session, Location(bucket, prefix.removesuffix("..."), region, ""), run_id)
+        job, is_local = _known_here(run_id)
+        place = job.destination if job is not None else _destination_of(find_run(session, region, run_id), region)
+        if place.bucket:
+            swept = uploads.sweep(session, place, run_id, job, is_own_role=not is_local)
             swept.say_aborted(view.note)
             if swept.unseen is not None:
                 view.note(f"not looked for: {swept.unseen}")
             return swept.left
     return ()
+
+
+def _known_here(run_id: str) -> tuple[Job | None, bool]:
+    """Give the job of a run whose journal is on this machine, and whether it is the local engine's.
+
+    Of one that is being carried on by the local engine nothing is known: its uploads are in use.
+    """
+    job, is_local = None, False
+    with suppress(S3BulkCopyError), Journal.resume(find_journal(run_id), to_write=False) as journal:
+        job, is_local = journal.job(), journal.facts.engine == "local"
+    if is_local:
+        try:
+            with Journal.resume(find_journal(run_id)):
+                return job, True
+        except S3BulkCopyError:  # its command is running
+            return None, False
+    return job, False
+
+
+def _destination_of(found: FoundRun | None, region: str) -> Location:
+    """Give where a run copies to, as its tags tell it; of a long prefix that may be the beginning."""
+    bucket, prefix = split_place("" if found is None else found.destination)
+    return Location(bucket, prefix.removesuffix("..."), region, "")
 
 
 def _plain_view(output: OutputSettings) -> View:

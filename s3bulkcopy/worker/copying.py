@@ -446,24 +446,31 @@ class Copier:
 
     async def _try(self, batch: _Batch, item: Item) -> tuple[Item, Fault | None]:
         """Copy an item of a probe once, or as it is now where it has changed; gives it as it was copied."""
-        fault = await self._copy_known(batch, item)
+        item, fault = await self._copy_known(batch, item)
         if fault is None or fault.next is Next.DENIED or not is_in_doubt(fault):
             return item, fault
         sure = await self._confirm(batch, item, fault) or fault._replace(next=Next.RETRY)
         if isinstance(sure, Fault):
             return item, sure
         batch.retries += 1
-        return sure, await self._copy_known(batch, sure)
+        return await self._copy_known(batch, sure)
 
-    async def _copy_known(self, batch: _Batch, item: Item) -> Fault | None:
-        """Copy an item and wait, once what its copy needs is known; of a large one prove that it could be copied."""
+    async def _copy_known(self, batch: _Batch, item: Item) -> tuple[Item, Fault | None]:
+        """Copy an item and wait, once what its copy needs is known; of a large one prove that it could be copied.
+
+        Gives the item as it is known then.
+        """
+        if batch.asks_first and item.size < batch.job.multipart_bytes:
+            known = await self._known(batch, item)
+            if known is None or isinstance(known, Fault):
+                return item, known or Fault(Next.RETRY, "NoAnswer", "nothing was known of the object in time")
+            item, more = known
+        else:
+            more = {}
         if item.size >= batch.job.multipart_bytes:
-            return await self._prove_large(batch, item)
-        known = await self._known(batch, item) if batch.asks_first else (item, {})
-        if known is None or isinstance(known, Fault):
-            return known or Fault(Next.RETRY, "NoAnswer", "nothing was known of the object in time")
+            return item, await self._prove_large(batch, item)
         batch.requests += 1
-        return await batch.copies.copy(*known)
+        return item, await batch.copies.copy(item, more)
 
     async def _copy_unsettled(self, job: Job, items: list[Item]) -> Outcome:
         """Copy what a probe could not, as any task does, for as long as a fault may last."""
@@ -880,7 +887,10 @@ class Copier:
         else:
             if (known := self._told(turn, found)) is not None:
                 turn.item, turn.more = known
-                self._copy_now(turn)
+                if turn.item.size >= batch.job.multipart_bytes:  # nobody had told its size
+                    batch.leave([turn.item])
+                else:
+                    self._copy_now(turn)
         self._fill(self._clock())
 
     async def _known(self, batch: _Batch, item: Item) -> tuple[Item, dict[str, str]] | Fault | None:

@@ -28,7 +28,7 @@ class Next(Enum):
     VANISHED = auto()
     #: The destination exists already, and the job does not overwrite.
     EXISTS = auto()
-    #: The object has changed since it was listed.
+    #: The object has changed since it was listed, or is larger than was known.
     CHANGED = auto()
     #: The object has changed, or the destination exists already: the answer does not say which.
     PRECONDITION = auto()
@@ -89,6 +89,8 @@ _STOP = frozenset(
     {"NoSuchBucket", "PermanentRedirect", "AuthorizationHeaderMalformed", "InvalidAccessKeyId", "SignatureDoesNotMatch",
      "InvalidToken", "AccountProblem", "AllAccessDisabled", "NotSignedUp", "InvalidBucketName"}
 )  # fmt: skip
+#: What S3 says, with a mere InvalidRequest, of an object that one CopyObject cannot copy.
+_TOO_LARGE = "larger than the maximum allowable size for a copy source"
 _CONDITIONS = {"if-none-match": Next.EXISTS, "": Next.PRECONDITION}
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "Forbidden", "403"})
 
@@ -113,6 +115,8 @@ def _next(status: int, code: str, cause: str, condition: str) -> Next:  # noqa: 
         return Next.VANISHED
     if status == 412 or code == "PreconditionFailed":
         return _CONDITIONS.get(condition.lower(), Next.CHANGED)
+    if _TOO_LARGE in cause:
+        return Next.CHANGED
     if code in _DENIED or (status in (401, 403) and not code):
         return Next.DENIED
     if status == 501:

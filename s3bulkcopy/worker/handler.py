@@ -84,7 +84,8 @@ class Environment:
         self._endpoint = variables.get("AWS_ENDPOINT_URL")
         self._queues = Queues(*(variables[f"S3BULKCOPY_{name}_QUEUE"] for name in ("LIST", "COPY", "REPORTS")))
         self._s3 = s3 or S3(lambda: credentials)
-        self._sqs = sqs or Sqs(lambda: credentials, variables["AWS_REGION"], endpoint=self._endpoint)
+        sqs_endpoint = self._endpoint or variables.get("S3BULKCOPY_SQS_ENDPOINT")
+        self._sqs = sqs or Sqs(lambda: credentials, variables["AWS_REGION"], endpoint=sqs_endpoint)
         self._random_bytes = random_bytes
         self._pauses = full_jitter(partial(chance, random_bytes))
         rate = float(variables.get("S3BULKCOPY_MAX_RATE", "inf"))

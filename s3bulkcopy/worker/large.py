@@ -9,7 +9,7 @@ from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
-from s3bulkcopy.worker import aio, multipart
+from s3bulkcopy.worker import aio, annotation, multipart
 from s3bulkcopy.worker.copying import (
     OUTAGE_SECONDS,
     PROOF_ATTEMPTS,
@@ -22,7 +22,7 @@ from s3bulkcopy.worker.copying import (
     refusal_of,
 )
 from s3bulkcopy.worker.failures import Failed, Fault, Next, lost, stop_for
-from s3bulkcopy.worker.model import CopyTask, Counts, Failure, Item, PartTask
+from s3bulkcopy.worker.model import CopyTask, Counts, Failure, Item, PartTask, clip
 from s3bulkcopy.worker.multipart import NO_SUCH_UPLOAD, PartCopies, parts_in
 from s3bulkcopy.worker.packing import work_seconds
 from s3bulkcopy.worker.parts import MIN_PART_BYTES, Parts, part_bytes_for, part_bytes_of
@@ -59,6 +59,9 @@ _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 5.0
 
 #: Objects of one task that are looked at, and begun, at a time.
 _BEGUN_AT_ONCE = 8
+
+#: Annotations of an object that are copied at a time.
+_ANNOTATED_AT_ONCE = 8
 
 #: Completions that are tried with the parts listed anew, where S3 says that they are others.
 _COMPLETIONS = 3
@@ -197,6 +200,7 @@ class Uploads:
                 tagging = multipart.write_tagging(policy.tag_set)
             case _:
                 tagging = ""
+        annotated = policy.annotations == "copy" and await at.is_annotated()
         headers = multipart.kept_headers(source, policy) | new_object_headers(policy, item.storage_class) | grants
         headers |= {"x-amz-tagging": tagging} if tagging else {}
         upload_id, begun = await at.begin(headers)
@@ -207,6 +211,7 @@ class Uploads:
                 reports=(first, last) == groups[-1],
                 begun=begun,
                 tagging=tagging if (first, last) == groups[-1] else "",
+                annotated=annotated and (first, last) == groups[-1],
                 idle_hops=idle_hops,
                 restarts=idle_hops,
             )
@@ -327,7 +332,10 @@ async def _prove(s3: S3, job: Job, item: Item) -> Fault | None:
         listed = await s3.page(job.source, item.key, "", max_keys=1, policy=job.policy) if answer.code == "HTTP 400" else None
         return listed if isinstance(listed, Fault) else _of_head(answer)
     span = (0, max(1, min(multipart.read_source(answer).size, _PROBE_BYTES)) - 1)
-    headers = new_object_headers(job.policy, item.storage_class)
+    grants = await _prove_reading(s3, job, item)
+    if isinstance(grants, Fault):
+        return grants
+    headers = new_object_headers(job.policy, item.storage_class) | grants
 
     def begin(bucket: Bucket, date: str) -> bytes:
         return multipart.begin_request(bucket, key, headers, date)
@@ -348,6 +356,19 @@ async def _prove(s3: S3, job: Job, item: Item) -> Fault | None:
     return copied if isinstance(copied, Fault) else read_copy(copied)
 
 
+async def _prove_reading(s3: S3, job: Job, item: Item) -> dict[str, str] | Fault:
+    """Prove the right to read what is given to a copy beside its content; gives the headers that keep its ACL."""
+
+    def look(bucket: Bucket, date: str) -> bytes:
+        return annotation.look_request(bucket, item.key, date)
+
+    if job.policy.annotations == "copy":
+        looked = await s3.ask_about(job.source, look, headers=source_headers(job.policy))
+        if isinstance(looked, Fault) and looked.code not in annotation.NOT_KNOWN:
+            return _of_annotations(looked)
+    return await s3.grants(job.source, item.key, job.policy) if job.policy.preserves_acl else {}
+
+
 def _of_head(fault: Fault) -> Fault:
     """Put into words what a HEAD request is told by a status alone."""
     match fault.code:
@@ -358,6 +379,10 @@ def _of_head(fault: Fault) -> Fault:
         case "HTTP 403":
             return fault._replace(code="AccessDenied", cause="its headers may not be read")
     return fault._replace(cause=fault.cause or "S3 does not say why in answer to a HEAD request")
+
+
+def _of_annotations(fault: Fault) -> Fault:
+    return fault._replace(cause=clip(f"its annotations: {fault.cause}"))
 
 
 class _Asking:
@@ -455,6 +480,13 @@ class _Object:
             raise _Ended(answer)
         return answer
 
+    async def _expect_of_source(self, answer: T | Fault) -> T:
+        """Give what is told of the source; of one that is gone some are told that they may not read it."""
+        if isinstance(answer, Fault):
+            sure = await self.confirm(answer)
+            raise _Ended(sure if isinstance(sure, Fault) else answer)
+        return answer
+
     async def source(self) -> Source:
         """Look at the source, and where it has changed at what it is now, once."""
         is_in_parts = parts_in(self.item.etag) is not None
@@ -499,12 +531,80 @@ class _Object:
         answer = await self._ask_here(write, multipart.read_tags)
         if isinstance(answer, Fault) and answer.code in _NO_TAGS:
             return ""
-        return self._expect(answer)
+        return await self._expect_of_source(answer)
 
     async def grants(self) -> dict[str, str]:
         """Read the source's ACL, as the headers that give a copy the same grants."""
         s3, job = self._asking.s3, self.job
-        return self._expect(await self._asking.ask(lambda: s3.grants(job.source, self.item.key, job.policy)))
+        return await self._expect_of_source(await self._asking.ask(lambda: s3.grants(job.source, self.item.key, job.policy)))
+
+    async def is_annotated(self) -> bool:
+        """Tell whether the source has annotations."""
+
+        def write(bucket: Bucket, date: str) -> bytes:
+            return annotation.look_request(bucket, self.item.key, date)
+
+        answer = await self._ask_here(write, lambda answer: annotation.has_some(answer, self.item.etag))
+        if not isinstance(answer, Fault):
+            return answer
+        return answer.code not in annotation.NOT_KNOWN and await self._expect_of_source(_of_annotations(answer))
+
+    async def copy_annotations(self, etag: str) -> None:
+        """Give the copy, which has this ETag, the annotations of the source; those that are there already, too."""
+        few = aio.Semaphore(_ANNOTATED_AT_ONCE)
+
+        async def copy(name: str) -> None:
+            async with few:
+                await self._copy_annotation(name, etag)
+
+        for end in await aio.gather(*map(copy, await self._annotations()), return_exceptions=True):
+            if isinstance(end, BaseException):
+                raise end
+
+    async def _annotations(self) -> list[str]:
+        names: list[str] = []
+        token: str | None = ""
+        while token is not None:
+            some, token = await self._annotations_behind(token)
+            names += some
+        return names
+
+    async def _annotations_behind(self, token: str) -> tuple[list[str], str | None]:
+        def write(bucket: Bucket, date: str) -> bytes:
+            return annotation.list_request(bucket, self.item.key, token, date)
+
+        names, token_behind = self._expect_annotated(await self._ask_here(write, annotation.read_list), "its annotations")
+        return names, token_behind or None
+
+    async def _copy_annotation(self, name: str, etag: str) -> None:
+        def get(bucket: Bucket, date: str) -> bytes:
+            return annotation.get_request(bucket, self.item.key, name, date)
+
+        def put(bucket: Bucket, date: str) -> bytes:
+            return annotation.put_request(bucket, self.key, etag, name, noted, date)
+
+        what = f"its annotation {name!r}"
+        found = await self._ask_here(get, annotation.read_annotation)
+        if isinstance(found, Fault) and found.code == "NoSuchAnnotation":  # taken from it meanwhile
+            return
+        noted = self._expect_annotated(found, what)
+        answer = await self._ask_there(put, bool)
+        if isinstance(answer, Fault) and answer.code == "PreconditionFailed":  # somebody has put another object there
+            return
+        self._expect_annotated(answer, what)
+
+    @staticmethod
+    def _expect_annotated(answer: T | Fault, what: str) -> T:
+        """Give an answer about annotations once the object itself is there; raises Failed where a fault may pass."""
+        if isinstance(answer, Fault):
+            _raise_for(answer)
+            raise _Ended(answer._replace(next=Next.RECORD, cause=clip(f"it is copied, but not {what}: {answer.cause}")))
+        return answer
+
+    async def change(self) -> Fault | None:
+        """Give the fault that tells that the source is not the one any more that was copied."""
+        answer = await self._head(of_first_part=False)
+        return answer if isinstance(answer, Fault) and answer.next is Next.CHANGED else None
 
     async def begin(self, headers: dict[str, str]) -> tuple[str, int]:
         """Begin an upload; gives its id, and when that was."""
@@ -537,17 +637,17 @@ class _Object:
             _raise_for(answer)
         return self._expect(answer)
 
-    async def complete(self, task: PartTask, parts: dict[int, Part]) -> Fault | None:
-        """Make an object of the parts; gives what keeps it from being one. Raises _Gone."""
+    async def complete(self, task: PartTask, parts: dict[int, Part]) -> str | Fault:
+        """Make an object of the parts; gives its ETag, or what keeps it from being one. Raises _Gone."""
         seconds = max(REQUEST_SECONDS, min(COMPLETE_SECONDS, self._asking.deadline - aio.get_running_loop().time()))
 
         def write(bucket: Bucket, date: str) -> bytes:
             return multipart.complete_request(bucket, task, parts, date)
 
-        fault = await self._ask_there(write, multipart.read_completion, seconds)
-        if fault is not None and fault.code == NO_SUCH_UPLOAD:
+        made = await self._ask_there(write, multipart.read_completion, seconds)
+        if isinstance(made, Fault) and made.code == NO_SUCH_UPLOAD:
             raise _Gone
-        return fault
+        return made
 
     async def abort(self, upload_id: str) -> None:
         """Give the upload up; what is not aborted now is when the run ends."""
@@ -679,9 +779,11 @@ class _Work:
     async def _complete(self) -> None:
         """Make an object of the parts; raises _Ended."""
         for tries in count(1):
-            fault = await self._at.complete(self.task, self._there)
-            if fault is None:
-                break
+            made = await self._at.complete(self.task, self._there)
+            if not isinstance(made, Fault):
+                await self._end_well(made)
+                return
+            fault = made
             if fault.code == "PreconditionFailed" and not self.task.job.overwrite:
                 await self._end_at_existing(fault)
             if fault.code != "InvalidPart" or tries >= _COMPLETIONS:
@@ -689,11 +791,19 @@ class _Work:
             await self._list()
             if self._missing():  # a part is just being copied once more
                 raise Failed(fault, "completing")
-        await self._end_well()
 
-    async def _end_well(self) -> None:
+    async def _end_well(self, etag: str) -> None:
+        """See to what can only be given to an object that is there; raises _Ended, or _Changed."""
         if self.task.tagging:
             await self._at.see_to_tags(self.task.tagging)
+        if self.task.annotated:
+            await self._at.copy_annotations(etag)
+            if (fault := await self._at.change()) is not None:  # they may be another object's
+                if not self.task.job.overwrite:  # what is there now would not be replaced
+                    raise _Ended(
+                        fault._replace(next=Next.RECORD, cause=f"{_CHANGED}, after it was copied; see its annotations")
+                    )
+                await self._end_at(fault)
         raise _Ended(None)
 
     async def _end_at(self, fault: Fault) -> None:
@@ -714,7 +824,7 @@ class _Work:
         """End the object where the destination has it already, unless it is what an earlier attempt has made of this upload."""
         found = await self._at.look()
         if found is not None and self._is_ours(found):
-            await self._end_well()
+            await self._end_well(found.etag)
         await self._end_at(_EXISTS if found is not None else fault)
 
     async def look_for_completed(self) -> Item:
@@ -724,7 +834,7 @@ class _Work:
         """
         found = await self._at.look()
         if found is not None and self._is_ours(found):
-            await self._end_well()
+            await self._end_well(found.etag)
         if found is not None and not self.task.job.overwrite:
             raise _Ended(_EXISTS)
         await self._at.source()

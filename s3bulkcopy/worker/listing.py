@@ -127,7 +127,7 @@ class Lister:
             page = _checked(page, share.sorter.prefix, after)
             inside = len(page.items) if until is None else bisect_right(page.items, until, key=_KEY)
             sorting = share.sort(page.items[:inside], page.traits[:inside], left)
-            share.counts += effort + sorting.counts(dry=task.job.dry)
+            share.counts += effort + sorting.counts(task.job)
             left -= sorting.listed
             await outlet.send(sorting)
             if page.truncated and inside == len(page.items) and page.items[-1].key != until:
@@ -167,7 +167,7 @@ class Lister:
                 return token, left
             are_new = [item.key not in but for item in page.items]
             sorting = share.sort([*compress(page.items, are_new)], [*compress(page.traits, are_new)], left)
-            share.counts += effort + sorting.counts(dry=task.job.dry)
+            share.counts += effort + sorting.counts(task.job)
             await outlet.send(sorting)
             left = left and left - sorting.listed
             if not page.truncated:
@@ -555,7 +555,7 @@ class _Plan:
             shown += part.stop - part.start
             owner = self._plots[bisect_left(self._plots, keys[part.start], key=_AFTER) - 1].share
             sorting = owner.sort(page.items[part], page.traits[part])
-            owner.counts += sorting.counts(dry=owner.job.dry)
+            owner.counts += sorting.counts(owner.job)
             answer.use()
             owner.found.append(_Found(sorting, answer))
             owner.wake()

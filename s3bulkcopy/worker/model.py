@@ -56,6 +56,8 @@ class Location(NamedTuple):
     prefix: str
     region: str
     url: str
+    #: The URL where the bucket turns out to be in another region, whose name stands as `{region}`; empty for the same.
+    elsewhere: str = ""
 
     def __str__(self) -> str:
         """Give the location as people write it."""
@@ -231,6 +233,8 @@ class PartTask(NamedTuple):
     idle_hops: int = 0
     #: The same of the CopyTask that began the upload: an object is begun anew so many times at most.
     restarts: int = 0
+    #: Whether the object has annotations, which are copied once it is there.
+    annotated: bool = False
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -288,6 +292,10 @@ class Counts(NamedTuple):
     #: Bytes of parts that are copied, and those of objects whose end is known: the rest is of objects on their way.
     part_bytes: int = 0
     ended_part_bytes: int = 0
+    #: Of a dry job: large objects, the parts that they would be copied in, and how often those would be listed.
+    large: int = 0
+    parts: int = 0
+    part_lists: int = 0
 
     @property
     def ended(self) -> int:
@@ -555,7 +563,11 @@ def _part_task(task: PartTask) -> PartTask:
     key, size, etag, storage_class = _exactly(4, _list(task.item))
     for number in (task.begun, task.reported_bytes, task.restarts):
         _number(number)
-    if type(task.reports) is not bool or not 1 <= _number(task.first) <= _number(task.last) or not _number(task.part_bytes):
+    if (
+        {type(task.reports), type(task.annotated)} != {bool}
+        or not 1 <= _number(task.first) <= _number(task.last)
+        or not _number(task.part_bytes)
+    ):
         raise TypeError("parts that are none")
     _text(task.upload_id)
     _text(task.tagging)

@@ -293,11 +293,11 @@ def read_parts(response: Response) -> tuple[dict[int, Part], int | None]:
     return parts, max(parts) if is_truncated and parts else None
 
 
-def read_completion(response: Response) -> Fault | None:
-    """Read the answer to a completion: None where the object is there. The document decides, as for a copy."""
+def read_completion(response: Response) -> str | Fault:
+    """Read the answer to a completion: the object's ETag where it is there, if that is told. The document decides."""
     document = response.body.lstrip()[:400]
     if b"CompleteMultipartUploadResult" in document:
-        return None
+        return unquoted(unescaped(_element(response.body.decode("utf-8", "replace"), "ETag") or ""))
     if b"<Error" in document:
         return read_error(500, response.body)
     return Fault(Next.RETRY, "IncompleteAnswer", "a 200 without a result")

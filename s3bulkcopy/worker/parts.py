@@ -20,6 +20,9 @@ MAX_OBJECT_BYTES = MAX_PARTS * MAX_PART_BYTES
 #: Most parts that one task copies; copy work bounds it too.
 TASK_PARTS = 250
 
+#: Most parts in one ListParts answer (S3 API reference).
+LISTED_PARTS = 1000
+
 #: What part sizes are rounded up to where they have to grow, in bytes.
 _STEP_BYTES = 1024**2
 
@@ -64,6 +67,27 @@ class Parts(NamedTuple):
         step = max(1, min(TASK_PARTS if most_parts is None else most_parts, within_work))
         for first in range(1, self.number + 1, step):
             yield first, min(first + step - 1, self.number)
+
+
+def likely_parts(size: int, count: int | None, wanted: int) -> Parts:
+    """Give the parts in which an object will be copied, as far as that is told by its size and its ETag's `count` of parts.
+
+    As many as it has, where one size of parts gives as many; which one, only a HEAD request would tell. No object is too large.
+
+    >>> likely_parts(20_000_000, 3, 2**28).number, likely_parts(20_000_000, 9, 2**28).number, likely_parts(10, None, 4).number
+    (3, 1, 3)
+    """
+    if count and size:
+        least, most = -(-size // count), (size - 1) // max(1, count - 1)
+        for part_bytes in (-(-least // _STEP_BYTES) * _STEP_BYTES, least, most):
+            if part_bytes_of(size, part_bytes, count, min(MIN_PART_BYTES, wanted)) is not None:
+                return Parts(size, part_bytes)
+    return Parts(size, part_bytes_for(min(size, MAX_OBJECT_BYTES), wanted))
+
+
+def lists_of(parts: Parts) -> int:
+    """Give how often the parts that are there are listed, by tasks that need not wait: before each copies its own, and then."""
+    return sum(1 + -(-last // LISTED_PARTS) for _, last in parts.groups())
 
 
 def part_bytes_for(size: int, wanted: int) -> int:

@@ -501,7 +501,7 @@ class S3:
             if isinstance(answer, Fault) or _OK <= answer.status < _MULTIPLE_CHOICES:
                 return answer
             fault = read_error(answer.status, answer.body)
-            if answer.status == _BAD_REQUEST and not answer.body and told_region(answer) not in (None, at.region):
+            if answer.status == _BAD_REQUEST and not answer.body and told_region(answer, at) not in (None, at.region):
                 fault = fault._replace(code="PermanentRedirect")  # so it is said in answer to a HEAD
             fault = self.learn(answer, fault, at)
             if fault.next is not Next.MENDED:
@@ -541,7 +541,7 @@ class S3:
             return fault
         if is_stale or self._learn_place(response, at):
             return fault._replace(next=Next.MENDED)
-        where = told_region(response) or "another region without naming it"
+        where = told_region(response, at) or "another region without naming it"
         return fault._replace(cause=clip(f"asked for bucket '{at.bucket}' in {at.region}, S3 points to {where}. {fault.cause}"))
 
     def _learn_time(self, response: Response, fault: Fault) -> bool:
@@ -566,7 +566,7 @@ class S3:
         """Take note of where a bucket is said to be; tell whether that is where it was not yet looked for."""
         if self.where(at) != at:
             return True
-        region = told_region(response)
+        region = told_region(response, at)
         places = self._places.setdefault(at.bucket, [at])
         if region is None or any((there := moved(at, region)).url == place.url and region == place.region for place in places):
             return False

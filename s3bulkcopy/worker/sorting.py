@@ -9,7 +9,7 @@ from s3bulkcopy.worker.model import Counts
 from s3bulkcopy.worker.s3 import archived_class
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from s3bulkcopy.worker.filters import Sieve
     from s3bulkcopy.worker.model import Item, Job, Trait
@@ -28,15 +28,29 @@ class Sorting(NamedTuple):
         """Objects that are selected."""
         return len(self.items) + sum(map(len, self.archived.values()))
 
-    def counts(self, *, dry: bool) -> Counts:
+    def counts(self, job: Job) -> Counts:
         """Give what a lister counts; those archived are skipped by who is told of them, and where that is nobody, here."""
         sizes = [item[1] for item in self.items]
         counts = Counts(listed=len(sizes), listed_bytes=sum(sizes), filtered=self.filtered)
+        if job.dry:
+            counts += large_of(job, self.items)
         for items in self.archived.values():
             counts += Counts(listed=len(items), listed_bytes=sum([item[1] for item in items]))
-            if dry:
+            if job.dry:
                 counts += Counts(skipped=len(items), archived=len(items))
         return counts
+
+
+def large_of(job: Job, items: Iterable[Item]) -> Counts:
+    """Count the objects that a job copies by parts, and what of requests that takes; as far as is known before."""
+    large = [item for item in items if item.size >= job.multipart_bytes]
+    if not large:
+        return Counts()
+    from s3bulkcopy.worker.multipart import parts_in  # noqa: PLC0415 - few jobs are dry
+    from s3bulkcopy.worker.parts import likely_parts, lists_of  # noqa: PLC0415
+
+    cut = [likely_parts(item.size, parts_in(item.etag), job.part_bytes) for item in large]
+    return Counts(large=len(large), parts=sum(parts.number for parts in cut), part_lists=sum(map(lists_of, cut)))
 
 
 class Sorter:

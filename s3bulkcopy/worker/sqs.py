@@ -46,7 +46,8 @@ class Sqs:
     ) -> None:
         """Take where credentials and the time come from.
 
-        `endpoint` is where to ask in place of the queue URL's own host: an emulator tells its workers where it is.
+        `endpoint` is where to ask in place of the queue URL's own host: what botocore's endpoint rules give, or an emulator
+        tells its workers.
         """
         self._credentials = credentials
         self._region = region

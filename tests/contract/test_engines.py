@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -211,6 +212,7 @@ def test_a_large_object_is_copied_by_parts_and_its_upload_is_completed(
     content = bytes(range(256)) * 400
     words = {"ContentType": "text/x", "CacheControl": "no-cache", "Metadata": {"a": "b  c"}, "Tagging": "one=1&two=x%20y"}
     client.put_object(Bucket=source, Key="large/ø &%+", Body=content, **words)
+    client.put_object_annotation(Bucket=source, Key="large/ø &%+", AnnotationName="note", AnnotationPayload="ø".encode())
     item = store.items(source)["large/ø &%+"]
     job = engine.job._replace(multipart_bytes=1000, part_bytes=300)
 
@@ -225,7 +227,40 @@ def test_a_large_object_is_copied_by_parts_and_its_upload_is_completed(
     assert (there["ContentType"], there["CacheControl"], there["Metadata"]) == ("text/x", "no-cache", {"a": "b  c"})
     tags = client.get_object_tagging(Bucket=destination, Key="large/ø &%+")["TagSet"]
     assert {tag["Key"]: tag["Value"] for tag in tags} == {"one": "1", "two": "x y"}
+    note = client.get_object_annotation(Bucket=destination, Key="large/ø &%+", AnnotationName="note")
+    assert note["AnnotationPayload"].read().decode() == "ø"
     assert "Uploads" not in client.list_multipart_uploads(Bucket=destination)
+
+
+def test_a_bucket_that_is_elsewhere_is_followed_to_its_region(made: tuple[Engine, Store, str, str], emulator: Emulator) -> None:
+    engine, _, _, _ = made
+    where = "eu-central-1"
+    client = boto3.client("s3", endpoint_url=emulator.url, region_name=where)
+    names = [f"elsewhere-{engine.name}-{side}" for side in ("a", "b")]
+    for name in names:
+        client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": where})
+        client.delete_public_access_block(Bucket=name)
+        allow = {
+            "Effect": "Allow",
+            "Principal": "*",
+            "Action": "s3:*",
+            "Resource": [f"arn:aws:s3:::{name}{end}" for end in ("", "/*")],
+        }
+        client.put_bucket_policy(Bucket=name, Policy=json.dumps({"Version": "2012-10-17", "Statement": [allow]}))
+    for key, size in (("a", 10), ("b", 20), ("large", 2000)):
+        client.put_object(Bucket=names[0], Key=key, Body=b"x" * size)
+    here, there = (
+        place._replace(bucket=name, url=place.url.replace(place.bucket, name))
+        for place, name in zip((engine.job.source, engine.job.destination), names, strict=True)
+    )
+    job = engine.job._replace(source=here, destination=there, multipart_bytes=1000, part_bytes=300)
+
+    engine.submit([ListTask("run.1", job, (Range("", None),))])
+    events = events_until(engine, lambda seen: sum(e.counts.copied for e in seen if isinstance(e, Done)) == 3)
+
+    assert {place.region for place in (here, there)} == {REGION} != {where}
+    assert sum((e.counts for e in events if isinstance(e, Done)), Counts()).failed == 0
+    assert [entry["Key"] for entry in client.list_objects_v2(Bucket=names[1])["Contents"]] == ["a", "b", "large"]
 
 
 def test_a_bucket_that_is_gone_is_fatal(made: tuple[Engine, Store, str, str], emulator: Emulator) -> None:

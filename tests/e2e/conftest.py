@@ -139,3 +139,34 @@ def deny(cloud: Cloud, bucket: str, *keys: str) -> None:
     if arns:
         policy["Statement"].append({"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject", "Resource": arns})
     s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+
+
+ALLOW_ALL: dict[str, Any] = {
+    "Version": "2012-10-17",
+    "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}],
+}
+
+
+@pytest.fixture
+def caller(cloud: Cloud) -> Iterator[Any]:
+    """Give a function that makes a user who may do all but some actions, and returns its environment."""
+    iam = cloud.client("iam")
+    made: list[tuple[str, str]] = []
+
+    def make(*denied: str, allowed: dict[str, Any] = ALLOW_ALL) -> dict[str, str]:
+        name = f"caller-{len(made)}"
+        iam.create_user(UserName=name)
+        document = dict(allowed)
+        if denied:
+            refusal = {"Effect": "Deny", "Action": list(denied), "Resource": "*"}
+            document["Statement"] = [*document["Statement"], refusal]
+        iam.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=json.dumps(document))
+        key = iam.create_access_key(UserName=name)["AccessKey"]
+        made.append((name, key["AccessKeyId"]))
+        return {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+
+    yield make
+    for name, key in made:
+        iam.delete_access_key(UserName=name, AccessKeyId=key)
+        iam.delete_user_policy(UserName=name, PolicyName="p")
+        iam.delete_user(UserName=name)

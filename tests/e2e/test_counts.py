@@ -30,6 +30,15 @@ def test_a_bucket_of_one_page_is_listed_by_the_checks_and_once_more_and_copied_w
     assert count_on_model(OURS, 2, "date", 1000) == {"copy": 1000, "list": 2, "head_bucket": CHECKS}
 
 
+def test_so_it_is_by_the_lambda_engine_but_for_a_proof_that_its_functions_may_list_and_two_looks_for_keys() -> None:
+    counts = count_on_emulator(None, "date", 1000)
+
+    of_s3 = {
+        kind: count for kind, count in counts.items() if kind in ("list", "copy", "head", "get", "put", "other", "head_bucket")
+    }
+    assert of_s3 == {"copy": 1000, "list": 3, "head_bucket": CHECKS, "other": 2}
+
+
 def test_the_lambda_engine_sends_one_copy_an_object_few_lists_and_a_few_messages_a_thousand_objects() -> None:
     objects = 2500
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from tests.e2e.conftest import Ended
+from tests.e2e.conftest import Ended, deny
 from tests.e2e.test_run import run_id_of as lines_of
 from tests.e2e.test_run import wait_for
 
@@ -40,6 +40,7 @@ WORDS = {
     "Metadata": {"one": "1", "two": "a  b"},
 }
 TAGS = {"project": "x y/z", "empty": ""}
+ANNOTATIONS = {"lineage.json": '{"from": "ø"}', "summary": "<two>  blanks & more"}
 
 
 @pytest.fixture
@@ -60,6 +61,8 @@ def filled(cloud: Cloud, buckets: tuple[str, str]) -> tuple[str, str]:
     s3.put_object_tagging(
         Bucket=source, Key=KEY, Tagging={"TagSet": [{"Key": key, "Value": value} for key, value in TAGS.items()]}
     )
+    for name, text in ANNOTATIONS.items():
+        s3.put_object_annotation(Bucket=source, Key=KEY, AnnotationName=name, AnnotationPayload=text.encode())
     return buckets
 
 
@@ -78,7 +81,7 @@ def has_parts(cloud: Cloud, bucket: str, number: int) -> bool:
 
 
 def check_copied(cloud: Cloud, filled: tuple[str, str], summary: dict[str, Any]) -> None:
-    """Everything counts once and is there: content by range reads, headers, metadata, tags, the form of the ETag."""
+    """Everything counts once and is there: content by range reads, properties, annotations, the form of the ETag."""
     s3, (source, destination) = cloud.client("s3"), filled
     ends = [summary[name] for name in ("listed", "copied", "skipped", "vanished", "failed", "ranges_failed")]
     assert ends == [4, 4, 0, 0, 0, 0]
@@ -93,7 +96,18 @@ def check_copied(cloud: Cloud, filled: tuple[str, str], summary: dict[str, Any])
         assert answer["Body"].read() == piece
     tags = s3.get_object_tagging(Bucket=destination, Key=KEY)["TagSet"]
     assert {tag["Key"]: tag["Value"] for tag in tags} == TAGS
+    assert {name: annotation(s3, destination, name) for name in ANNOTATIONS} == {
+        name: annotation(s3, source, name) for name in ANNOTATIONS
+    }
     assert "Uploads" not in s3.list_multipart_uploads(Bucket=destination)
+
+
+def annotation(s3: Any, bucket: str, name: str) -> dict[str, str]:
+    """Give the text of an annotation of the object, and its checksum."""
+    found = s3.get_object_annotation(Bucket=bucket, Key=KEY, AnnotationName=name, ChecksumMode="ENABLED")
+    checksum = {kind: value for kind, value in found.items() if kind.startswith("Checksum")}
+    assert checksum
+    return {"text": found["AnnotationPayload"].read().decode(), **checksum}
 
 
 def ended(process: Popen[str]) -> Ended:
@@ -119,12 +133,18 @@ def test_an_object_of_a_thousand_parts_survives_the_death_of_all_functions(cloud
 
 
 def test_an_object_of_a_thousand_parts_survives_the_death_of_worker_after_worker(cloud: Cloud, filled: tuple[str, str]) -> None:
+    planned = cloud.run("run", *filled, *OPTIONS, "--dry-run", "--acl", "preserve", **TINY).summary
     process = cloud.start("run", *filled, *OPTIONS, "--engine", "local", "--processes", "2", "--max-rate", "250", **TINY)
 
     for parts in (100, 300, 500):
         wait_for(partial(has_parts, cloud, filled[1], parts))
         psutil.Process(process.pid).children()[-1].kill()
 
+    asked = {"HeadObject": 1, "GetObjectTagging": 1, "ListObjectAnnotations": 1, "CreateMultipartUpload": 1, "ListParts": 8}
+    asked |= {"CompleteMultipartUpload": 1, "GetObjectAcl": 4}
+    assert planned["requests"] == {"CopyObject": 3, "UploadPartCopy": PARTS, **asked}
+    assert (planned["copy_requests"], planned["copy_dollars"]) == (PARTS + 3, 0.005015)
+    assert (planned["other_requests"], planned["other_dollars"]) == (17, 0.000057)
     check_copied(cloud, filled, ended(process).summary)
 
 
@@ -146,3 +166,101 @@ def test_an_upload_does_not_outlive_a_command_that_was_interrupted_and_is_begun_
     again = cloud.run("attach", run_id, "--output", "json")
     assert again.code == 0, again.err
     check_copied(cloud, filled, again.summary)
+
+
+# ----------------------------------------------------------------------------------------- what becomes of uploads otherwise
+
+
+@pytest.fixture
+def begun(cloud: Cloud, buckets: tuple[str, str]) -> tuple[str, str, str]:
+    """A source with a large object, and a destination with an upload that is not the run's; gives that one's id, too."""
+    s3 = cloud.client("s3")
+    s3.put_object(Bucket=buckets[0], Key=KEY, Body=CONTENT)
+    cloud.store.fill(buckets[0], iter(["a", "b", "z"]))
+    return *buckets, s3.create_multipart_upload(Bucket=buckets[1], Key="of another")["UploadId"]
+
+
+def start_slowly(cloud: Cloud, source: str, destination: str, *more: str, **changes: str) -> tuple[Popen[str], str]:
+    """Start a run that takes long over its large object; gives its id once some parts are there."""
+    process = cloud.start("run", source, destination, *OPTIONS, "--max-rate", "60", *more, **TINY, **changes)
+    run_id = next(line["run_id"] for line in lines_of(process) if "run_id" in line)
+    wait_for(partial(has_parts, cloud, destination, 5))
+    return process, run_id
+
+
+def only_other_is_left(cloud: Cloud, begun: tuple[str, str, str]) -> None:
+    """Demand that nothing of the run is there but small objects: no upload, no large object, no resource."""
+    s3 = cloud.client("s3")
+    _, destination, other = begun
+    left = s3.list_multipart_uploads(Bucket=destination)["Uploads"]
+    assert [upload["UploadId"] for upload in left] == [other]
+    s3.abort_multipart_upload(Bucket=destination, Key="of another", UploadId=other)
+    assert KEY not in cloud.store.items(destination)
+    assert cloud.leftovers() == []
+
+
+LAMBDA = ("--function-timeout", "15", "--workers", "2")
+LOCAL = ("--engine", "local", "--processes", "1")
+
+
+def test_a_halt_from_another_process_leaves_no_upload(cloud: Cloud, begun: tuple[str, str, str]) -> None:
+    process, run_id = start_slowly(cloud, *begun[:2], *LAMBDA)
+
+    halted = cloud.run("halt", run_id)
+    watched = Ended.of(process)
+
+    assert (halted.code, watched.code) == (0, 9), halted.err + watched.err
+    assert "aborted 1 multipart upload" in f"{halted.out}{halted.err}{watched.out}{watched.err}"
+    only_other_is_left(cloud, begun)
+
+
+def test_a_teardown_after_a_kill_leaves_no_upload(cloud: Cloud, begun: tuple[str, str, str]) -> None:
+    process, run_id = start_slowly(cloud, *begun[:2], *LAMBDA)
+    process.kill()
+    process.communicate()
+
+    torn = cloud.run("teardown", run_id)
+
+    assert torn.code == 0, torn.err
+    assert "aborted 1 multipart upload" in torn.err
+    only_other_is_left(cloud, begun)
+
+
+def test_a_teardown_after_the_kill_of_a_local_run_leaves_no_upload_either(cloud: Cloud, begun: tuple[str, str, str]) -> None:
+    process, run_id = start_slowly(cloud, *begun[:2], *LOCAL)
+    while_running = cloud.run("teardown", run_id)
+    assert has_parts(cloud, begun[1], 5), while_running.err
+    workers = psutil.Process(process.pid).children()
+    process.kill()
+    process.communicate()
+    psutil.wait_procs(workers)
+
+    torn = cloud.run("teardown", run_id)
+
+    assert torn.code == 0, torn.err
+    assert "aborted 1 multipart upload" in torn.err
+    only_other_is_left(cloud, begun)
+
+
+@pytest.mark.parametrize("engine", [LAMBDA, LOCAL], ids=["lambda", "local"])
+def test_a_run_that_is_stopped_by_its_failures_leaves_no_upload(
+    cloud: Cloud, begun: tuple[str, str, str], caller: Any, engine: tuple[str, ...]
+) -> None:
+    denied = "zz/denied"  # behind the large object, which is begun by then
+    cloud.store.fill(begun[0], iter([denied]))
+    deny(cloud, begun[0], denied)
+    ended = cloud.run("run", *begun[:2], *OPTIONS, "--max-rate", "60", "--max-failures", "0", *engine, **TINY, **caller())
+
+    assert ended.code == 3, ended.err
+    assert "aborted 1 multipart upload" in ended.out + ended.err
+    only_other_is_left(cloud, begun)
+
+
+def test_a_large_object_that_cannot_be_copied_leaves_no_upload(cloud: Cloud, begun: tuple[str, str, str], caller: Any) -> None:
+    process, _ = start_slowly(cloud, *begun[:2], *LOCAL, **caller())
+    deny(cloud, begun[0], KEY)
+    ended = Ended.of(process)
+
+    assert ended.code == 3, ended.err
+    assert [ended.summary[name] for name in ("listed", "copied", "failed")] == [4, 3, 1]
+    only_other_is_left(cloud, begun)

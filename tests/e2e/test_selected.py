@@ -1,4 +1,4 @@
-"""Filters, limits, lists of keys and archives as people use them; with the local engine, which starts at once."""
+"""Filters, limits, lists of keys and archives as people use them; most with the local engine, which starts at once."""
 
 from __future__ import annotations
 
@@ -27,10 +27,17 @@ def source(cloud: Cloud) -> str:
     return "selected-from"
 
 
-def copy(cloud: Cloud, source: str, destination: str, *arguments: str) -> Ended:
+LOCAL = ("--engine", "local", "--processes", "1")
+LAMBDA = ("--function-timeout", "20", "--workers", "2")
+both = pytest.mark.parametrize("engine", [LOCAL, LAMBDA], ids=["local", "lambda"])
+
+
+def copy(cloud: Cloud, source: str, destination: str, *arguments: str, engine: tuple[str, ...] = LOCAL) -> Ended:
     """Copy with these options."""
-    options = ["--engine", "local", "--processes", "1", "--endpoint-url", cloud.emulator.url, "--output", "json"]
-    return cloud.run("run", source, destination, *options, *arguments)
+    options = ["--endpoint-url", cloud.emulator.url, "--output", "json"]
+    ended = cloud.run("run", source, destination, *engine, *options, *arguments)
+    assert not cloud.leftovers()
+    return ended
 
 
 def counts(ended: Ended) -> dict[str, Any]:
@@ -53,19 +60,40 @@ def test_what_is_selected_is_copied_and_archived_objects_are_told_of(
     assert (failure["key"], failure["code"], failure["cause"]) == ("a/cold.jpg", "Archived", "in GLACIER, and not restored")
 
 
-def test_a_limit_is_exact_and_archived_objects_may_be_skipped(cloud: Cloud, source: str, buckets: tuple[str, str]) -> None:
-    ended = copy(cloud, source, buckets[1], "--limit", "12", "--skip-archived")
+@both
+def test_a_limit_is_exact_and_archived_objects_may_be_skipped(
+    cloud: Cloud, source: str, buckets: tuple[str, str], engine: tuple[str, ...]
+) -> None:
+    ended = copy(cloud, source, buckets[1], "--limit", "12", "--skip-archived", engine=engine)
 
     assert ended.code == 0, ended.err
     assert counts(ended) == {"listed": 12, "copied": 11, "skipped": 1, "archived": 1}
+    first = sorted([*KEYS, "a/cold.jpg", "b/cold.jpg"])[:12]
+    assert [*cloud.store.items(buckets[1])] == [key for key in first if "cold" not in key]
 
 
-def test_keys_come_from_an_object_and_none_is_listed(cloud: Cloud, source: str, buckets: tuple[str, str]) -> None:
+@both
+def test_a_limit_behind_the_first_page_is_exact_too(cloud: Cloud, buckets: tuple[str, str], engine: tuple[str, ...]) -> None:
+    source = cloud.source_of(3000)
+
+    ended = copy(cloud, source, buckets[1], "--limit", "1205", "--exclude", "*7", engine=engine)
+
+    assert ended.code == 0, ended.err
+    assert (ended.summary["listed"], ended.summary["copied"]) == (1205, 1205)
+    taken = [key for key in cloud.store.items(source) if not key.endswith("7")][:1205]
+    assert [*cloud.store.items(buckets[1])] == taken
+
+
+@both
+def test_keys_come_from_an_object_and_none_is_listed(
+    cloud: Cloud, source: str, buckets: tuple[str, str], engine: tuple[str, ...]
+) -> None:
     lists, there = buckets
     body = "".join(f"{json.dumps(key)}\n" for key in ["b/0.jpg", "b/1.txt", "b/not there"])
     cloud.client("s3").put_object(Bucket=lists, Key="some/keys.jsonl", Body=body.encode())
 
-    ended = copy(cloud, f"s3://{source}/b/", f"s3://{there}/new-", "--keys-from", f"s3://{lists}/some/keys.jsonl")
+    named = ("--keys-from", f"s3://{lists}/some/keys.jsonl", "--storage-class", "preserve")
+    ended = copy(cloud, f"s3://{source}/b/", f"s3://{there}/new-", *named, engine=engine)
 
     assert ended.code == 0, ended.err
     assert counts(ended) == {"listed": 3, "copied": 2, "vanished": 1}

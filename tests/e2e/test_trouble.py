@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,6 @@ import pytest
 from s3bulkcopy.aws import policy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.e2e.conftest import Cloud
 
 
@@ -118,36 +115,6 @@ ALIASES = {
     "lambda:PutFunctionRecursionConfig": "lambda:UpdateFunctionCode",
     "sqs:SendMessage": "sqs:SendMessageBatch",
 }
-
-ALLOW_ALL: dict[str, Any] = {
-    "Version": "2012-10-17",
-    "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}],
-}
-
-
-@pytest.fixture
-def caller(cloud: Cloud) -> Iterator[Any]:
-    """Give a function that makes a user who may do all but some actions, and returns its environment."""
-    iam = cloud.client("iam")
-    made: list[tuple[str, str]] = []
-
-    def make(*denied: str, allowed: dict[str, Any] = ALLOW_ALL) -> dict[str, str]:
-        name = f"caller-{len(made)}"
-        iam.create_user(UserName=name)
-        document = dict(allowed)
-        if denied:
-            refusal = {"Effect": "Deny", "Action": list(denied), "Resource": "*"}
-            document["Statement"] = [*document["Statement"], refusal]
-        iam.put_user_policy(UserName=name, PolicyName="p", PolicyDocument=json.dumps(document))
-        key = iam.create_access_key(UserName=name)["AccessKey"]
-        made.append((name, key["AccessKeyId"]))
-        return {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
-
-    yield make
-    for name, key in made:
-        iam.delete_access_key(UserName=name, AccessKeyId=key)
-        iam.delete_user_policy(UserName=name, PolicyName="p")
-        iam.delete_user(UserName=name)
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore.session
 import pytest
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
 from s3bulkcopy.aws.policy import Keys
-from s3bulkcopy.aws.preflight import PROBE_NAME, Found, look, preflight, put_arguments, what_lets_in
-from s3bulkcopy.aws.session import AwsSession, bucket_region, bucket_url, encryption_key
+from s3bulkcopy.aws.preflight import PROBE_NAME, Found, first_page, look, preflight, put_arguments, what_lets_in
+from s3bulkcopy.aws.session import AwsSession, bucket_region, bucket_url, elsewhere_url, encryption_key
 from s3bulkcopy.errors import BucketRefused, NotPermitted, S3BulkCopyError, UsageError
 from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, PropertySettings, StackSettings
+from s3bulkcopy.worker.model import Location
 from s3bulkcopy.worker.properties import Policy
+from s3bulkcopy.worker.s3 import archived_class
 from tests.moto.conftest import REGION, RUN_ID, Aws, refusal
 
 if TYPE_CHECKING:
@@ -347,6 +351,13 @@ def test_an_access_point_is_in_the_region_that_its_arn_names_and_is_looked_at_th
     assert bucket_url(session, POINT, REGION) == f"https://point-111122223333.s3-accesspoint.{REGION}.amazonaws.com"
 
 
+def test_an_access_point_is_refused_by_its_arn_where_a_store_of_ones_own_is_asked(aws: Aws) -> None:  # noqa: ARG001
+    session = AwsSession(AwsSettings(region=REGION, endpoint_url="http://127.0.0.1:1"))
+
+    with pytest.raises(UsageError, match="the store at another endpoint has none"):
+        look(session, copying(POINT), RUN_ID)
+
+
 def test_through_an_access_point_nothing_is_copied_to_another_region(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("s3bulkcopy.aws.preflight.bucket_region", lambda _s, b, _o: REGION if b == POINT else "us-east-1")
 
@@ -379,6 +390,8 @@ def test_through_an_access_point_nothing_is_copied_to_another_region(aws: Aws, m
             "https://p-111122223333.s3-accesspoint.cn-north-1.amazonaws.com.cn",
         ),
         ({}, "eu-west-1", "p-hrzr-s3alias", "https://p-hrzr-s3alias.s3.eu-west-1.amazonaws.com"),
+        ({}, "us-iso-east-1", "bucket", "https://bucket.s3.us-iso-east-1.c2s.ic.gov"),
+        ({}, "eusc-de-east-1", "bucket", "https://bucket.s3.eusc-de-east-1.amazonaws.eu"),
     ],
 )
 def test_hosts_are_what_botocores_rules_make_them(
@@ -392,7 +405,58 @@ def test_hosts_are_what_botocores_rules_make_them(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    assert bucket_url(AwsSession(AwsSettings()), bucket, region) == url
+    session = AwsSession(AwsSettings())
+    assert bucket_url(session, bucket, region) == url
+    elsewhere = "" if bucket.startswith("arn:") else url.replace(region, "{region}")
+    assert elsewhere_url(session, bucket, region) == elsewhere
+    assert bucket_url(session, bucket, region) == url  # as before
+
+
+@pytest.mark.parametrize(
+    ("style", "partitions"),
+    [
+        ({}, botocore.session.get_session().get_available_partitions()),
+        ({"AWS_USE_FIPS_ENDPOINT": "true"}, ["aws", "aws-us-gov"]),
+        ({"AWS_USE_DUALSTACK_ENDPOINT": "true"}, ["aws", "aws-cn", "aws-us-gov"]),
+    ],
+)
+def test_the_host_in_another_region_is_the_one_that_botocore_gives_there(
+    aws: Aws,  # noqa: ARG001 - its environment
+    monkeypatch: pytest.MonkeyPatch,
+    style: dict[str, str],
+    partitions: list[str],
+) -> None:
+    for name, value in style.items():
+        monkeypatch.setenv(name, value)
+    session = AwsSession(AwsSettings())
+    known = botocore.session.get_session()
+    for partition in partitions:
+        first, *_, last = [*known.get_available_regions("s3", partition)] * 2
+        for bucket in ("bucket", "with.dots"):
+            elsewhere = elsewhere_url(session, bucket, first)
+            assert elsewhere.replace("{region}", last) == bucket_url(session, bucket, last), partition
+
+
+def test_a_store_of_ones_own_is_the_same_for_every_region(aws: Aws) -> None:  # noqa: ARG001
+    for endpoint in ("http://127.0.0.1:9000", "https://vpce-1a2b.s3.eu-west-1.vpce.amazonaws.com"):
+        assert elsewhere_url(AwsSession(AwsSettings(endpoint_url=endpoint)), "bucket", "eu-west-1") == ""
+    assert elsewhere_url(AwsSession(AwsSettings(endpoint_url="http://127.0.0.1:9000")), "bucket", "local") == ""
+
+
+def test_the_first_page_tells_archived_objects_from_restored_ones(aws: Aws) -> None:  # noqa: ARG001 - its environment
+    session, written = AwsSession(AwsSettings()), datetime(2026, 1, 1, tzinfo=UTC)
+    status: list[dict[str, Any]] = [
+        {},
+        {"RestoreStatus": {"IsRestoreInProgress": True}},
+        {"RestoreStatus": {"IsRestoreInProgress": False, "RestoreExpiryDate": written}},
+    ]
+    contents = [{"Key": f"{n}", "Size": 1, "StorageClass": "GLACIER", **more} for n, more in enumerate(status)]
+    asked = {"Bucket": "b", "Prefix": "", "MaxKeys": 1000, "OptionalObjectAttributes": ["RestoreStatus"]}
+    with Stubber(session.client("s3", REGION)) as stub:
+        stub.add_response("list_objects_v2", {"IsTruncated": False, "Contents": contents}, asked)
+        page = first_page(session, Location("b", "", REGION, ""), asked=(False, True))
+
+    assert [archived_class(trait) for trait in page.traits] == ["GLACIER", "GLACIER", ""]
 
 
 def test_storage_classes_come_with_the_first_page_only_where_they_are_preserved(aws: Aws) -> None:

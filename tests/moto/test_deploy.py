@@ -38,7 +38,9 @@ def test_everything_planned_is_made_and_tagged(aws: Aws) -> None:
     )
     configuration = found["Configuration"]
     assert (configuration["Runtime"], configuration["Architectures"]) == ("python3.13", ["arm64"])
-    assert configuration["Environment"]["Variables"]["S3BULKCOPY_REPORTS_QUEUE"] == made.queue_urls["reports"]
+    variables = configuration["Environment"]["Variables"]
+    assert variables["S3BULKCOPY_REPORTS_QUEUE"] == made.queue_urls["reports"]
+    assert variables["S3BULKCOPY_SQS_ENDPOINT"] == aws.client("sqs", REGION).meta.endpoint_url
     mappings = functions.list_event_source_mappings()["EventSourceMappings"]
     assert {m["FunctionArn"].rsplit(":", 1)[-1]: m["ScalingConfig"]["MaximumConcurrency"] for m in mappings} == {
         NAMES.list_function: 2,

@@ -14,6 +14,16 @@ from s3bulkcopy.aws.policy import caller_policy
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
+DOCS = sorted((Path(__file__).parents[2] / "docs").glob("*.md"))
+
+
+def test_the_tests_that_the_docs_name_are_there() -> None:
+    named = {path for doc in DOCS for path in re.findall(r"`(tests/[\w/.]+)`", doc.read_text())}
+
+    assert len(named) > 10
+    assert [path for path in sorted(named) if not (Path(__file__).parents[2] / path).exists()] == []
+
+
 def test_the_readme_names_the_permissions_that_the_code_asks_for() -> None:
     block = README.split("## Permissions you need")[1].split("```json\n")[1].split("```")[0]
 

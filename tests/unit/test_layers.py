@@ -24,6 +24,7 @@ LAYERS = (
     {"run", "options", "demo", "emulator", "status", "failures", "interrupts", "keylists"},
     {"engines", "view"},
     {"aws"},
+    {"costs"},
     {"journal", "tally", "errors", "settings"},
     {"worker"},
     {""},  # the package itself: its version

@@ -13,6 +13,7 @@ from s3bulkcopy.commands import tending
 from s3bulkcopy.commands.tending import Everything, why_left
 from s3bulkcopy.settings import AwsSettings, OutputSettings
 from s3bulkcopy.status import created_at, run_as_json, run_as_line, runs_as_text, state_of
+from s3bulkcopy.worker.model import Location
 
 NOW = datetime(2026, 11, 23, 13, 16, 32, tzinfo=UTC)
 RUN = FoundRun(
@@ -145,3 +146,20 @@ MINE = replace(RUN, owner=encode_tag(ME))
 def test_all_means_ones_own_runs_that_are_old_enough(found: FoundRun, everything: Everything, why: str) -> None:
     assert why_left(found, everything, ME, NOW).startswith(why)
     assert bool(why_left(found, everything, ME, NOW)) == bool(why)
+
+
+@pytest.mark.parametrize(
+    ("destination", "bucket", "prefix"),
+    [
+        ("s3://b", "b", ""),
+        ("s3://b/a long pre...", "b", "a long pre"),
+        ("arn:aws:s3:eu-west-1:123456789012:accesspoint/a/x/", "arn:aws:s3:eu-west-1:123456789012:accesspoint/a", "x/"),
+    ],
+)
+def test_uploads_of_a_run_are_looked_for_where_its_tags_say_that_it_copies_to(
+    destination: str, bucket: str, prefix: str
+) -> None:
+    found = tending._destination_of(replace(RUN, destination=destination), "eu-west-1")
+
+    assert found == Location(bucket, prefix, "eu-west-1", "")
+    assert tending._destination_of(None, "eu-west-1").bucket == ""

@@ -124,6 +124,19 @@ def troubled(failures: int) -> Result:
     )
 
 
+def test_a_dry_run_says_what_copying_takes_and_costs() -> None:
+    desk = Desk()
+    counts = Counts(listed=1001, listed_bytes=2 * 10**12, pages=3)
+    requests = (("CopyObject", 1000), ("UploadPartCopy", 7451), ("HeadObject", 1))
+    dry = replace(RESULT, snapshot=replace(SNAPSHOT, counts=counts, complete=True), dry=True, planned=requests)
+    desk.view().summary(dry)
+
+    assert "  cost        $0.04 for 8,451 COPY requests, $0.00 for 1 other (S3 Standard, us-east-1), $0.00 for LIST" in desk.out
+    assert "  to send     1,000 CopyObject, 7,451 UploadPartCopy, 1 HeadObject" in desk.out
+    desk.view().summary(replace(dry, planned=requests[:1]))
+    assert "  cost        $0.01 for 1,000 COPY requests (S3 Standard, us-east-1), $0.00 for LIST" in desk.out
+
+
 # ----------------------------------------------------------------------------------------------------------- formatting
 
 

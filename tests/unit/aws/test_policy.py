@@ -67,7 +67,7 @@ def test_the_worker_may_list_and_read_the_source_and_write_the_destination() -> 
     }
     assert found["Read"] == {
         "Effect": "Allow",
-        "Action": ["s3:GetObject", "s3:GetObjectTagging", "s3:GetObjectAnnotation"],
+        "Action": ["s3:GetObject", "s3:GetObjectTagging", "s3:GetObjectAnnotation", "s3:ListObjectAnnotations"],
         "Resource": ["arn:aws:s3:::source/in/*"],
     }
     assert found["Write"] == {
@@ -297,7 +297,7 @@ def test_statements_to_paste_name_the_rights_of_the_job_in_its_partition() -> No
     reading, writing = source_statements(job, "aws-cn", who), destination_statements(job, "aws-cn", who)
     assert [(s["Action"], s["Resource"]) for s in reading] == [
         (["s3:ListBucket"], "arn:aws-cn:s3:::a"),
-        (["s3:GetObject", "s3:GetObjectAnnotation"], "arn:aws-cn:s3:::a/in${*}/*"),
+        (["s3:GetObject", "s3:GetObjectAnnotation", "s3:ListObjectAnnotations"], "arn:aws-cn:s3:::a/in${*}/*"),
     ]
     assert [s["Resource"] for s in writing] == [POINT, f"{POINT}/object/out/*"]
     assert {json.dumps(s["Principal"]) for s in reading + writing} == {'{"AWS": "arn:aws-cn:iam::1:root"}'}

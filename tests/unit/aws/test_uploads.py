@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 from s3bulkcopy.aws.session import AwsSession
 from s3bulkcopy.aws.uploads import Swept, sweep
 from s3bulkcopy.worker.model import Job, Location
+from s3bulkcopy.worker.properties import Policy
 
 RUN_ID = "20261123-121632-k3f9xa"
 BEFORE, AFTER = "2026-11-23T12:16:00.000Z", "2026-11-23T12:17:00Z"
@@ -42,23 +43,31 @@ class Client:
     denied: str = ""
     aborted: list[str] = field(default_factory=list)
     looked: list[str] = field(default_factory=list)
+    #: What requests said besides, by kind.
+    said: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
-    def list_multipart_uploads(self, *, Prefix: str, UploadIdMarker: str = "", **_: Any) -> dict[str, Any]:  # noqa: N803
+    def list_multipart_uploads(self, *, Prefix: str, UploadIdMarker: str = "", **more: Any) -> dict[str, Any]:  # noqa: N803
+        self._hear("list", more)
         if self.denied in ("list", "expired"):
             raise error("AccessDenied" if self.denied == "list" else "ExpiredToken", "ListMultipartUploads")
         found = [one for one in self.uploads if one["Key"].startswith(Prefix)]
         first = next((n for n, one in enumerate(found, 1) if one["UploadId"] == UploadIdMarker), 0)
         page = found[first : first + 2]
-        more = first + 2 < len(found)
-        markers = {"NextKeyMarker": page[-1]["Key"], "NextUploadIdMarker": page[-1]["UploadId"]} if more else {}
-        return {"Uploads": page, "IsTruncated": more, "EncodingType": "url", **markers}
+        is_truncated = first + 2 < len(found)
+        markers = {"NextKeyMarker": page[-1]["Key"], "NextUploadIdMarker": page[-1]["UploadId"]} if is_truncated else {}
+        return {"Uploads": page, "IsTruncated": is_truncated, "EncodingType": "url", **markers}
 
-    def abort_multipart_upload(self, *, UploadId: str, **_: Any) -> None:  # noqa: N803
+    def _hear(self, kind: str, more: dict[str, Any]) -> None:
+        self.said.append((kind, {name: more[name] for name in ("RequestPayer", "ExpectedBucketOwner") if name in more}))
+
+    def abort_multipart_upload(self, *, UploadId: str, **more: Any) -> None:  # noqa: N803
+        self._hear("abort", more)
         if self.denied:
             raise error(self.denied, "AbortMultipartUpload")
         self.aborted.append(UploadId)
 
-    def list_objects_v2(self, *, Prefix: str, **_: Any) -> dict[str, Any]:  # noqa: N803
+    def list_objects_v2(self, *, Prefix: str, **more: Any) -> dict[str, Any]:  # noqa: N803
+        self._hear("look", more)
         self.looked.append(Prefix)
         return {"Contents": [{"Key": key, "Size": size} for key, size in self.sizes.items() if key.startswith(Prefix)][:1]}
 
@@ -128,6 +137,18 @@ def test_without_a_job_only_the_runs_role_tells() -> None:
 
     assert sweep(Session(client), PLACE, RUN_ID) == Swept(aborted=1)
     assert client.aborted == ["2"]
+
+
+def test_requests_say_who_pays_and_whose_the_buckets_are() -> None:
+    client = Client([upload("1", MINE)], {"in/big": 1000})
+    policy = Policy(request_payer=True, source_owner="1" * 12, destination_owner="2" * 12)
+
+    assert sweep(Session(client), PLACE, RUN_ID, JOB._replace(policy=policy), is_own_role=False).aborted == 1
+    here, there = ({"RequestPayer": "requester", "ExpectedBucketOwner": owner * 12} for owner in "12")
+    assert client.said == [("list", there), ("look", here), ("abort", there)]
+    client.said.clear()
+    sweep(Session(client), PLACE, RUN_ID, JOB)
+    assert {one for _, said in client.said for one in said} == set()
 
 
 def test_keys_are_decoded() -> None:

@@ -69,6 +69,8 @@ class Made:
     version: str
     headers: dict[str, str]
     tags: Tags = ()
+    #: Annotations, each with the checksum that came with it.
+    annotations: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -87,6 +89,12 @@ class Multipart:
     headers: dict[str, dict[str, str]] = field(default_factory=dict)
     tags: dict[str, Tags] = field(default_factory=dict)
     part_sizes: dict[str, int] = field(default_factory=dict)
+    #: ACLs of objects at the source, as GetObjectAcl shows them.
+    acls: dict[str, str] = field(default_factory=dict)
+    #: Annotations of objects at the source, by their names.
+    annotations: dict[str, dict[str, str]] = field(default_factory=dict)
+    #: How many annotations a page of them has.
+    page_annotations: int = 1000
     #: Faults that requests of a kind meet first, in order.
     faults: dict[str, list[fakes.Scripted]] = field(default_factory=dict)
     #: A fault for any request, from its kind and the number of the part, or 0.
@@ -121,7 +129,7 @@ class Multipart:
         return answer
 
     @staticmethod
-    def _kind(request: Request, bucket: str, key: str) -> str | None:  # noqa: PLR0911 - a table
+    def _kind(request: Request, bucket: str, key: str) -> str | None:  # noqa: C901, PLR0911 - a table
         query, method = request.query, request.method
         match method:
             case "HEAD":
@@ -134,6 +142,12 @@ class Multipart:
                 return "part"
             case "PUT" | "GET" if key and "tagging" in query:
                 return ("put" if method == "PUT" else "get") + "_tags"
+            case "GET" if key and "acl" in query:
+                return "acl"
+            case "PUT" | "GET" if "annotation" in query:
+                if method == "PUT":
+                    return "put_annotation"
+                return "get_annotation" if "annotationName" in query else "annotations"
             case "GET" if "uploadId" in query:
                 return "list"
             case "GET" if bucket == "destination" and not key:
@@ -160,6 +174,42 @@ class Multipart:
         tags = self.tags.get(key, ()) if request.path.startswith("/source/") else made.tags if made else ()
         rows = "".join(f"<Tag><Key>{_xml(k)}</Key><Value>{_xml(v)}</Value></Tag>" for k, v in tags)
         return fakes.answer(200, f"<Tagging><TagSet>{rows}</TagSet></Tagging>")
+
+    def _acl(self, _request: Request, key: str, _by: str) -> Response:
+        return fakes.answer(200, self.acls[key]) if key in self.acls and self.find(key) is not None else fakes.NO_SUCH_KEY
+
+    def _annotations(self, request: Request, key: str, _by: str) -> Response:
+        if self.find(key) is None:
+            return fakes.NO_SUCH_KEY
+        names = sorted(self.annotations.get(key, {}), key=str.encode)
+        first = int(request.query.get("continuation-token", "0"))
+        last = first + min(self.page_annotations, int(request.query["max-annotation-results"]))
+        rows = "".join(
+            f"<AnnotationEntry><AnnotationName>{_xml(name)}</AnnotationName><ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm>"
+            "<ETag>&quot;e&quot;</ETag><LastModified>2026-01-01T00:00:00.000Z</LastModified><Size>1</Size></AnnotationEntry>"
+            for name in names[first:last]
+        )
+        more = f"<NextContinuationToken>{last}</NextContinuationToken>" if last < len(names) else ""
+        body = f"<Annotations>{rows}</Annotations><Bucket>source</Bucket><Key>{_xml(key)}</Key>{more}"
+        return fakes.answer(200, f"<ListObjectAnnotationsOutput>{body}</ListObjectAnnotationsOutput>")
+
+    def _get_annotation(self, request: Request, key: str, _by: str) -> Response:
+        text = self.annotations.get(key, {}).get(request.query["annotationName"])
+        if text is None:
+            return fakes.error(404, "NoSuchAnnotation")
+        checksum = f"sum of {len(text)}" if request.headers.get("x-amz-checksum-mode") == "ENABLED" else ""
+        told = {"x-amz-checksum-crc64nvme": checksum, "x-amz-checksum-type": "FULL_OBJECT"}
+        return fakes.answer(200, text, ETag='"e"', **told)
+
+    def _put_annotation(self, request: Request, key: str, _by: str) -> Response:
+        made = self.made.get(key)
+        if made is None:
+            return fakes.NO_SUCH_KEY
+        if request.headers.get("x-amz-object-if-match", f'"{made.etag}"') != f'"{made.etag}"':
+            return fakes.error(412, "PreconditionFailed")
+        checksum = request.headers["x-amz-checksum-crc64nvme"]
+        made.annotations[request.query["annotationName"]] = request.body.decode(), checksum
+        return fakes.answer(200, "<PutObjectAnnotationOutput></PutObjectAnnotationOutput>")
 
     def _put_tags(self, request: Request, key: str, _by: str) -> Response:
         found = re.findall(r"<Key>(.*?)</Key><Value>(.*?)</Value>", request.body.decode())
@@ -228,7 +278,8 @@ class Multipart:
         if any(int(n) not in upload.parts or upload.parts[int(n)].etag != etag for n, etag in named):
             return INVALID_PART
         self._make(request.query["uploadId"], upload, [upload.parts[int(n)] for n, _ in named])
-        return fakes.answer(200, b"  \n<CompleteMultipartUploadResult></CompleteMultipartUploadResult>")
+        told = f"<ETag>&quot;{self.made[key].etag}&quot;</ETag>"
+        return fakes.answer(200, f"  \n<CompleteMultipartUploadResult>{told}</CompleteMultipartUploadResult>")
 
     def _make(self, name: str, upload: Upload, parts: list[Copied]) -> None:
         """Make an object of parts, which are a whole object of one version."""

@@ -331,3 +331,18 @@ def test_the_handler_imports_nothing_but_the_standard_library() -> None:
 
 def test_an_answer_can_be_written_as_json() -> None:
     assert json.dumps(World(FakeS3()).invoke(batch("{"))) == json.dumps([failed("m0")])
+
+
+@pytest.mark.parametrize(
+    ("variables", "endpoint"),
+    [
+        ({}, None),
+        ({"S3BULKCOPY_SQS_ENDPOINT": "https://sqs-fips.eu-west-1.amazonaws.com"}, "https://sqs-fips.eu-west-1.amazonaws.com"),
+        (
+            {"S3BULKCOPY_SQS_ENDPOINT": "https://sqs.eu-west-1.api.aws", "AWS_ENDPOINT_URL": "http://127.0.0.1:4566"},
+            "http://127.0.0.1:4566",
+        ),
+    ],
+)
+def test_sqs_is_asked_where_the_command_says_or_an_emulator(variables: dict[str, str], endpoint: str | None) -> None:
+    assert Environment(VARIABLES | variables, s3=FakeS3().client())._sqs._endpoint == endpoint

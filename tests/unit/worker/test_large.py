@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s3bulkcopy.costs import planned
 from s3bulkcopy.tally import Tally
 from s3bulkcopy.worker import aio, parts
 from s3bulkcopy.worker.attempts import Budget
@@ -19,8 +20,9 @@ from s3bulkcopy.worker.failures import Failed, Stop
 from s3bulkcopy.worker.model import Attempt, Copying, CopyTask, Counts, Done, Failure, Item, PartTask
 from s3bulkcopy.worker.pacing import Pace, full_jitter
 from s3bulkcopy.worker.properties import Policy
+from s3bulkcopy.worker.sorting import large_of
 from s3bulkcopy.worker.work import TooManyHops, Worker
-from tests.unit.worker.worker_fakes import DENIED, JOB, SLOW_DOWN, FakeS3, Queue, error, item, run
+from tests.unit.worker.worker_fakes import DENIED, JOB, SLOW_DOWN, FakeS3, Queue, answer, error, item, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +39,16 @@ BIG = item("big", 95 * 10 + 3)  # 96 parts
 SLICE_SECONDS = 90.0
 
 UNAVAILABLE = error(500, "InternalError")
+
+
+#: What S3 answers of an object that its owner and everyone may read.
+ACL = """<?xml version="1.0" encoding="UTF-8"?>
+<AccessControlPolicy xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Owner><ID>own</ID></Owner><AccessControlList><Grant>\
+<Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CanonicalUser"><ID>own</ID></Grantee>\
+<Permission>FULL_CONTROL</Permission></Grant><Grant><Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" \
+xsi:type="Group"><URI>http://acs.amazonaws.com/groups/global/AllUsers</URI></Grantee><Permission>READ</Permission></Grant>\
+</AccessControlList></AccessControlPolicy>"""
+GRANTS = {"x-amz-grant-full-control": 'id="own"', "x-amz-grant-read": 'uri="http://acs.amazonaws.com/groups/global/AllUsers"'}
 
 
 @pytest.fixture(autouse=True)
@@ -163,10 +175,31 @@ def test_an_object_of_one_task_takes_one_head_and_its_parts_are_listed_twice() -
     store = FakeS3.of([it := item("one", 100)])
     told = carry(store, [it])
 
-    assert store.multipart.asked == ["head", "get_tags", "begin", "list", *["part"] * 10, "list", "complete"]
+    assert store.multipart.asked == ["head", "get_tags", "annotations", "begin", "list", *["part"] * 10, "list", "complete"]
     assert told.counts == Counts(
         copied=1, copied_bytes=100, copy_requests=10, uploads=1, part_bytes=100, ended_part_bytes=100
     )  # fmt: skip
+
+
+#: What a request about a large object is called in the S3 API.
+NAMES = {
+    "head": "HeadObject", "get_tags": "GetObjectTagging", "annotations": "ListObjectAnnotations", "acl": "GetObjectAcl",
+    "look": "ListObjectsV2", "begin": "CreateMultipartUpload", "part": "UploadPartCopy", "list": "ListParts",
+    "complete": "CompleteMultipartUpload",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("it", [item("one", 100), BIG, Item("big", 1000, "0" * 32 + "-4")])
+@pytest.mark.parametrize("job", [SMALL, SMALL._replace(policy=Policy(acl="preserve", tags="drop"), overwrite=False)])
+def test_a_dry_run_counts_the_requests_that_copying_takes(it: Item, job: Job) -> None:
+    store = FakeS3.of([it])
+    store.multipart.acls[it.key] = ACL
+    if it.etag.endswith("-4"):
+        store.multipart.part_sizes[it.key] = 300
+    requests = planned(Counts(listed=1) + large_of(job._replace(dry=True), [it]), job)
+
+    assert carry(store, [it], job).counts.copied == 1
+    assert Counter(NAMES[kind] for kind in store.multipart.asked) == dict(requests)
 
 
 def test_bytes_of_parts_are_under_way_until_the_object_is_there() -> None:
@@ -258,17 +291,229 @@ def test_an_upload_begins_as_the_policy_says() -> None:
     assert not {"cache-control", "x-amz-meta-old", "x-amz-checksum-type"} & {*begun}
 
 
+NOTES = {f"note.{n}": f"text {n} ø" for n in range(20)} | {"zeta-ø": "<x>&amp;"}
+
+
+def test_annotations_are_copied_once_the_object_is_there_with_their_checksums() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.annotations["big"], store.multipart.page_annotations = NOTES, 7
+    told = carry(store, [BIG])
+
+    asked = store.multipart.asked
+    assert told.ends == (1, 0, 0, 0, BIG.size)
+    assert store.multipart.made["big"].annotations == {name: (text, f"sum of {len(text)}") for name, text in NOTES.items()}
+    assert min(asked.index(kind) for kind in ("get_annotation", "put_annotation")) > asked.index("complete")
+    assert (asked.count("annotations"), asked.count("put_annotation"), asked.count("head")) == (1 + 3, len(NOTES), 2)
+
+
+def test_annotations_that_are_dropped_are_not_asked_for() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.annotations["big"] = NOTES
+    carry(store, [BIG], SMALL._replace(policy=Policy(annotations="drop")))
+
+    assert not [kind for kind in store.multipart.asked if "annotation" in kind]
+    assert store.multipart.made["big"].annotations == {}
+
+
+def test_annotations_are_copied_by_whoever_comes_after_an_attempt_that_died_among_them() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.annotations["big"] = NOTES
+    store.multipart.faults["put_annotation"] = [error(500, "InternalError")] * 90
+    told = carry(store, [BIG], seconds=40.0)
+
+    assert told.ends == (1, 0, 0, 0, BIG.size)
+    assert {*store.multipart.made["big"].annotations} == {*NOTES}
+    assert max(store.multipart.copies.values()) == 1
+    assert store.multipart.asked.count("complete") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        ("annotations", "its annotations: Access Denied"),
+        ("get_annotation", "it is copied, but not its annotation 'note.0': Access Denied"),
+        ("put_annotation", "it is copied, but not its annotation 'note.0': Access Denied"),
+    ],
+)
+def test_annotations_that_may_not_be_copied_are_not_dropped_silently(kind: str, cause: str) -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.annotations["big"] = {"note.0": "x"}
+    store.multipart.rule = lambda asked, _: DENIED if asked == kind else None
+    told = carry(store, [item("small"), BIG])
+
+    assert [(failure.key, failure.code, failure.cause) for failure in told.failures] == [("big", "AccessDenied", cause)]
+    assert ("begin" in store.multipart.asked) == (kind != "annotations")
+    assert store.multipart.uploads == {}
+
+
+def test_annotations_are_not_mixed_with_those_of_an_object_that_came_in_between() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.annotations["big"] = {"note": "old"}
+    new = Item("big", 200, "f" * 32)
+
+    def rule(kind: str, _number: int) -> None:
+        if kind == "complete" and new.key not in store.multipart.made:
+            store.objects["big"], store.multipart.annotations["big"] = new, {"other": "new"}
+
+    store.multipart.rule = rule
+    told = carry(store, [BIG])
+
+    assert told.ends == (1, 0, 0, 0, new.size)
+    made = store.multipart.made["big"]
+    assert (made.version, {*made.annotations}) == (new.etag, {"other"})
+
+
+def test_where_nothing_is_overwritten_such_an_object_is_a_failure() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.annotations["big"] = {"note": "old"}
+
+    def rule(kind: str, _number: int) -> None:
+        if kind == "complete":
+            store.objects["big"] = Item("big", 200, "f" * 32)
+
+    store.multipart.rule = rule
+    told = carry(store, [BIG], SMALL._replace(overwrite=False))
+
+    assert [(failure.code, failure.cause) for failure in told.failures] == [
+        ("PreconditionFailed", "it has changed since it was listed, after it was copied; see its annotations")
+    ]
+
+
+def test_what_somebody_puts_in_the_place_of_a_copy_gets_none_of_its_annotations() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.annotations["big"] = NOTES
+
+    def rule(kind: str, _number: int) -> None:
+        if kind == "get_annotation":
+            store.multipart.made["big"].etag = "other"
+
+    store.multipart.rule = rule
+    told = carry(store, [BIG])
+
+    assert told.ends == (1, 0, 0, 0, BIG.size)
+    assert store.multipart.made["big"].annotations == {}
+
+
+def test_an_annotation_that_is_deleted_meanwhile_is_none() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.annotations["big"] = {"a": "1", "b": "2"}
+    store.multipart.faults["get_annotation"] = [error(404, "NoSuchAnnotation")]
+
+    assert carry(store, [BIG]).ends == (1, 0, 0, 0, BIG.size)
+    assert len(store.multipart.made["big"].annotations) == 1
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        answer(206, "the object itself", **{"Content-Range": f"bytes 0-16/{BIG.size}"}),
+        answer(200, "the object itself", ETag=f'"{BIG.etag}"'),
+        error(501, "NotImplemented"),
+        error(405, "MethodNotAllowed"),
+    ],
+)
+def test_a_store_that_knows_no_annotations_is_copied_from(told: Response) -> None:
+    store = FakeS3.of([BIG])
+    kept = requests_of(store)
+    store.multipart._annotations = lambda *_: told  # type: ignore[method-assign]
+
+    assert carry(store, [BIG]).ends == (1, 0, 0, 0, BIG.size)
+    assert [headers["range"] for kind, headers in kept if kind == "annotations"] == ["bytes=0-32767"]
+
+
+WITH_ACL = SMALL._replace(policy=Policy(acl="preserve"))
+
+
+def test_an_acl_that_is_preserved_is_there_when_the_object_is_and_costs_one_request() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.acls["big"] = ACL
+    told = carry(store, [BIG], WITH_ACL)
+
+    headers = store.multipart.made["big"].headers
+    assert told.ends == (1, 0, 0, 0, BIG.size)
+    assert GRANTS.items() <= headers.items()
+    assert "x-amz-acl" not in headers
+    assert store.multipart.asked.count("acl") == 1
+
+
+def test_an_acl_of_an_object_that_is_begun_anew_is_read_anew() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.acls["big"] = ACL
+
+    def between(task: Task) -> None:
+        if isinstance(task, PartTask) and not task.restarts:
+            store.multipart.uploads.clear()  # somebody has aborted it
+
+    told = carry(store, [BIG], WITH_ACL, between=between)
+
+    assert told.ends == (1, 0, 0, 0, BIG.size)
+    assert store.multipart.asked.count("acl") == 2
+    assert GRANTS.items() <= store.multipart.made["big"].headers.items()
+
+
+@pytest.mark.parametrize("kind", ["acl", "get_tags"])
+def test_an_object_about_which_something_may_not_be_read_is_a_failure_and_nothing_of_it_is_left(kind: str) -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.acls["big"] = ACL
+    store.multipart.rule = lambda asked, _: DENIED if asked == kind else None
+    told = carry(store, [BIG, item("small")], SMALL._replace(policy=Policy(acl="preserve" if kind == "acl" else "")))
+
+    assert [(failure.key, failure.code) for failure in told.failures if failure.key == "big"] == [("big", "AccessDenied")]
+    assert "begin" not in store.multipart.asked
+
+
+@pytest.mark.parametrize("kind", ["acl", "get_tags"])
+def test_what_is_gone_has_vanished_even_where_that_is_told_as_a_denial(kind: str) -> None:
+    store = FakeS3.of([BIG])
+
+    def rule(asked: str, _number: int) -> Response | None:
+        if asked == kind:
+            store.objects.clear()
+            return DENIED
+        return None
+
+    store.multipart.acls["big"] = ACL
+    store.multipart.rule = rule
+    told = carry(store, [BIG], WITH_ACL)
+
+    assert told.ends == (0, 0, 1, 0, 0)
+
+
+def test_a_probe_proves_that_an_acl_may_be_kept() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.acls["big"] = ACL
+    kept = requests_of(store)
+
+    async def main() -> list[Outcome | Failed]:
+        good = await Copier(store.client(), Pace(), full_jitter(lambda: 0.5)).probe(WITH_ACL, [BIG])
+        store.multipart.rule = lambda asked, _: DENIED if asked == "acl" else None
+        return [good, await Copier(store.client(), Pace(), full_jitter(lambda: 0.5)).probe(WITH_ACL, [BIG])]
+
+    good, bad = run(main())
+    assert good == Outcome(Counts(uploads=1), (), (BIG,))
+    assert GRANTS.items() <= next(headers for kind, headers in kept if kind == "begin").items()
+    assert isinstance(bad, Failed)
+    assert bad.fault.code == "AccessDenied"
+
+
 def test_every_request_says_who_pays_and_whose_the_buckets_are() -> None:
     policy = Policy(tags="drop", request_payer=True, source_owner="1" * 12, destination_owner="2" * 12)
     store = FakeS3.of([BIG])
     store.multipart.tags["big"] = (("old", "tag"),)
+    store.multipart.annotations["big"] = {"note": "x"}
     kept = requests_of(store)
     carry(store, [BIG], SMALL._replace(policy=policy, overwrite=False))
 
-    assert {kind for kind, _ in kept} == {"look", "head", "begin", "part", "list", "complete"}
+    of_source, of_both = (
+        {"head", "annotations", "get_annotation"},
+        {"look", "begin", "part", "list", "complete", "put_annotation"},
+    )
+    assert {kind for kind, _ in kept} == of_source | of_both
     for kind, headers in kept:
         assert headers["x-amz-request-payer"] == "requester"
-        assert headers["x-amz-expected-bucket-owner"] == (policy.source_owner if kind == "head" else policy.destination_owner)
+        assert headers["x-amz-expected-bucket-owner"] == (
+            policy.source_owner if kind in of_source else policy.destination_owner
+        )
         assert headers.get("x-amz-source-expected-bucket-owner") == (policy.source_owner if kind == "part" else None)
 
 
@@ -618,6 +863,41 @@ def test_an_object_without_an_etag_is_pinned_to_the_version_that_is_there() -> N
     assert store.multipart.made["big"].version == BIG.etag
 
 
+TOO_LARGE = error(
+    400, "InvalidRequest", "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120"
+)
+
+
+WITH_CLASS = SMALL._replace(policy=Policy(storage_class="preserve"))
+NAMED = [Item("big", 0, ""), Item("small", 0, "")]
+
+
+@pytest.mark.parametrize(("job", "tries"), [(SMALL, 1), (WITH_CLASS, 0)])
+def test_an_object_whose_size_nobody_told_is_copied_by_parts_once_it_proves_too_large(job: Job, tries: int) -> None:
+    store = FakeS3.of([BIG, item("small")])
+    store.copy_rule = lambda key, _: TOO_LARGE if key == "big" else None
+    told = carry(store, NAMED, job)
+
+    assert told.ends[:4] == (2, 0, 0, 0)
+    assert store.multipart.made["big"].version == BIG.etag
+    assert store.copy_requests["big"] == tries
+
+
+@pytest.mark.parametrize("job", [SMALL, WITH_CLASS])
+def test_a_probe_leaves_such_an_object_to_a_task_as_it_is_known_then(job: Job) -> None:
+    store = FakeS3.of([BIG, item("small")])
+    store.copy_rule = lambda key, _: TOO_LARGE if key == "big" else None
+
+    async def main() -> Outcome | Failed:
+        return await Copier(store.client(), Pace(), full_jitter(lambda: 0.5)).probe(job, NAMED)
+
+    outcome = run(main())
+    assert isinstance(outcome, Outcome)
+    assert outcome.counts.copied == 0
+    assert [it.size for it in outcome.rest] == [BIG.size, 0]
+    assert store.multipart.uploads == {}
+
+
 def test_an_object_that_has_become_empty_is_copied_all_the_same() -> None:
     store = FakeS3.of([item("big", 0)])
     told = carry(store, [Item("big", 500, "")])
@@ -657,7 +937,7 @@ def test_a_probe_proves_the_right_to_copy_by_parts_and_leaves_the_object_to_a_ta
         return await Copier(store.client(), Pace(), full_jitter(lambda: 0.5)).probe(SMALL, [BIG, item("small")])
 
     assert run(main()) == Outcome(Counts(uploads=1), (), (BIG, item("small")))
-    assert store.multipart.asked == ["head", "begin", "part", "abort"]
+    assert store.multipart.asked == ["head", "annotations", "begin", "part", "abort"]
     assert store.multipart.uploads == {}
 
 
@@ -694,8 +974,10 @@ def test_whatever_passes_goes_wrong_each_object_counts_once_and_no_upload_is_lef
     sizes = data.draw(st.lists(st.integers(1, 1500), min_size=1, max_size=4))
     found = [item(f"k{n}", size) for n, size in enumerate(sizes)]
     store = FakeS3.of(found)
+    store.multipart.annotations["k0"] = {"a": "1", "b": "2"}
     deaths = data.draw(st.sets(st.integers(1, 12), max_size=4))
-    for kind in data.draw(st.sets(st.sampled_from(["head", "begin", "list", "part", "complete", "look"]))):
+    kinds = ["head", "begin", "list", "part", "complete", "look", "annotations", "get_annotation", "put_annotation"]
+    for kind in data.draw(st.sets(st.sampled_from(kinds))):
         possible = [*PASSING, INSIDE] if kind in ("part", "complete") else PASSING
         store.multipart.faults[kind] = data.draw(st.lists(st.sampled_from(possible), max_size=4))
     told = carry(
@@ -712,3 +994,5 @@ def test_whatever_passes_goes_wrong_each_object_counts_once_and_no_upload_is_lef
     assert told.counts.bytes_under_way == 0
     there = {**{key: it.size for key, it in store.copied.items()}, **{key: it.size for key, it in store.multipart.made.items()}}
     assert there == sizes_of
+    if "k0" in store.multipart.made:
+        assert {*store.multipart.made["k0"].annotations} == {"a", "b"}

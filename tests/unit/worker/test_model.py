@@ -85,6 +85,7 @@ tasks = st.one_of(
         texts,
         numbers,
         numbers,
+        st.booleans(),
     ),
     st.builds(Nothing),
 )

@@ -92,13 +92,14 @@ def test_a_completion_does_not_overwrite_where_the_job_does_not() -> None:
 @pytest.mark.parametrize(
     ("body", "fault"),
     [
-        (b"  \n\n<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>", None),
+        (b"  \n\n<CompleteMultipartUploadResult><ETag>&quot;x-2&quot;</ETag></CompleteMultipartUploadResult>", "x-2"),
+        (b"<CompleteMultipartUploadResult></CompleteMultipartUploadResult>", ""),
         (b"  " + error(500, "InternalError").body, Fault(Next.RETRY, "InternalError", "because")),
         (error(503, "SlowDown").body, Fault(Next.SLOW_DOWN, "SlowDown", "because")),
         (b"    ", Fault(Next.RETRY, "IncompleteAnswer", "a 200 without a result")),
     ],
 )
-def test_the_document_decides_how_a_completion_ended(body: bytes, fault: Fault | None) -> None:
+def test_the_document_decides_how_a_completion_ended(body: bytes, fault: Fault | str) -> None:
     assert multipart.read_completion(answer(200, body)) == fault
 
 

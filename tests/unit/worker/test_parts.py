@@ -16,6 +16,7 @@ from s3bulkcopy.worker.parts import (
     MIN_PART_BYTES,
     TASK_PARTS,
     Parts,
+    likely_parts,
     part_bytes_for,
     part_bytes_of,
 )
@@ -102,3 +103,18 @@ def test_a_part_has_the_bytes_of_its_span(size: int, part_bytes: int) -> None:
 
     first, last = parts.span(parts.number)
     assert parts.size_of(parts.number) == last - first + 1 >= 1
+
+
+@given(sizes, wanted, st.integers(5, 5 * 1024))
+def test_an_object_that_was_put_in_parts_of_one_size_is_likely_copied_in_as_many(size: int, part_bytes: int, mib: int) -> None:
+    own = Parts(size, part_bytes_for(size, mib * 1024**2))
+
+    assert likely_parts(size, own.number, part_bytes).number == own.number
+
+
+@given(sizes, wanted, st.one_of(st.none(), st.integers(0, 99_999)))
+def test_the_likely_parts_are_such_as_s3_takes_whatever_an_etag_tells(size: int, part_bytes: int, count: int | None) -> None:
+    parts = likely_parts(size, count, part_bytes)
+
+    assert 1 <= parts.number <= MAX_PARTS
+    assert parts.number in (count, Parts(size, part_bytes_for(size, part_bytes)).number)

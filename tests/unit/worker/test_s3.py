@@ -219,6 +219,13 @@ TRUTH = [
     (403, "InvalidObjectState", "", "", Next.RECORD),
     (400, "KMS.DisabledException", "", "", Next.RECORD),
     (400, "InvalidRequest", "", "", Next.RECORD),
+    (
+        400,
+        "InvalidRequest",
+        "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120",
+        "",
+        Next.CHANGED,
+    ),
     (400, "KeyTooLongError", "", "", Next.RECORD),
     (501, "NotImplemented", "", "", Next.RECORD),
     (400, "ExpiredToken", "", "", Next.EXPIRED),
