@@ -148,9 +148,16 @@ class AwsSession:
 
     @property
     def has_other_store(self) -> bool:
-        """Tell whether an endpoint is named, so that the store need not be AWS's."""
-        names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
-        return self._endpoint_url is not None or any(os.environ.get(name) for name in names)
+        """Tell whether an endpoint is named, so that the store need not be AWS's: by option, environment or profile."""
+        if self._endpoint_url is not None:
+            return True
+        session = self._session._session  # noqa: SLF001 - boto3 has no name for it
+        if session.get_config_variable("ignore_configured_endpoint_urls"):
+            return False
+        profile = session.get_scoped_config()
+        of_s3 = session.full_config.get("services", {}).get(profile.get("services"), {}).get("s3", {})
+        named = (os.environ.get("AWS_ENDPOINT_URL_S3"), os.environ.get("AWS_ENDPOINT_URL"))
+        return any((*named, of_s3.get("endpoint_url"), profile.get("endpoint_url")))
 
     def credentials(self) -> Credentials:
         """Give the credentials that are valid now, renewed where they can be; raises NotPermitted where there are none."""

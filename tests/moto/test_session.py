@@ -234,6 +234,44 @@ def test_an_endpoint_from_the_environment_counts_as_well(aws: Aws, monkeypatch: 
     assert bucket_url(aws, "bucket", REGION) == "http://localhost:9000/bucket"
 
 
+NAMED_BY_PROFILE = """
+[default]
+endpoint_url = http://localhost:9000
+[profile of-s3]
+aws_access_key_id = a
+aws_secret_access_key = b
+services = ours
+[services ours]
+s3 =
+  endpoint_url = http://localhost:9000
+sqs =
+  endpoint_url = http://localhost:9001
+"""
+
+
+@pytest.mark.parametrize("profile", [None, "of-s3"])
+def test_an_endpoint_from_a_profile_counts_as_well(
+    aws: Aws,  # noqa: ARG001 - its environment
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    profile: str | None,
+) -> None:
+    (tmp_path / "config").write_text(NAMED_BY_PROFILE)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    session = AwsSession(AwsSettings(region=REGION, profile=profile))
+
+    assert session.has_other_store
+    assert bucket_url(session, "bucket", REGION) == "http://localhost:9000/bucket"
+
+
+def test_an_endpoint_that_boto3_is_told_to_pass_over_does_not_count(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:9000")
+    monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
+
+    assert not aws.has_other_store
+    assert bucket_url(aws, "bucket", REGION) == f"https://bucket.s3.{REGION}.amazonaws.com"
+
+
 def test_the_account_tells_its_free_concurrency(aws: Aws) -> None:  # noqa: ARG001
     session = AwsSession(AwsSettings(region=REGION))
     with Stubber(session.client("lambda", REGION)) as stub:
