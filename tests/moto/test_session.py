@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -187,6 +189,19 @@ def test_a_bucket_that_refuses_us_is_named(aws: Aws) -> None:
     with pytest.raises(BucketUnavailable, match="bucket 'source' refuses these credentials") as error:
         bucket_region(aws, "source")
     assert "s3:ListBucket" in error.value.hint
+
+
+@pytest.mark.parametrize(("minutes", "said"), [(60, "60 minutes slow"), (-60, "60 minutes fast")])
+def test_a_clock_that_is_wrong_is_told_rather_than_that_a_bucket_refuses_us(aws: Aws, minutes: int, said: str) -> None:
+    refused = refusal("403", "Forbidden", "HeadBucket")
+    refused.response["ResponseMetadata"] |= {
+        "HTTPStatusCode": 403,
+        "HTTPHeaders": {"date": formatdate(time.time() + 60 * minutes, usegmt=True)},
+    }
+    aws.before = refuse("s3.head_bucket", refused)
+
+    with pytest.raises(NotPermitted, match=f"bucket 'source': refused, and this machine's clock is {said}"):
+        bucket_region(aws, "source")
 
 
 def test_a_redirection_tells_the_region(aws: Aws) -> None:
