@@ -6,8 +6,10 @@ import logging
 import os
 import re
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -36,6 +38,7 @@ from botocore.utils import get_environ_proxies
 from s3bulkcopy import __version__
 from s3bulkcopy.errors import BucketRefused, BucketUnavailable, NotPermitted, S3BulkCopyError, UsageError
 from s3bulkcopy.worker.regions import REGION_HERE
+from s3bulkcopy.worker.s3 import SKEW_SECONDS
 from s3bulkcopy.worker.sigv4 import Credentials
 
 if TYPE_CHECKING:
@@ -149,9 +152,16 @@ class AwsSession:
 
     @property
     def has_other_store(self) -> bool:
-        """Tell whether an endpoint is named, so that the store need not be AWS's."""
-        names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
-        return self._endpoint_url is not None or any(os.environ.get(name) for name in names)
+        """Tell whether an endpoint is named, so that the store need not be AWS's: by option, environment or profile."""
+        if self._endpoint_url is not None:
+            return True
+        session = self._session._session  # noqa: SLF001 - boto3 has no name for it
+        if session.get_config_variable("ignore_configured_endpoint_urls"):
+            return False
+        profile = session.get_scoped_config()
+        of_s3 = session.full_config.get("services", {}).get(profile.get("services"), {}).get("s3", {})
+        named = (os.environ.get("AWS_ENDPOINT_URL_S3"), os.environ.get("AWS_ENDPOINT_URL"))
+        return any((*named, of_s3.get("endpoint_url"), profile.get("endpoint_url")))
 
     def credentials(self) -> Credentials:
         """Give the credentials that are valid now, renewed where they can be; raises NotPermitted where there are none."""
@@ -310,6 +320,11 @@ def translate(error: Exception, doing: str) -> S3BulkCopyError:  # noqa: PLR0911
 
 def _translate_answer(error: ClientError, doing: str) -> S3BulkCopyError:
     code, said = error_code(error), str(error.response.get("Error", {}).get("Message", ""))
+    if minutes := _minutes_off(error):
+        return NotPermitted(
+            f"{doing}: refused, and this machine's clock is {abs(minutes):,} minutes {'slow' if minutes > 0 else 'fast'}",
+            hint="set the clock: a request is valid for a quarter of an hour before and after its date",
+        )
     if code in _EXPIRED:
         return NotPermitted(f"{doing}: the credentials have expired", hint="refresh them, for example with `aws sso login`")
     if code in _UNKNOWN_KEY:
@@ -320,6 +335,18 @@ def _translate_answer(error: ClientError, doing: str) -> S3BulkCopyError:
     if code in _DENIED:
         return NotPermitted(f"{doing}: {action} is denied: {said}", hint=f"allow {action}; see Permissions in the README")
     return S3BulkCopyError(f"{doing}: {code}: {said}")
+
+
+def _minutes_off(error: ClientError) -> int:
+    """Give by how many minutes our clock is behind that of a refusal; 0 where that is too few to explain it."""
+    metadata = error.response.get("ResponseMetadata", {})
+    try:
+        answered_at = parsedate_to_datetime(metadata.get("HTTPHeaders", {}).get("date", "")).timestamp()
+    except ValueError:
+        return 0
+    seconds = answered_at - time.time()
+    is_refused = metadata.get("HTTPStatusCode") in (400, 403)
+    return round(seconds / 60) if is_refused and abs(seconds) > SKEW_SECONDS else 0
 
 
 def error_code(error: ClientError) -> str:
@@ -387,7 +414,7 @@ def bucket_region(session: AwsSession, bucket: str, owner: str = "") -> str:
             raise BucketUnavailable(f"bucket '{bucket}' does not exist", hint="is the name spelled right?") from error
         if code in ("301", "PermanentRedirect") and region:
             return str(region)
-        if code in _DENIED:
+        if code in _DENIED and not _minutes_off(error):
             other = f", or does not belong to account {owner}" if owner else ""
             raise BucketRefused(
                 f"bucket '{bucket}' refuses these credentials{other}",

@@ -85,6 +85,9 @@ _SUSPICIOUS_DEATHS = 2
 #: Workers that may die before they are ready, without any task ending in between, before the run is given up.
 _DEATHS = 5
 
+#: Credentials in a row that may be refused as expired, without any task ending in between, before the run is given up.
+_RENEWALS = 5
+
 #: Connections of all workers together; the pace decides how many of them are used.
 _CONNECTIONS = 2400
 
@@ -237,6 +240,8 @@ class LocalEngine:
         #: What the workers were told last, and the number of the first delivery made since.
         self._said: Credentials | None = None
         self._said_since = -1
+        #: How often others were found in place of those that had expired, since a task has ended.
+        self._renewals = 0
         self._said_at = float("-inf")
 
     # -------------------------------------------------------------------------------------------- making and unmaking
@@ -521,7 +526,7 @@ class LocalEngine:
             case "done":
                 self._note(worker, rest)
                 self._release(worker, token)
-                self._deaths = 0
+                self._deaths = self._renewals = 0
             case "progress":
                 worker.under_way = Counts(*json.loads(token))
             case "trouble":
@@ -677,6 +682,12 @@ class LocalEngine:
             raise NotPermitted(
                 "the credentials have expired",
                 hint="refresh them, for example with `aws sso login`",
+            )
+        self._renewals += 1
+        if self._renewals > _RENEWALS:
+            raise NotPermitted(
+                f"the credentials have expired, and so had {_RENEWALS} others in a row that were found in their place",
+                hint="look at this machine's clock, and at where the credentials come from",
             )
         self._spread(found)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -189,6 +191,19 @@ def test_a_bucket_that_refuses_us_is_named(aws: Aws) -> None:
     assert "s3:ListBucket" in error.value.hint
 
 
+@pytest.mark.parametrize(("minutes", "said"), [(60, "60 minutes slow"), (-60, "60 minutes fast")])
+def test_a_clock_that_is_wrong_is_told_rather_than_that_a_bucket_refuses_us(aws: Aws, minutes: int, said: str) -> None:
+    refused = refusal("403", "Forbidden", "HeadBucket")
+    refused.response["ResponseMetadata"] |= {
+        "HTTPStatusCode": 403,
+        "HTTPHeaders": {"date": formatdate(time.time() + 60 * minutes, usegmt=True)},
+    }
+    aws.before = refuse("s3.head_bucket", refused)
+
+    with pytest.raises(NotPermitted, match=f"bucket 'source': refused, and this machine's clock is {said}"):
+        bucket_region(aws, "source")
+
+
 def test_a_redirection_tells_the_region(aws: Aws) -> None:
     elsewhere = refusal("301", "Moved Permanently", "HeadBucket")
     elsewhere.response["ResponseMetadata"]["HTTPHeaders"]["x-amz-bucket-region"] = "ap-southeast-2"
@@ -232,6 +247,44 @@ def test_an_endpoint_from_the_environment_counts_as_well(aws: Aws, monkeypatch: 
     monkeypatch.setenv(variable, "http://localhost:9000")
 
     assert bucket_url(aws, "bucket", REGION) == "http://localhost:9000/bucket"
+
+
+NAMED_BY_PROFILE = """
+[default]
+endpoint_url = http://localhost:9000
+[profile of-s3]
+aws_access_key_id = a
+aws_secret_access_key = b
+services = ours
+[services ours]
+s3 =
+  endpoint_url = http://localhost:9000
+sqs =
+  endpoint_url = http://localhost:9001
+"""
+
+
+@pytest.mark.parametrize("profile", [None, "of-s3"])
+def test_an_endpoint_from_a_profile_counts_as_well(
+    aws: Aws,  # noqa: ARG001 - its environment
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    profile: str | None,
+) -> None:
+    (tmp_path / "config").write_text(NAMED_BY_PROFILE)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    session = AwsSession(AwsSettings(region=REGION, profile=profile))
+
+    assert session.has_other_store
+    assert bucket_url(session, "bucket", REGION) == "http://localhost:9000/bucket"
+
+
+def test_an_endpoint_that_boto3_is_told_to_pass_over_does_not_count(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:9000")
+    monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
+
+    assert not aws.has_other_store
+    assert bucket_url(aws, "bucket", REGION) == f"https://bucket.s3.{REGION}.amazonaws.com"
 
 
 def test_the_account_tells_its_free_concurrency(aws: Aws) -> None:  # noqa: ARG001

@@ -548,6 +548,31 @@ def test_credentials_that_expired_for_good_end_the_run(stage: Stage) -> None:
         stage.engine.poll(1)
 
 
+def test_credentials_that_are_renewed_and_refused_again_and_again_end_the_run(stage: Stage) -> None:
+    stage.engine.submit([copying()])
+    for number in range(local._RENEWALS):
+        stage.found.append(Credentials(f"renewed {number}", "s"))
+        stage.workers[0].say("expired", *stage.workers[0].tasks())
+        stage.go_on()
+    stage.found.append(Credentials("one more", "s"))
+    stage.workers[0].say("expired", *stage.workers[0].tasks())
+
+    with pytest.raises(NotPermitted, match="and so had 5 others in a row"):
+        stage.engine.poll(1)
+
+
+def test_credentials_may_expire_as_often_as_tasks_end_in_between(stage: Stage) -> None:
+    for number in range(2 * local._RENEWALS):
+        stage.engine.submit([copying(f"run.{number}")])
+        stage.found.append(Credentials(f"renewed {number}", "s"))
+        stage.workers[0].say("expired", *stage.workers[0].tasks())
+        stage.go_on()
+        stage.workers[0].say("done", *stage.workers[0].tasks(), done(f"run.{number}"))
+        stage.go_on()
+
+    assert len(stage.engine.poll(1)) == 2 * local._RENEWALS
+
+
 def test_a_fatal_event_is_given_at_once(stage: Stage) -> None:
     stage.engine.submit([copying("run.1"), copying("run.2")])
     fatal = Fatal("run.1", Attempt(1, "n"), "not_found", "gone")
