@@ -55,6 +55,8 @@ FIGURES = {
     "tree": Figure("all processes", "MiB", 0),
     "requests": Figure("requests", "an object", 3),
     "slow_downs": Figure("answers 503", "% of all", 2),
+    "server": Figure("server", "% of a core", 0),
+    "busy": Figure("all cores", "% busy", 0),
     "startup": Figure("start-up CPU", "ms", 0),
 }
 
@@ -137,6 +139,12 @@ class Course:
         }
         if counts is not None and (requests := counts.requests.total()):
             found |= {"requests": requests / objects, "slow_downs": 100 * counts.slow_downs / requests}
+        if counts is not None and counts.cpu_seconds:
+            busy = used.cpu_seconds + counts.cpu_seconds
+            found |= {
+                "server": 100 * counts.cpu_seconds / used.seconds,
+                "busy": 100 * busy / used.seconds / (os.cpu_count() or 1),
+            }
         if self.single is not None:
             found["startup"] = self._copy(contender, self.single, f"{name}-one", expected)[0].cpu_seconds * 1e3
         return found

@@ -48,10 +48,13 @@ class Counts:
 
     requests: Counter[str] = field(default_factory=Counter)
     slow_downs: int = 0
+    #: Processor time of the server; 0 where it does not tell.
+    cpu_seconds: float = 0.0
 
     def since(self, before: Counts) -> Counts:
         """Give what came after an earlier count."""
-        return Counts(self.requests - before.requests, self.slow_downs - before.slow_downs)
+        slow_downs, cpu_seconds = self.slow_downs - before.slow_downs, self.cpu_seconds - before.cpu_seconds
+        return Counts(self.requests - before.requests, slow_downs, cpu_seconds)
 
 
 async def _patiently(ask: Callable[[], Awaitable[T | Fault]]) -> T | Fault:
@@ -119,7 +122,8 @@ class Endpoint:
         with urllib.request.build_opener(*handlers).open(self.url + self.stats_path, timeout=60) as answer:
             told = json.load(answer)
         requests = told.get("requests") or {kind: told[kind] for kind in _KINDS if told.get(kind)}
-        return Counts(Counter(requests), told.get("slow_downs", told.get("503", 0)))
+        cpu_seconds = told.get("cpu_seconds", told.get("server_cpu_s", 0.0))
+        return Counts(Counter(requests), told.get("slow_downs", told.get("503", 0)), cpu_seconds)
 
     def _location(self, bucket: str) -> Location:
         return Location(bucket, "", REGION, f"{self.url}/{bucket}")

@@ -10,7 +10,8 @@ Operations: ListObjectsV2 and ListObjects (prefix, delimiter, start-after, marke
 HEAD, PUT, DELETE and GET ?location of a bucket; HEAD, GET, PUT and DELETE of an object, POST ?delete; CopyObject with
 x-amz-copy-source-if-match and If-None-Match. Everything else is answered 501.
 
-`GET /_model/stats` gives what was counted as JSON (`Stats`), `POST /_model/reset` begins to count anew.
+`GET /_model/stats` gives what was counted as JSON (`Stats`), with the processor time of this process; `POST /_model/reset`
+begins to count anew.
 """
 
 from __future__ import annotations
@@ -476,7 +477,7 @@ class Model:
         elif (request.method, request.key) != (b"GET", b"stats"):
             return error(404, "NoSuchControl")
         buckets = {name.decode(): len(bucket.objects) for name, bucket in self.buckets.items()}
-        return answer(200, json.dumps({**vars(self.stats), "buckets": buckets}).encode())
+        return answer(200, json.dumps({**vars(self.stats), "cpu_seconds": time.process_time(), "buckets": buckets}).encode())
 
     # ------------------------------------------------------------------------------------------------------------- buckets
 

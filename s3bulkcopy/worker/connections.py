@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: How long to wait for a connection, in seconds.
 CONNECT_SECONDS = 10.0
+#: How long one address may take of that where there are others.
+_ADDRESS_SECONDS = 3.0
 #: How long a connection may lie idle before it is not trusted any more, in seconds. S3 closes after a few more.
 IDLE_SECONDS = 4.0
 #: How long the addresses of a name are kept, in seconds.
@@ -335,12 +337,13 @@ class Host:
     # --------------------------------------------------------------------------------------------- new connections
 
     async def _open(self) -> Connection:
-        """Connect to the next address, or to one behind it where that refuses: a name may have addresses without a route."""
+        """Connect to the next address, or to one behind it where that does not answer: some may have no route."""
         async with aio.timeout(CONNECT_SECONDS):
             addresses = await self._addresses_in_turn()
             for address in addresses[:-1]:
                 with suppress(OSError):
-                    return await self._connect(address)
+                    async with aio.timeout(_ADDRESS_SECONDS):
+                        return await self._connect(address)
             return await self._connect(addresses[-1])
 
     async def _connect(self, address: tuple[int, Any]) -> Connection:

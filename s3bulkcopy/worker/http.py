@@ -21,6 +21,9 @@ _CHUNK = rb"([0-9a-fA-F]{1,15})[ \t]*(?:;|$)"
 _STATUS_LINE = rb"HTTP/1\.([01]) (\d{3})[ \r]"
 _BODILESS = frozenset({204, 304})
 
+#: Longest head, in bytes.
+_MOST_HEAD = 64 * 1024
+
 
 class MalformedAnswer(ConnectionError):
     """What came is not HTTP/1.1."""
@@ -95,7 +98,7 @@ class AnswerReader:
             data = self._rest + data if self._rest else data
             end = data.find(b"\r\n\r\n")
             if end < 0:
-                if not b"HTTP/1.".startswith(data[:7]):
+                if not b"HTTP/1.".startswith(data[:7]) or len(data) > _MOST_HEAD:
                     raise MalformedAnswer(f"not an HTTP/1.1 answer: {data[:60]!r}")
                 self._rest = data
                 return None

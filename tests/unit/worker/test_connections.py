@@ -200,6 +200,27 @@ def test_an_address_that_refuses_is_passed_over(monkeypatch: pytest.MonkeyPatch)
     aio.run(main())
 
 
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with serving(echo) as (server, host):
+            loop = aio.get_running_loop()
+            connect = loop.sock_connect
+            host._addresses = [(socket.AF_INET, (address, host._port)) for address in ("127.0.0.2", "127.0.0.1")]
+            host._resolved_at = loop.time()
+
+            async def sock_connect(connecting: socket.socket, where: tuple[str, int]) -> None:
+                if where[0] == "127.0.0.2":
+                    await loop.create_future()
+                await connect(connecting, where)
+
+            monkeypatch.setattr(loop, "sock_connect", sock_connect)
+            monkeypatch.setattr(connections, "_ADDRESS_SECONDS", 0.05)
+            answer = await host.exchange(get("/"), 5)
+            assert (answer.status, server.connections) == (200, 1)
+
+    aio.run(main())
+
+
 def test_a_name_is_resolved_once_for_all_who_wait_and_old_addresses_outlive_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = 0
 

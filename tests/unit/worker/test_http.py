@@ -119,6 +119,7 @@ def test_bytes_behind_an_answer_make_the_connection_useless() -> None:
         b"HTTP/1.1 abc X\r\n\r\n",
         b"HTTP/1.1 99 X\r\n\r\n",
         b"HTTP/1.12 200\r\n\r\n",
+        HEAD + b"x" * 70_000,
         *(
             HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk
             for chunk in (
