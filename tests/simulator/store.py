@@ -158,7 +158,8 @@ class Store:
         response = self._fault()
         if loop.expires_at < self._world.now:
             response = EXPIRED
-        if method not in ("GET", "PUT") or "uploadId=" in target or "tagging=" in target or target.startswith("/destination?"):
+        is_of_parts = any(word in target for word in ("uploadId=", "tagging=", "annotation="))
+        if method not in ("GET", "PUT") or is_of_parts or target.startswith("/destination?"):
             return self._multipart(loop, request, response)
         if method == "GET":
             response = response or self._list(target)
