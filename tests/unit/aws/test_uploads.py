@@ -83,6 +83,10 @@ class Session(AwsSession):
         self._endpoint_url = None
         self.renewals = 0
 
+    @property
+    def has_other_store(self) -> bool:
+        return self._endpoint_url is not None
+
     def renew(self) -> None:
         self.renewals += 1
         self._fake.denied = ""
