@@ -31,7 +31,7 @@ from s3bulkcopy.worker.s3 import REQUEST_SECONDS, read_copy, read_date
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
-    from typing import TypeVar
+    from typing import Any, TypeVar
 
     from s3bulkcopy.worker.attempts import Budget, Children
     from s3bulkcopy.worker.copying import Copier
@@ -193,14 +193,7 @@ class Uploads:
             part_bytes = _part_bytes(job, item, source)
         except ValueError as error:
             raise _Ended(Fault(Next.RECORD, "EntityTooLarge", str(error))) from error
-        match policy.tags:
-            case "copy":
-                tagging = await at.tags()
-            case "replace":
-                tagging = multipart.write_tagging(policy.tag_set)
-            case _:
-                tagging = ""
-        annotated = policy.annotations == "copy" and await at.is_annotated()
+        tagging, annotated = await _all(at.tagging(), at.is_to_annotate())
         headers = multipart.kept_headers(source, policy) | new_object_headers(policy, item.storage_class) | grants
         headers |= {"x-amz-tagging": tagging} if tagging else {}
         upload_id, begun = await at.begin(headers)
@@ -385,6 +378,15 @@ def _of_annotations(fault: Fault) -> Fault:
     return fault._replace(cause=clip(f"its annotations: {fault.cause}"))
 
 
+async def _all(*asked: Awaitable[Any]) -> list[Any]:
+    """Ask for several things at the same time; gives the answers, or raises the first fault once all have ended."""
+    answers = await aio.gather(*asked, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return answers
+
+
 class _Asking:
     """Asks until there is an answer that asking again would not change, within one attempt."""
 
@@ -522,7 +524,7 @@ class _Object:
             return fault._replace(next=Next.RECORD)
         return confirmed(fault, item, answer, self.job)
 
-    async def tags(self) -> str:
+    async def _tags(self) -> str:
         """Read the source's tags; not every store says in answer to a HEAD request whether there are any."""
 
         def write(bucket: Bucket, date: str) -> bytes:
@@ -538,8 +540,20 @@ class _Object:
         s3, job = self._asking.s3, self.job
         return await self._expect_of_source(await self._asking.ask(lambda: s3.grants(job.source, self.item.key, job.policy)))
 
-    async def is_annotated(self) -> bool:
-        """Tell whether the source has annotations."""
+    async def tagging(self) -> str:
+        """Give the tags for the copy, as a header has them; those of the source where the policy copies them."""
+        match self.job.policy.tags:
+            case "copy":
+                return await self._tags()
+            case "replace":
+                return multipart.write_tagging(self.job.policy.tag_set)
+            case _:
+                return ""
+
+    async def is_to_annotate(self) -> bool:
+        """Tell whether the source has annotations, where the policy copies them."""
+        if self.job.policy.annotations != "copy":
+            return False
 
         def write(bucket: Bucket, date: str) -> bytes:
             return annotation.look_request(bucket, self.item.key, date)
@@ -557,9 +571,7 @@ class _Object:
             async with few:
                 await self._copy_annotation(name, etag)
 
-        for end in await aio.gather(*map(copy, await self._annotations()), return_exceptions=True):
-            if isinstance(end, BaseException):
-                raise end
+        await _all(*map(copy, await self._annotations()))
 
     async def _annotations(self) -> list[str]:
         names: list[str] = []
