@@ -693,7 +693,9 @@ def _refuse_other(names: tuple[str, ...], engine: str) -> None:
             continue
         source = context.get_parameter_source(parameter.name)
         if source is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{parameter.opts[0]} is an option of the {engine} engine: add --engine {engine}")
+            raise click.UsageError(
+                f"{parameter.opts[0]} is an option of the {engine} engine: leave it out, or add --engine {engine}"
+            )
         if source is ParameterSource.ENVIRONMENT and not context.params.get("quiet"):
             click.echo(f"note: {parameter.envvar} is ignored, as it is for the {engine} engine", err=True)
 

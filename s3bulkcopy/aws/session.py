@@ -33,6 +33,7 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.httpsession import ProxyConfiguration, get_cert_path
+from botocore.parsers import ResponseParserError
 from botocore.utils import get_environ_proxies
 
 from s3bulkcopy import __version__
@@ -390,12 +391,30 @@ _SERVICES = {
 
 
 def identity(session: AwsSession) -> Identity:
-    """Ask AWS who we are; raises NotPermitted without usable credentials."""
+    """Ask AWS who we are; raises NotPermitted without usable credentials, or UsageError where it is no AWS that answers."""
+    client = session.client("sts")
     try:
-        answer = session.client("sts").get_caller_identity()
+        answer = client.get_caller_identity()
+        return Identity(answer["Account"], answer["Arn"])
     except (ClientError, BotoCoreError) as error:
-        raise translate(error, "asking AWS who we are") from error
-    return Identity(answer["Account"], answer["Arn"])
+        if not isinstance(error, ClientError) or not _is_of_no_aws(error):
+            raise translate(error, "asking AWS who we are") from error
+        raise _no_aws(client.meta.endpoint_url) from error
+    except (KeyError, ResponseParserError) as error:
+        raise _no_aws(client.meta.endpoint_url) from error
+
+
+def _is_of_no_aws(error: ClientError) -> bool:
+    """Tell whether an answer bears no code of AWS's, or says that such requests are unknown."""
+    code = error_code(error)
+    return not code or code.isdigit() or code in ("NotImplemented", "MethodNotAllowed", "NoSuchBucket")
+
+
+def _no_aws(url: str) -> UsageError:
+    return UsageError(
+        f"asking AWS who we are: what answers at {url} is not AWS",
+        hint="a store that is not AWS takes --engine local, with `run`; its runs need no teardown",
+    )
 
 
 def bucket_region(session: AwsSession, bucket: str, owner: str = "") -> str:

@@ -342,13 +342,17 @@ class Work:
         return self.seconds_before + time.monotonic() - self._began
 
     def _interrupts(self) -> Interrupts:
-        is_local = isinstance(self.settings, LocalSettings)
-        farewell = "left at once; nothing to clean up" if is_local else f"left at once; clean up with: {self._clean_up}"
         return Interrupts(
             stopping=self._say_stopping,
-            last_words=self.last_words or (lambda: farewell),
+            last_words=self.last_words or self._farewell,
             hung_up=self._hung_up,
         )
+
+    def _farewell(self) -> str:
+        if isinstance(self.settings, StackSettings):
+            return f"left at once; clean up with: {self._clean_up}"
+        is_begun = self.journal.facts.has_roots and not self.job.dry
+        return f"left at once; {f'go on with: {self._attach_command}' if is_begun else 'nothing to clean up'}"
 
     def _say_stopping(self, number: int) -> None:
         is_local = isinstance(self.settings, LocalSettings)

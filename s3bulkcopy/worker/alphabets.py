@@ -49,8 +49,8 @@ _MOST_PIECES = 64
 #: Characters at one place from which on an alphabet may be wide: if they came not so often, on average.
 _WIDE, _OFTEN = 20, 2
 
-#: Or if so many of the highest follow each other.
-_ROW = 4
+#: Or if so many of the highest follow each other, but for so many that may not be known yet.
+_ROW, _SKIPPED = 4, 2
 
 #: From here on scripts have alphabets of thousands.
 _WIDE_FROM = "\u2e80"
@@ -72,6 +72,9 @@ _MOST_ROW, _APART = 64, 6.0
 
 #: Fewest that are one.
 _LEAST_ROW = 3
+
+#: Characters less likely than that are left out.
+_LEAST = 0.005
 
 #: How likely the character right above the known ones is.
 _NEXT = 0.05
@@ -376,7 +379,7 @@ class Alphabets:
         top = max(found, default=above)
         if top and not below:
             found.setdefault(legal(ord(top) + 1), _NEXT * belief)
-        letters = sorted((c, p) for c, p in found.items() if c > above)
+        letters = sorted((c, p) for c, p in found.items() if c > above and p > _LEAST)
         if above and not below and not is_open:
             expected = sum([p for _, p in letters])
             most = _MOST_MORE * _more(places, above, size)
@@ -410,7 +413,7 @@ def _wide(seen: _Seen | None, letter: str) -> list[str]:
         return []
     is_sparse = len(seen.letters) >= _WIDE and sum(seen.came.values()) < _OFTEN * len(seen.letters)
     known = seen.in_order()
-    is_row = len(known) >= _ROW and ord(known[-1]) - ord(known[-_ROW]) == _ROW - 1
+    is_row = len(known) >= _ROW and ord(known[-1]) - ord(known[-_ROW]) < _ROW + _SKIPPED
     known = known if letter >= _WIDE_FROM or is_sparse or is_row else []
     return known if known and known[-1] > "\x7f" else []
 
@@ -454,13 +457,13 @@ def _spread(known: list[str], above: str, below: str) -> Iterator[tuple[str, flo
         density = len(known) / (ord(known[-1]) - ord(known[0]) + 1)
         is_end = seen >= _LEAST_ROW and dense >= _CLOSE  # of a row, which may go on
         near = max(_density(known[max(0, place - _NEAR) : place]), _density(known[place : place + _NEAR]))
-        density = max(density, near) if near >= _CLOSE and not is_end else density
+        if not is_end:
+            seen, dense = (2 * _NEAR, near) if near >= _CLOSE else (1, 0.0)  # within one, or where none is
         steps = {*range(0, end - first, max(1, (end - first) // _STEPS)), *(_FURTHER if is_end else ())}
         for step, following in pairwise(sorted({step for step in steps if first + step < end} | {end - first})):
             c = legal(first + step)
             if c not in inside and c < (below or _OTHERS):
-                goes_on = dense * seen / (seen + step * dense) if is_end else 0.0
-                yield c, (following - step) * max(density, goes_on)
+                yield c, (following - step) * max(density, dense * seen / (seen + step * dense))
     if not below:
         beyond = (0x110000 - ord(top)).bit_length() - 1
         yield from ((legal(ord(top) + (1 << n)), len(known) / beyond) for n in range(beyond))

@@ -405,17 +405,16 @@ class Planner:
         return self._stride * max(0, bisect_right(self._samples, high) - bisect_right(self._samples, low))
 
     def _mass(self, low: str, high: str, but: _Gap) -> tuple[float, float]:
-        """Give the keys known between two, and those expected there beside."""
+        """Give the keys known between two, and those expected there in other gaps, of these that lie there as a whole."""
         known = self._known(low, high)
         gaps = self._gaps
         expected = 0.0
-        for n in range(self._first_beyond(low), len(gaps)):
+        for n in range(bisect_left(gaps, low, key=_AFTER), len(gaps)):
             gap = gaps[n]
-            if gap.after >= high:
+            if gap.until is None or gap.until > high:
                 break
             if gap is not but:
-                inside = gap.after >= low and gap.until is not None and gap.until <= high
-                expected += gap.keys if inside else gap.keys / 2
+                expected += gap.keys
         return known, expected
 
     def _first_beyond(self, key: str) -> int:
@@ -443,32 +442,30 @@ class Planner:
     # -------------------------------------------------------------------------------------------------------- expecting
 
     def _expect(self, gap: _Gap, *, is_open: bool = False) -> list[_Group]:
-        """Predict what a gap holds, from its beginning to its end."""
+        """Predict what a gap holds, from its beginning to its end.
+
+        Where that is the top, all places on the path of its beginning are alike. Else there is one at which two paths part.
+        """
         low = max(gap.after, self._prefix)
         high = gap.until if gap.until is not None and gap.until.startswith(self._prefix) else None
-        fork = agreed(low, high) if high is not None else len(self._prefix)
+        fork = agreed(low, high) if high is not None else len(self._prefix) - 1
         branchings = self._branchings(low)
         rising, below = self._side(gap, low, fork, branchings, is_low=True, is_open=is_open)
         rising = self._with_repeats(rising, low, high, branchings)
-        falling: list[_Group] = []
-        above = 0.0
-        if high is not None:
-            falling, above = self._side(gap, high, fork, self._branchings(high), is_low=False, is_open=is_open)
-        stem = low[:fork]
-        first = low[fork : fork + 1]
-        last = high[fork : fork + 1] if high is not None else ""
+        if high is None:
+            return self._like_others(gap, rising, low, fork, branchings)
+        falling, above = self._side(gap, high, fork, self._branchings(high), is_low=False, is_open=is_open)
+        stem, first, last = low[:fork], low[fork : fork + 1], high[fork : fork + 1]
         middle: list[_Group] = []
         known = self._size(self._known(stem, low))
         letters = self._alphabets.between(stem, first, last, 1.0, known, is_open=is_open)
         if letters:
-            around = float(bool(first) + bool(last))
+            above += self._outside(gap, stem + last + _TOP, stem + _TOP)
+            around = 1.0 + self._alphabets.weight(stem, last, "")
             if first:
                 below += self._outside(gap, stem, stem + first)
-                around += self._alphabets.weight(stem, "", first)
-            if last:
-                above += self._outside(gap, stem + last + _TOP, stem + _TOP)
-                around += self._alphabets.weight(stem, last, "")
-            each = (below + above) / max(1.0, around)
+                around += 1.0 + self._alphabets.weight(stem, "", first)
+            each = (below + above) / around
             middle = [_Group(each * sum(p for _, p in letters), stem, letters, each)]
         return self._like_others(gap, rising + middle + falling[::-1], low, fork, branchings)
 
@@ -496,8 +493,10 @@ class Planner:
         ):
             groups = self._expect(gap, is_open=True)
             keys = max(keys, min(gap.run, sum(group.keys for group in groups)))
-        gap.groups, gap.pieces = groups, []
         gap.keys = min(keys, _MOST_TIMES * self._shown + self._slots * self._page)
+        found = sum(group.keys for group in groups)
+        gap.groups = [_times(group, gap.keys / found) for group in groups] if found > gap.keys else groups
+        gap.pieces = []
 
     def _with_repeats(self, rising: list[_Group], text: str, high: str | None, levels: list[int]) -> list[_Group]:
         """Put what is expected further along a path that repeats itself among what is expected beside it.
@@ -603,13 +602,16 @@ class Planner:
         return None
 
     def _descend(self, piece: _Piece, share: float) -> tuple[str, float]:
-        """Find a cut below which this share of a piece's keys lies; give it with the share that really does."""
+        """Find a cut below which this share of a piece's keys lies; give it with the share that really does.
+
+        Many unlikely characters do not outweigh a likely one: a name that is the same everywhere is followed to its end.
+        """
         text, low, width = piece.stem, 0.0, 1.0
         total = piece.keys / ((piece.end - piece.begin) or 1.0)
         for _ in range(_DEEPEST):
             if (share - low < width / 8 and low > piece.begin) or width * total < self._page / 2:
                 break
-            letters = self._alphabets.between(text, "", "")
+            letters = [(c, p * p) for c, p in self._alphabets.between(text, "", "")]
             whole = sum(p for _, p in letters)
             if not letters:
                 break

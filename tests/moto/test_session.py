@@ -174,6 +174,18 @@ def test_without_usable_credentials_nothing_is_permitted(aws: Aws, error: Except
     assert raised.value.hint
 
 
+@pytest.mark.parametrize(
+    "error",
+    [refusal("NotImplemented"), refusal(""), KeyError("GetCallerIdentityResult")],
+)
+def test_what_is_no_aws_is_told_with_the_engine_that_needs_none(aws: Aws, error: Exception) -> None:
+    aws.before = refuse("sts.get_caller_identity", error)
+
+    with pytest.raises(UsageError, match="is not AWS") as caught:
+        identity(aws)
+    assert "--engine local" in str(caught.value.hint)
+
+
 def test_a_bucket_is_found_wherever_it_is(aws: Aws) -> None:
     assert [bucket_region(aws, name) for name in ("source", "destination")] == ["us-east-1", REGION]
 

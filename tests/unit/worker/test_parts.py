@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s3bulkcopy.worker.packing import BATCH_WORK_SECONDS, work_seconds
@@ -25,6 +25,7 @@ sizes = st.one_of(st.integers(1, MAX_OBJECT_BYTES), st.integers(1, 10**9), st.ju
 wanted = st.one_of(st.integers(MIN_PART_BYTES, MAX_PART_BYTES), st.just(MIN_PART_BYTES), st.just(MAX_PART_BYTES))
 
 
+@settings(deadline=None)  # ten thousand parts take their time on a busy machine
 @given(sizes, wanted)
 def test_parts_tile_an_object_of_any_size(size: int, part_bytes: int) -> None:
     parts = Parts(size, part_bytes_for(size, part_bytes))
