@@ -78,9 +78,9 @@ class Memory(threading.Thread):
         with contextlib.suppress(psutil.NoSuchProcess):
             root = psutil.Process(self._group)
             while not self.ended.is_set():
-                children = root.children(recursive=True)
+                own = _words(root)
                 # Until a child is a program of its own it is its parent once more, memory and all.
-                self.look([root, *(child for child in children if _words(child) != _words(root))])
+                self.look([root, *(child for child in root.children(recursive=True) if _words(child) != own)])
                 if time.monotonic() > self._give_up_at:
                     _kill(self._group)
                 self.ended.wait(SAMPLE_SECONDS)

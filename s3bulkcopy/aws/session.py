@@ -43,7 +43,7 @@ from s3bulkcopy.worker.s3 import SKEW_SECONDS
 from s3bulkcopy.worker.sigv4 import Credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from s3bulkcopy.settings import AwsSettings
 
@@ -340,14 +340,19 @@ def _translate_answer(error: ClientError, doing: str) -> S3BulkCopyError:
 
 def _minutes_off(error: ClientError) -> int:
     """Give by how many minutes our clock is behind that of a refusal; 0 where that is too few to explain it."""
-    metadata = error.response.get("ResponseMetadata", {})
-    try:
-        answered_at = parsedate_to_datetime(metadata.get("HTTPHeaders", {}).get("date", "")).timestamp()
-    except ValueError:
+    answered = answered_at(error.response)
+    if answered is None or error.response["ResponseMetadata"].get("HTTPStatusCode") not in (400, 403):
         return 0
-    seconds = answered_at - time.time()
-    is_refused = metadata.get("HTTPStatusCode") in (400, 403)
-    return round(seconds / 60) if is_refused and abs(seconds) > SKEW_SECONDS else 0
+    seconds = answered - time.time()
+    return round(seconds / 60) if abs(seconds) > SKEW_SECONDS else 0
+
+
+def answered_at(answer: Mapping[str, Any]) -> float | None:
+    """Give when an answer of boto3's was given, in seconds since the epoch; None where it does not say."""
+    try:
+        return parsedate_to_datetime(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")).timestamp()
+    except ValueError:
+        return None
 
 
 def error_code(error: ClientError) -> str:
@@ -397,9 +402,9 @@ def identity(session: AwsSession) -> Identity:
         answer = client.get_caller_identity()
         return Identity(answer["Account"], answer["Arn"])
     except (ClientError, BotoCoreError) as error:
-        if not isinstance(error, ClientError) or not _is_of_no_aws(error):
-            raise translate(error, "asking AWS who we are") from error
-        raise _no_aws(client.meta.endpoint_url) from error
+        if isinstance(error, ClientError) and _is_of_no_aws(error):
+            raise _no_aws(client.meta.endpoint_url) from error
+        raise translate(error, "asking AWS who we are") from error
     except (KeyError, ResponseParserError) as error:
         raise _no_aws(client.meta.endpoint_url) from error
 

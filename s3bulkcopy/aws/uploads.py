@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from s3bulkcopy.aws.session import Lack, identity, lack, translate
+from s3bulkcopy.aws.session import Lack, answered_at, identity, lack, translate
 from s3bulkcopy.aws.stack import Names, begun, is_run_id
 from s3bulkcopy.aws.teardown import Left
 from s3bulkcopy.errors import S3BulkCopyError
@@ -102,8 +101,10 @@ def _uploads(session: AwsSession, place: Location, asked: dict[str, str]) -> Ite
     while True:
         answer = client.list_multipart_uploads(Bucket=place.bucket, Prefix=place.prefix, EncodingType="url", **after, **asked)
         is_encoded = answer.get("EncodingType") == "url"
+        told_at = answered_at(answer)
+        now = time.time() if told_at is None else told_at
         for upload in answer.get("Uploads", ()):
-            yield {**upload, "Key": _decoded(upload["Key"], is_encoded=is_encoded)}, _date_of(answer)
+            yield {**upload, "Key": _decoded(upload["Key"], is_encoded=is_encoded)}, now
         if not answer.get("IsTruncated") or "NextKeyMarker" not in answer:  # a store that knows no uploads lists objects
             return
         key = _decoded(answer["NextKeyMarker"], is_encoded=is_encoded)
@@ -112,14 +113,6 @@ def _uploads(session: AwsSession, place: Location, asked: dict[str, str]) -> Ite
 
 def _decoded(key: str, *, is_encoded: bool) -> str:
     return unquote_plus(key, errors="surrogateescape") if is_encoded else key
-
-
-def _date_of(answer: dict[str, Any]) -> float:
-    text = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
-    try:
-        return parsedate_to_datetime(text).timestamp()
-    except ValueError:
-        return time.time()
 
 
 def _abort(session: AwsSession, place: Location, upload: dict[str, Any], asked: dict[str, str]) -> str:

@@ -176,12 +176,15 @@ class AnswerReader:
                 self._pieces.append(piece)
                 self._missing -= len(piece)
                 position += len(piece)
+                if self._missing:
+                    self._rest = b""
+                    return None
             # A line tells how long the next chunk is; the end of the one before stands in front of it.
             before = b"\r\n" if self._pieces else b""
             line_end = data.find(b"\r\n", position + len(before))
             if not before.startswith(data[position : position + len(before)]):
                 raise MalformedAnswer(f"a chunk that does not end where it should: {data[position:][:40]!r}")
-            if self._missing or line_end < 0:
+            if line_end < 0:
                 self._rest = data[position:]
                 return None
             found = re.match(_CHUNK, data[position + len(before) : line_end])

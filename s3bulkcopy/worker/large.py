@@ -574,19 +574,17 @@ class _Object:
         await _all(*map(copy, await self._annotations()))
 
     async def _annotations(self) -> list[str]:
-        names: list[str] = []
-        token: str | None = ""
-        while token is not None:
-            some, token = await self._annotations_behind(token)
-            names += some
+        names, token = await self._annotations_behind("")
+        while token:
+            more, token = await self._annotations_behind(token)
+            names += more
         return names
 
-    async def _annotations_behind(self, token: str) -> tuple[list[str], str | None]:
+    async def _annotations_behind(self, token: str) -> tuple[list[str], str]:
         def write(bucket: Bucket, date: str) -> bytes:
             return annotation.list_request(bucket, self.item.key, token, date)
 
-        names, token_behind = self._expect_annotated(await self._ask_here(write, annotation.read_list), "its annotations")
-        return names, token_behind or None
+        return self._expect_annotated(await self._ask_here(write, annotation.read_list), "its annotations")
 
     async def _copy_annotation(self, name: str, etag: str) -> None:
         def get(bucket: Bucket, date: str) -> bytes:

@@ -465,16 +465,23 @@ def test_a_signal_lets_requests_land_and_says_how_to_go_on(number: signal.Signal
         assert server.stats()["requests"]["copy"] == SOME_OBJECTS  # nothing is copied twice
 
 
+def stopped_and_gone_on(server: ModelServer) -> tuple[int, Ended]:
+    """Stop a run while it copies, and go on with it; gives how often was listed until it stopped, and how it ended."""
+    process = start(server.url, "s3://source", "s3://target", "--processes", "2", "--max-rate", "3000")
+    until_copying(server)
+    process.send_signal(signal.SIGINT)
+    ended = Ended.of(process)
+    listed = server.stats()["requests"]["list"]
+    again = attach(ended)
+
+    assert (ended.code, again.code) == (130, 0), ended.err + again.err
+    return listed, again
+
+
 def test_a_walk_that_a_signal_ends_goes_on_where_it_was() -> None:
     with store(20_000, "--ignore-start-after", "--list-ms", "300", "--copy-ms", "20") as server:
-        process = start(server.url, "s3://source", "s3://target", "--processes", "2", "--max-rate", "3000")
-        until_copying(server)
-        process.send_signal(signal.SIGINT)
-        ended = Ended.of(process)
-        listed = server.stats()["requests"]["list"]
-        again = attach(ended)
+        listed, again = stopped_and_gone_on(server)
 
-        assert (ended.code, again.code) == (130, 0), ended.err + again.err
         assert counts(again, "listed", "copied", *CLEAN) == copied_all(20_000)
         assert server.stats()["requests"]["copy"] == 20_000
         asked_before, pages = 2, 20
@@ -483,14 +490,8 @@ def test_a_walk_that_a_signal_ends_goes_on_where_it_was() -> None:
 
 def test_a_signal_while_it_lists_leaves_nothing_to_be_listed_or_copied_twice() -> None:
     with store(40_000, "--list-ms", "300", "--copy-ms", "20") as server:
-        process = start(server.url, "s3://source", "s3://target", "--processes", "2", "--max-rate", "3000")
-        until_copying(server)
-        process.send_signal(signal.SIGINT)
-        ended = Ended.of(process)
-        listed = server.stats()["requests"]["list"]
-        again = attach(ended)
+        listed, again = stopped_and_gone_on(server)
 
-        assert (ended.code, again.code) == (130, 0), ended.err + again.err
         assert listed < server.stats()["requests"]["list"]  # it was still listing
         assert counts(again, "listed", "copied", *CLEAN) == copied_all(40_000)
         assert server.stats()["requests"]["copy"] == 40_000

@@ -27,8 +27,10 @@ from s3bulkcopy.worker.pacing import Pace, full_jitter
 from s3bulkcopy.worker.properties import Policy
 from s3bulkcopy.worker.s3 import S3, JobCopies, read_copy
 from tests.unit.worker.worker_fakes import (
+    ACL,
     CREDENTIALS,
     DENIED,
+    GRANTS,
     JOB,
     NO_SUCH_KEY,
     SLOW_DOWN,
@@ -431,13 +433,6 @@ def test_a_precondition_without_a_name_that_the_source_fails_has_it_copied_as_it
 
 # ------------------------------------------------------------------------------------------ properties that cost requests
 
-ACL = """<?xml version="1.0" encoding="UTF-8"?>
-<AccessControlPolicy xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Owner><ID>own</ID></Owner><AccessControlList><Grant>\
-<Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CanonicalUser"><ID>own</ID></Grantee>\
-<Permission>FULL_CONTROL</Permission></Grant><Grant><Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" \
-xsi:type="Group"><URI>http://acs.amazonaws.com/groups/global/AllUsers</URI></Grantee><Permission>READ</Permission></Grant>\
-</AccessControlList></AccessControlPolicy>"""
-GRANTS = {"x-amz-grant-full-control": 'id="own"', "x-amz-grant-read": 'uri="http://acs.amazonaws.com/groups/global/AllUsers"'}
 WITH_ACL = JOB._replace(policy=Policy(acl="preserve", request_payer=True))
 WITH_CLASS = JOB._replace(policy=Policy(storage_class="preserve"))
 

@@ -22,7 +22,7 @@ from s3bulkcopy.worker.pacing import Pace, full_jitter
 from s3bulkcopy.worker.properties import Policy
 from s3bulkcopy.worker.sorting import large_of
 from s3bulkcopy.worker.work import TooManyHops, Worker
-from tests.unit.worker.worker_fakes import DENIED, JOB, SLOW_DOWN, FakeS3, Queue, answer, error, item, run
+from tests.unit.worker.worker_fakes import ACL, DENIED, GRANTS, JOB, SLOW_DOWN, FakeS3, Queue, answer, error, item, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,16 +39,6 @@ BIG = item("big", 95 * 10 + 3)  # 96 parts
 SLICE_SECONDS = 90.0
 
 UNAVAILABLE = error(500, "InternalError")
-
-
-#: What S3 answers of an object that its owner and everyone may read.
-ACL = """<?xml version="1.0" encoding="UTF-8"?>
-<AccessControlPolicy xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Owner><ID>own</ID></Owner><AccessControlList><Grant>\
-<Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CanonicalUser"><ID>own</ID></Grantee>\
-<Permission>FULL_CONTROL</Permission></Grant><Grant><Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" \
-xsi:type="Group"><URI>http://acs.amazonaws.com/groups/global/AllUsers</URI></Grantee><Permission>READ</Permission></Grant>\
-</AccessControlList></AccessControlPolicy>"""
-GRANTS = {"x-amz-grant-full-control": 'id="own"', "x-amz-grant-read": 'uri="http://acs.amazonaws.com/groups/global/AllUsers"'}
 
 
 @pytest.fixture(autouse=True)

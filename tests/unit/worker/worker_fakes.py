@@ -37,6 +37,15 @@ DESTINATION = Location("destination", "", "eu-west-1", "http://store.test/destin
 JOB = Job("run", SOURCE, DESTINATION)
 NOW = 1_700_000_000.0
 
+#: What S3 answers of an object that its owner and everyone may read, and the headers that give a copy the same grants.
+ACL = """<?xml version="1.0" encoding="UTF-8"?>
+<AccessControlPolicy xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Owner><ID>own</ID></Owner><AccessControlList><Grant>\
+<Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CanonicalUser"><ID>own</ID></Grantee>\
+<Permission>FULL_CONTROL</Permission></Grant><Grant><Grantee xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" \
+xsi:type="Group"><URI>http://acs.amazonaws.com/groups/global/AllUsers</URI></Grantee><Permission>READ</Permission></Grant>\
+</AccessControlList></AccessControlPolicy>"""
+GRANTS = {"x-amz-grant-full-control": 'id="own"', "x-amz-grant-read": 'uri="http://acs.amazonaws.com/groups/global/AllUsers"'}
+
 # ------------------------------------------------------------------------------------------------------------ strategies
 
 #: Characters that have been trouble somewhere, beside all the others.
