@@ -27,6 +27,7 @@ from typing import IO, TYPE_CHECKING, Self
 
 import s3bulkcopy
 from s3bulkcopy.engines import Depth, Depths, Proof, Signs
+from s3bulkcopy.engines.order import rarest
 from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, S3BulkCopyError
 from s3bulkcopy.worker.attempts import LIST_SLOTS
 from s3bulkcopy.worker.local import Config, encode_config, line
@@ -69,6 +70,10 @@ _PROGRAM = f"import sys; sys.path.append({str(Path(s3bulkcopy.__file__).parent.p
 #: Tasks that one worker has in hand at a time.
 SLOTS = {"list": 64, "copy": 16}
 
+#: Bytes of copy tasks from which on a worker is given another only where more wait than it has in hand: what is taken before
+#: there is a choice may all be in one part of the key space, and keeps others out for as long as that takes.
+_CHOICE_BYTES = 300_000
+
 #: Bytes of copy tasks from which on a worker is given no other; where keys are of usual length the slots end before.
 _HAND_BYTES = 2_500_000
 
@@ -89,7 +94,7 @@ _DEATHS = 5
 _RENEWALS = 5
 
 #: Connections of all workers together; the pace decides how many of them are used.
-_CONNECTIONS = 2400
+_CONNECTIONS = 3200
 
 #: LIST requests of a worker that copies, too: more pages than it can copy, of which those that come at once take memory.
 _LIST_SLOTS = 16
@@ -121,10 +126,15 @@ class _Delivery:
     number: int = 1
     #: Workers that died with it in hand.
     deaths: int = 0
+    #: The first key of a copy task, as the message writes it.
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.key = _first_key_in(self.body)
 
 
 class _Queue(deque[_Delivery]):
-    """Deliveries in their order, with the bytes of their bodies; added at the end, taken from the front."""
+    """Deliveries in their order, with the bytes of their bodies; added at the end."""
 
     bytes = 0
 
@@ -132,8 +142,10 @@ class _Queue(deque[_Delivery]):
         super().append(delivery)
         self.bytes += len(delivery.body)
 
-    def popleft(self) -> _Delivery:
-        delivery = super().popleft()
+    def take(self, place: int = 0) -> _Delivery:
+        """Take the delivery at a place from the front."""
+        delivery = self[place]
+        del self[place]
         self.bytes -= len(delivery.body)
         return delivery
 
@@ -163,9 +175,11 @@ class _Process:
     received: bytearray = field(default_factory=bytearray)
     unsent: bytearray = field(default_factory=bytearray)
 
-    def has_room(self, kind: str) -> bool:
-        """Tell whether it may be given another task of a kind."""
-        return self.loads[kind] < SLOTS[kind] and (kind == "list" or self.copy_bytes < _HAND_BYTES)
+    def has_room(self, kind: str, waiting: int) -> bool:
+        """Tell whether it may be given one of so many tasks of a kind that wait."""
+        load = self.loads[kind]
+        enough = _HAND_BYTES if waiting > load else _CHOICE_BYTES
+        return load < SLOTS[kind] and (kind == "list" or self.copy_bytes < enough)
 
     def end(self) -> str:
         """Wait for the process to end; say how it did."""
@@ -450,14 +464,19 @@ class LocalEngine:
         workers = [worker for worker in self._processes if not worker.is_set_apart]
         self._take_from_shelf()
         for kind, queue in self._queues.items():
-            while queue and (free := [worker for worker in workers if worker.has_room(kind)]):
-                self._give(min(free, key=lambda one: one.loads[kind]), queue.popleft())
+            while queue and (free := [worker for worker in workers if worker.has_room(kind, len(queue))]):
+                self._give(min(free, key=lambda one: one.loads[kind]), queue.take(self._next_in(queue)))
             while kind == "copy" and self._unaccepted and self._has_room(queue, alone=not workers):
                 entry = self._unaccepted.popleft()
                 queue.append(entry[2])
                 self._unkept.append(entry)
         self._accept_kept()
         self._share_rate()
+
+    def _next_in(self, queue: _Queue) -> int:
+        """Give the place of the delivery that is next: the first, or of copy tasks the one that is least like those in hand."""
+        in_hand = [delivery.key for worker in self._processes for delivery in worker.tasks.values() if delivery.kind == "copy"]
+        return rarest([delivery.key for delivery in queue], in_hand)
 
     def _take_from_shelf(self) -> None:
         queue = self._queues["copy"]
@@ -733,6 +752,17 @@ def _name_in(body: str) -> str:
     """
     start = body.index('"id":"') + 6
     return body[start : body.index('"', start)]
+
+
+def _first_key_in(body: str) -> str:
+    """Give the first key that a message names, as it writes it; empty where it names none.
+
+    >>> _first_key_in('{"t":"copy","v":1,"id":"n.1","keys":["a/1","a/2"]}')
+    'a/1'
+    """
+    label = '"keys":["'
+    start = body.find(label) + len(label)
+    return body[start : body.index('"', start)] if start >= len(label) else ""
 
 
 def _events(body: str) -> tuple[Event, ...]:

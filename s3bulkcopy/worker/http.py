@@ -49,10 +49,11 @@ _make_response: Callable[[tuple[int, bytes, bytes]], Response] = partial(tuple._
 class _Layout(NamedTuple):
     """Where in an answer its length is written, and where its head ends: most answers of a server look alike."""
 
+    #: Bytes of the whole answer.
+    size: int
+    #: Where the line that tells the length begins, and the line, with the end of the one before and a carriage return.
     label: int
-    digits: int
-    #: Behind the digits and the carriage return.
-    rest: int
+    line: bytes
     end: int
 
 
@@ -84,12 +85,8 @@ class AnswerReader:
     def feed(self, data: bytes) -> Response | None:
         """Take what arrived; return the answer if that was the end of it. Raises MalformedAnswer."""
         if self._layout is not None and data.startswith(_OK_LINE) and not self._rest and not self._head:
-            label, digits, rest, end = self._layout
-            if (
-                data[label:digits] == _LENGTH_LABEL
-                and data[end : end + 4] == b"\r\n\r\n"
-                and data[digits:rest] == b"%d\r" % (len(data) - end - 4)
-            ):
+            size, label, line, end = self._layout
+            if len(data) == size and data.startswith(line, label) and data.startswith(b"\r\n\r\n", end):
                 return _make_response((200, data[: end + 2], data[end + 4 :]))
         return self._go_on(data)
 
@@ -165,7 +162,8 @@ class AnswerReader:
         label = head.find(_LENGTH_LABEL)
         if self._length is None or label < 0 or not self.keep or not head.startswith(_OK_LINE):
             return None
-        return _Layout(label, label + len(_LENGTH_LABEL), head.index(b"\r", label + 1) + 1, len(head) - 2)
+        line = head[label : head.index(b"\r", label + 1) + 1]
+        return _Layout(len(head) + 2 + self._length, label, line, len(head) - 2)
 
     def _take_chunks(self, data: bytes) -> Response | None:
         data = self._rest + data if self._rest else data

@@ -355,6 +355,31 @@ def test_no_more_copy_tasks_are_held_than_the_bound(stage: Stage) -> None:
     assert int(parent) in stage.engine._processes[0].tasks
 
 
+def keyed(name: str, *keys: str) -> CopyTask:
+    return CopyTask(name, JOB, tuple(Item(key, 1, "etag") for key in keys))
+
+
+def test_the_part_of_the_key_space_that_fewest_tasks_in_hand_are_of_is_next(stage: Stage) -> None:
+    stage.engine.submit([keyed(f"run.{n}", f"a{n}") for n in range(SLOTS["copy"])])
+    first, *_ = stage.workers[0].tasks()
+
+    stage.engine.submit([keyed("run.100", "a100"), keyed("run.101", "b101")])
+    stage.workers[0].say("done", first, done("run.0", "m"))
+    stage.go_on()
+
+    assert [json.loads(words[3])["id"] for words in stage.workers[0].heard()] == ["run.101"]
+
+
+def test_a_worker_with_enough_to_do_waits_for_a_choice(stage: Stage) -> None:
+    large = "k" * local._CHOICE_BYTES
+    stage.engine.submit([keyed("run.1", f"a{large}"), keyed("run.2", f"a{large}")])
+    assert stage.engine.depths().copy.in_flight == 1
+
+    stage.engine.submit([keyed("run.3", f"b{large}")])
+
+    assert [delivery.key[0] for delivery in stage.engine._processes[0].tasks.values()] == ["a", "b"]
+
+
 def test_roots_that_find_no_room_wait_in_the_journal_alone(stage: Stage) -> None:
     stage.engine._journal = Journal.in_memory(Facts("run", "local"))
     bound, many = SLOTS["copy"] + local._BACKLOG, 500
