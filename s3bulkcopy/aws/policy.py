@@ -179,9 +179,9 @@ def source_statements(job: Job, partition: str, who: Policy) -> list[Policy]:
 
 
 def destination_statements(job: Job, partition: str, who: Policy) -> list[Policy]:
-    """Give what the policy of the destination bucket, or access point, has to say so that these may write."""
+    """Give what the policy of the destination bucket, or access point, has to say so that these may write, and clean up."""
     return [
-        _to(who, ["s3:ListBucket"], bucket_arn(job.destination, partition)),
+        _to(who, ["s3:ListBucket", "s3:ListBucketMultipartUploads"], bucket_arn(job.destination, partition)),
         _to(who, write_actions(job.policy), objects_arn(job.destination, partition)),
     ]
 

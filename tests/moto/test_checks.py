@@ -144,7 +144,7 @@ def test_a_bucket_that_refuses_us_comes_with_the_statement_that_lets_us_in(aws: 
         preflight(aws, AwsSettings(), copying(), RUN_ID, StackSettings())
 
     listing, objects = statements(error.value.hint)
-    assert (listing["Action"], listing["Resource"]) == (["s3:ListBucket"], f"arn:aws:s3:::{bucket}")
+    assert ("s3:ListBucket" in listing["Action"], listing["Resource"]) == (True, f"arn:aws:s3:::{bucket}")
     assert ("s3:GetObject" if bucket == "source" else "s3:PutObject") in objects["Action"]
     assert objects["Principal"] == {"AWS": f"arn:aws:iam::{ACCOUNT}:root"}
     assert f"arn:aws:iam::{ACCOUNT}:role/s3bulkcopy/*" in objects["Condition"]["ArnLike"]["aws:PrincipalArn"]

@@ -300,6 +300,7 @@ def test_statements_to_paste_name_the_rights_of_the_job_in_its_partition() -> No
         (["s3:GetObject", "s3:GetObjectAnnotation", "s3:ListObjectAnnotations"], "arn:aws-cn:s3:::a/in${*}/*"),
     ]
     assert [s["Resource"] for s in writing] == [POINT, f"{POINT}/object/out/*"]
+    assert writing[0]["Action"] == ["s3:ListBucket", "s3:ListBucketMultipartUploads"]  # to find uploads that workers have left
     assert {json.dumps(s["Principal"]) for s in reading + writing} == {'{"AWS": "arn:aws-cn:iam::1:root"}'}
     assert key_statement(who, decrypts=True)["Action"] == ["kms:Decrypt"]
     assert "kms:GenerateDataKey" in key_statement(who, decrypts=False)["Action"]
