@@ -22,7 +22,7 @@ from s3bulkcopy.settings import (
     Selection,
     StackSettings,
 )
-from s3bulkcopy.worker.properties import CONTENT_HEADERS, PRESERVE, STORAGE_CLASSES
+from s3bulkcopy.worker.properties import CHECKSUM_ALGORITHMS, CONTENT_HEADERS, PRESERVE, STORAGE_CLASSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -64,7 +64,6 @@ _CANNED_ACLS = (
     "private", "public-read", "public-read-write", "authenticated-read", "aws-exec-read", "bucket-owner-read",
     "bucket-owner-full-control",
 )  # fmt: skip
-_CHECKSUMS = ("CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256", "SHA512", "MD5", "XXHASH64", "XXHASH3", "XXHASH128")
 _DIRECTORY_BUCKET = re.compile(r".*--[a-z0-9-]+--x-s3$")
 
 
@@ -423,7 +422,7 @@ property_options = _together(
                 help=f"{name.title()} of each copy; needs --metadata replace.")
         for name in CONTENT_HEADERS
     ),
-    _option("--checksum-algorithm", type=click.Choice(_CHECKSUMS),
+    _option("--checksum-algorithm", type=click.Choice(CHECKSUM_ALGORITHMS),
             help="Checksum that S3 keeps of the copies; the sources' by default."),
     _option("--annotations", type=click.Choice(["copy", "drop"]), default="copy", show_default=True,
             help="Annotations of the objects."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
 
 from s3bulkcopy.worker.failures import Fault, Next, read_error
-from s3bulkcopy.worker.properties import destination_headers
+from s3bulkcopy.worker.properties import CHECKSUM_ALGORITHMS, destination_headers
 from s3bulkcopy.worker.properties import tagging as tagging_of
 from s3bulkcopy.worker.s3 import Bucket, JobCopies, copy_source, read_page, unquoted
 from s3bulkcopy.worker.sigv4 import encode_path, encode_query
@@ -33,16 +33,9 @@ _KEPT = frozenset(
 )  # fmt: skip
 _METADATA = "x-amz-meta-"
 
-#: The checksums that S3 computes over the whole of an object, and over its parts; others are only kept of one part.
-_CHECKSUMS = {
-    "crc64nvme": "FULL_OBJECT",
-    "crc32": "COMPOSITE",
-    "crc32c": "COMPOSITE",
-    "sha1": "COMPOSITE",
-    "sha256": "COMPOSITE",
-}
 _CHECKSUM = "x-amz-checksum-"
-_WHOLE_CHECKSUMS = frozenset({"crc64nvme", "crc32", "crc32c"})
+#: Checksums that S3 computes of the whole of an object that is put in parts; all others it computes of the parts' checksums.
+_WHOLE_CHECKSUMS = frozenset({"CRC64NVME", "CRC32", "CRC32C"})
 
 #: Code of the fault that says that an upload is not there any more: completed, or aborted.
 NO_SUCH_UPLOAD = "NoSuchUpload"
@@ -235,13 +228,13 @@ def kept_headers(source: Source, policy: Policy) -> dict[str, str]:
 
 
 def _checksum_headers(told: dict[str, str]) -> dict[str, str]:
-    """Ask for the kind of checksum that an object has, if it has one that S3 computes of parts."""
-    algorithm = next((name for name in _CHECKSUMS if f"x-amz-checksum-{name}" in told), None)
+    """Ask for the kind of checksum that an object has, if it has one."""
+    algorithm = next((name for name in CHECKSUM_ALGORITHMS if _CHECKSUM + name.lower() in told), None)
     if algorithm is None:
         return {}
-    is_whole = told.get("x-amz-checksum-type") == "FULL_OBJECT" and algorithm in _WHOLE_CHECKSUMS
-    kind = "FULL_OBJECT" if is_whole else _CHECKSUMS[algorithm]
-    return {"x-amz-checksum-algorithm": algorithm.upper(), "x-amz-checksum-type": kind}
+    is_whole = algorithm in _WHOLE_CHECKSUMS and told.get("x-amz-checksum-type") == "FULL_OBJECT"
+    kind = "FULL_OBJECT" if is_whole or algorithm == "CRC64NVME" else "COMPOSITE"  # of CRC64NVME there is no other
+    return {"x-amz-checksum-algorithm": algorithm, "x-amz-checksum-type": kind}
 
 
 def _number(text: str | None) -> int:

@@ -29,6 +29,11 @@ CONTENT_HEADERS = (
     "content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires",
 )  # fmt: skip
 
+#: Algorithms of the checksums that S3 keeps of objects (S3 API reference, CopyObject and CreateMultipartUpload).
+CHECKSUM_ALGORITHMS = (
+    "CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256", "SHA512", "MD5", "XXHASH64", "XXHASH3", "XXHASH128",
+)  # fmt: skip
+
 Pairs = tuple[tuple[str, str], ...]
 
 

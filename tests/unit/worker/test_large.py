@@ -550,6 +550,8 @@ def test_tags_that_a_store_does_not_take_with_an_upload_are_given_afterwards() -
         ({"x-amz-checksum-crc64nvme": "x", "x-amz-checksum-type": "FULL_OBJECT"}, ("CRC64NVME", "FULL_OBJECT")),
         ({"x-amz-checksum-sha256": "x", "x-amz-checksum-type": "FULL_OBJECT"}, ("SHA256", "COMPOSITE")),
         ({"x-amz-checksum-crc32": "x-3", "x-amz-checksum-type": "COMPOSITE"}, ("CRC32", "COMPOSITE")),
+        ({"x-amz-checksum-xxhash3": "x", "x-amz-checksum-type": "FULL_OBJECT"}, ("XXHASH3", "COMPOSITE")),
+        ({"x-amz-checksum-crc64nvme": "x"}, ("CRC64NVME", "FULL_OBJECT")),
         ({}, (None, None)),
     ],
 )
