@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from datetime import datetime
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
@@ -132,7 +133,7 @@ def _abort(session: AwsSession, place: Location, upload: dict[str, Any], asked: 
 
 def _left(place: Location, upload: dict[str, Any], why: str) -> Left:
     key, name = upload["Key"], upload["UploadId"]
-    again = f"aws s3api abort-multipart-upload --bucket {place.bucket} --key {key!r} --upload-id {name}"
+    again = f"aws s3api abort-multipart-upload --bucket {place.bucket} --key {quote(key)} --upload-id {quote(name)}"
     return Left(f"multipart upload of {key!r}", why, f"{again} --region {place.region}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,12 +169,13 @@ def test_an_upload_that_is_gone_meanwhile_is_none_that_is_left() -> None:
 
 
 def test_an_upload_that_may_not_be_aborted_is_named_with_the_command_that_does() -> None:
-    client = Client([upload("1", OURS)], denied="AccessDenied")
+    client = Client([upload("1", OURS, key="out/it's $HOME\n")], denied="AccessDenied")
 
     (left,) = sweep(Session(client), PLACE, RUN_ID, JOB).left
-    assert "out/big" in left.name
+    assert "out/it's $HOME" in left.name
     assert "AbortMultipartUpload" in left.why
-    assert "aws s3api abort-multipart-upload --bucket destination --key 'out/big' --upload-id 1" in left.command
+    said = ["--bucket", "destination", "--key", "out/it's $HOME\n", "--upload-id", "1", "--region", "eu-west-1"]
+    assert shlex.split(left.command) == ["aws", "s3api", "abort-multipart-upload", *said]
 
 
 def test_where_uploads_may_not_be_listed_that_counts_if_there_were_some() -> None:
