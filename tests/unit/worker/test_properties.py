@@ -38,6 +38,7 @@ TABLE: list[tuple[dict[str, Any], dict[str, str], dict[str, str] | None]] = [
     ({"storage_class": "GLACIER_IR"}, {"x-amz-storage-class": "GLACIER_IR"}, None),
     ({"storage_class": PRESERVE}, {}, None),
     ({"sse": "AES256"}, {"x-amz-server-side-encryption": "AES256"}, None),
+    ({"sse": "aws:kms:dsse"}, {"x-amz-server-side-encryption": "aws:kms:dsse"}, None),
     (
         {"sse": "aws:kms", "kms_key_id": "alias/a", "bucket_key": True},
         {
