@@ -69,6 +69,10 @@ _COMPLETIONS = 3
 #: How much earlier than the answer that an upload has begun S3 may say that its object was written, in seconds.
 _SLACK_SECONDS = 5
 
+#: Tags that are sent with the beginning of an upload, at most, in bytes: all headers of a request together have 8 KB (S3 user
+#: guide, "Working with object metadata"), and metadata may be 2 KB of that. aws-cli has this bound, too.
+_MOST_TAGGING_BYTES = 2048
+
 #: Bytes of the part that a probe copies, at most.
 _PROBE_BYTES = 1024
 
@@ -195,7 +199,7 @@ class Uploads:
             raise _Ended(Fault(Next.RECORD, "EntityTooLarge", str(error))) from error
         tagging, annotated = await _all(at.tagging(), at.is_to_annotate())
         headers = multipart.kept_headers(source, policy) | new_object_headers(policy, item.storage_class) | grants
-        headers |= {"x-amz-tagging": tagging} if tagging else {}
+        headers |= {"x-amz-tagging": tagging} if 0 < len(tagging) <= _MOST_TAGGING_BYTES else {}
         upload_id, begun = await at.begin(headers)
         groups = [*Parts(item.size, part_bytes).groups()]
         tasks = [
@@ -682,16 +686,21 @@ class _Object:
             raise
 
     async def see_to_tags(self, tagging: str) -> None:
-        """Give the copy its tags where the store has not taken them with the upload."""
+        """Give the copy its tags where they did not come with the upload, or the store has not taken them."""
 
         def write(bucket: Bucket, date: str) -> bytes:
             return multipart.put_tags_request(bucket, self.key, tagging, date)
 
-        there = await self._ask_there(lambda bucket, date: multipart.tags_request(bucket, self.key, date), multipart.read_tags)
-        if isinstance(there, Fault):  # who may not look believes it
-            _raise_for(there)
-        elif there != tagging:
-            self._expect(await self._ask_there(write, bool))
+        if len(tagging) <= _MOST_TAGGING_BYTES:
+            there = await self._ask_there(
+                lambda bucket, date: multipart.tags_request(bucket, self.key, date), multipart.read_tags
+            )
+            if isinstance(there, Fault):  # who may not look believes it
+                _raise_for(there)
+                return
+            if there == tagging:
+                return
+        self._expect(await self._ask_there(write, bool))
 
 
 def _raise_for(fault: Fault) -> None:

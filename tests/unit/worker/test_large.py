@@ -544,6 +544,17 @@ def test_tags_that_a_store_does_not_take_with_an_upload_are_given_afterwards() -
     assert store.multipart.made["big"].tags == (("a<b", "x y"), ("b", ""))
 
 
+def test_tags_that_are_too_long_for_a_header_are_given_afterwards() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.tags["big"] = tuple((f"{n}{'é' * 120}", "日" * 256) for n in range(10))
+    told = carry(store, [BIG])
+
+    assert told.counts.copied == 1
+    assert "x-amz-tagging" not in store.multipart.made["big"].headers
+    assert store.multipart.made["big"].tags == store.multipart.tags["big"]
+    assert store.multipart.asked.count("get_tags") == 1  # of the source: who may not look at the copy's gives them, too
+
+
 @pytest.mark.parametrize(
     ("told", "wanted"),
     [
