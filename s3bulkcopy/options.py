@@ -111,7 +111,7 @@ class BucketPrefixType(click.ParamType[BucketPrefix]):
 
 
 class TagType(click.ParamType[tuple[str, str]]):
-    """`KEY=VALUE`, as AWS takes it for tags."""
+    """`KEY=VALUE`, as AWS takes it for tags, those of objects among them."""
 
     name = "key=value"
 
@@ -128,12 +128,6 @@ class TagType(click.ParamType[tuple[str, str]]):
             rule = "key up to 128 and value up to 256 letters, digits, spaces and _ . : / = + - @"
             self.fail(f"{value!r} is not a tag that every service takes ({rule})", param, ctx)
         return key, content
-
-
-class ObjectTagType(TagType):
-    """`KEY=VALUE`, as S3 takes it for the tags of an object."""
-
-    name = "object tag"
 
 
 class MetadataType(click.ParamType[tuple[str, str]]):
@@ -205,19 +199,6 @@ class PatternType(click.ParamType[str]):
 
 def _is_tag_text(text: str) -> bool:
     return all(c.isalnum() or c in " _.:/=+-@" for c in text)
-
-
-class RoleArnType(click.ParamType[str]):
-    """The ARN of a role."""
-
-    name = "arn"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
-        """Check the form of an ARN; whether there is such a role, AWS says."""
-        text = str(value)
-        if not _ROLE_ARN.fullmatch(text):
-            self.fail(f"{text!r} is not the ARN of a role (arn:aws:iam::123456789012:role/NAME)", param, ctx)
-        return text
 
 
 class DurationType(click.ParamType[float]):
@@ -410,7 +391,7 @@ property_options = _together(
             "for each object (GetObjectAcl)."),
     _option("--tags", "object_tags", type=click.Choice(["copy", "drop", "replace"]), default="copy", show_default=True,
             help="Tags of the objects; replace: by --object-tag."),
-    _option("--object-tag", "tag_set", type=ObjectTagType(), multiple=True, metavar="KEY=VALUE",
+    _option("--object-tag", "tag_set", type=TagType(), multiple=True, metavar="KEY=VALUE",
             help="A tag of each copy, with --tags replace; may be given again, up to ten times."),
     _option("--metadata", type=click.Choice(["copy", "replace"]), default="copy", show_default=True,
             help="User metadata and content headers. replace: all of them, by --metadata-entry and --content-type to "
@@ -451,7 +432,8 @@ stack_options = _together(
             help="Memory of each function; its processor share grows with it."),
     _option("--function-timeout", type=click.IntRange(10, 900), default=120, show_default=True, metavar="SECONDS",
             help="Time limit of one invocation. A killed worker's message comes back 30 seconds after it."),
-    _option("--role-arn", type=RoleArnType(), help="Use this role for the functions in place of making one."),
+    _option("--role-arn", type=PatternType("the ARN of a role", _ROLE_ARN, "arn:aws:iam::ACCOUNT:role/NAME"), metavar="ARN",
+            help="Use this role for the functions in place of making one."),
     _option("--tag", "tags", type=TagType(), multiple=True, help="Tag the run's resources; may be given again."),
     _option("--source-kms-key", "source_kms_keys", multiple=True, metavar="ARN",
             type=PatternType("the ARN of a KMS key", _KMS_KEY_ARN, "arn:aws:kms:REGION:ACCOUNT:key/ID"),

@@ -89,7 +89,7 @@ def copy_headers(policy: Policy) -> dict[str, str]:
     >>> copy_headers(Policy(tags="drop", destination_owner="123456789012"))
     {'x-amz-expected-bucket-owner': '123456789012', 'x-amz-tagging-directive': 'REPLACE'}
     """
-    headers = _at_destination(policy) | _of_new_object(policy)
+    headers = destination_headers(policy) | _of_new_object(policy)
     if policy.source_owner:
         headers["x-amz-source-expected-bucket-owner"] = policy.source_owner
     if policy.tags != "copy":
@@ -107,7 +107,7 @@ def new_object_headers(policy: Policy, storage_class: str = "") -> dict[str, str
     Only what the policy itself says: what it copies from the source is for whoever makes the object to add. `storage_class` is
     the source's, for a policy that preserves it.
     """
-    return _at_destination(policy) | _of_new_object(policy) | class_headers(policy, storage_class)
+    return destination_headers(policy) | _of_new_object(policy) | class_headers(policy, storage_class)
 
 
 def class_headers(policy: Policy, storage_class: str) -> dict[str, str]:
@@ -124,10 +124,6 @@ def source_headers(policy: Policy) -> dict[str, str]:
 
 def destination_headers(policy: Policy) -> dict[str, str]:
     """Give the headers that requests to the destination bucket have, whatever they are about."""
-    return _at_destination(policy)
-
-
-def _at_destination(policy: Policy) -> dict[str, str]:
     return _pinned(policy.destination_owner, policy)
 
 
