@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,24 +17,39 @@ from s3bulkcopy.aws.session import bucket_region, translate
 from s3bulkcopy.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from s3bulkcopy.aws.session import AwsSession
 
 _BUFFER_BYTES = 256 * 1024
 
 
 class _Body(io.RawIOBase):
-    """The body of an answer, as io wants it."""
+    """An object's bytes, as io wants them; where a connection breaks off, they are read on from there."""
 
-    def __init__(self, body: Any) -> None:  # noqa: ANN401 - botocore's
-        self._body = body
+    def __init__(self, name: str, opened: Callable[[int], Any]) -> None:
+        self._name, self._opened = name, opened
+        self._body, self._bytes_read = opened(0), 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401 - a buffer has no name before Python 3.12
-        data = self._body.read(len(buffer))
+        data = self._read(len(buffer))
         buffer[: len(data)] = data
+        self._bytes_read += len(data)
         return len(data)
+
+    def _read(self, most: int) -> bytes:
+        try:
+            return bytes(self._body.read(most))
+        except BotoCoreError:
+            self._body.close()
+            self._body = self._opened(self._bytes_read)
+        try:
+            return bytes(self._body.read(most))
+        except BotoCoreError as error:  # and not a byte came
+            raise translate(error, f"reading {self._name}") from error
 
     def close(self) -> None:
         self._body.close()
@@ -57,14 +73,19 @@ class Files:
         """Open a path, or `s3://bucket/key`; raises OSError, UsageError, or what keeps S3 from answering."""
         if not name.lower().startswith("s3://"):
             return self._open_file(name)
+        return io.BufferedReader(_Body(name, partial(self._open_object, name)), _BUFFER_BYTES)
+
+    def _open_object(self, name: str, first: int) -> Any:  # noqa: ANN401 - botocore's
+        """Open the body of an object from its byte number `first` on."""
         bucket, _, key = name[len("s3://") :].partition("/")
         if not bucket or not key:
             raise UsageError(f"{name!r} names no object: write s3://bucket/key")
         if bucket not in self._regions:
             self._regions[bucket] = bucket_region(self._session, bucket)
-        pinned = {"IfMatch": self._etags[name]} if name in self._etags else {}
+        asked = {"IfMatch": self._etags[name]} if name in self._etags else {}
+        asked |= {"Range": f"bytes={first}-"} if first else {}
         try:
-            answer = self._session.client("s3", self._regions[bucket]).get_object(Bucket=bucket, Key=key, **pinned)
+            answer = self._session.client("s3", self._regions[bucket]).get_object(Bucket=bucket, Key=key, **asked)
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             if code in ("NoSuchKey", "404"):
@@ -75,7 +96,7 @@ class Files:
         except BotoCoreError as error:
             raise translate(error, f"reading {name}") from error
         self._etags[name] = answer["ETag"]
-        return io.BufferedReader(_Body(answer["Body"]), _BUFFER_BYTES)
+        return answer["Body"]
 
     def _open_file(self, name: str) -> IO[bytes]:
         if name in self._kept:

@@ -11,9 +11,10 @@ import tracemalloc
 from typing import IO, TYPE_CHECKING, Any
 
 import pytest
+from botocore.exceptions import ResponseStreamingError
 
 from s3bulkcopy.aws.objects import Files
-from s3bulkcopy.errors import UsageError
+from s3bulkcopy.errors import S3BulkCopyError, UsageError
 from s3bulkcopy.keylists import KeyList
 from s3bulkcopy.worker.filters import Filter
 from s3bulkcopy.worker.model import Item
@@ -117,6 +118,56 @@ def test_a_pipe_is_read_as_often_as_a_file(tmp_path: Path) -> None:
     assert [item.key for item in named.items()] == ["a", "b"]
     assert [item.key for item in named.items()] == ["a", "b"]
     told.join()
+
+
+class Body(io.BytesIO):
+    """What an answer holds, whose connection breaks off after some bytes."""
+
+    def __init__(self, content: bytes, most: int) -> None:
+        super().__init__(content)
+        self._left = most
+
+    def read(self, size: int | None = -1) -> bytes:
+        if not self._left:
+            raise ResponseStreamingError(error="reset")
+        data = super().read(min(size or 0, self._left))
+        self._left -= len(data)
+        return data
+
+
+class Store:
+    """An AwsSession and its client, for one object."""
+
+    def __init__(self, content: bytes, most: int) -> None:
+        self._content, self._most = content, most
+        #: From where on the object was asked for, and in which version.
+        self.asked: list[tuple[int, str]] = []
+
+    def client(self, *_: str) -> Store:
+        return self
+
+    def head_bucket(self, **_: str) -> dict[str, Any]:
+        return {"BucketRegion": "eu-west-1"}
+
+    def get_object(self, *, Range: str = "bytes=0-", IfMatch: str = "", **_: str) -> dict[str, Any]:  # noqa: N803
+        first = int(Range[len("bytes=") : -1])
+        self.asked.append((first, IfMatch))
+        return {"ETag": '"e"', "Body": Body(self._content[first:], self._most)}
+
+
+def test_an_object_is_read_on_where_a_connection_broke_off() -> None:
+    session: Any = Store(b"one\ntwo\nthree\n", 5)
+    named = KeyList("s3://lists/keys", JOB, None, Files(session))
+
+    assert [item.key for item in named.items()] == ["one", "two", "three"]
+    assert session.asked == [(0, ""), (5, '"e"'), (10, '"e"')]
+
+
+def test_an_object_of_which_nothing_comes_is_told() -> None:
+    session: Any = Store(b"one\n", 0)
+
+    with pytest.raises(S3BulkCopyError, match="reading s3://lists/keys"):
+        list(KeyList("s3://lists/keys", JOB, None, Files(session)).items())
 
 
 def test_a_file_that_changes_between_two_readings_is_told(tmp_path: Path) -> None:
