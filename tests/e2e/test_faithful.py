@@ -21,7 +21,7 @@ from s3bulkcopy.worker.properties import Policy
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.e2e.conftest import Cloud
+    from tests.e2e.conftest import Cloud, Ended
 
 KEY = "arn:aws:kms:us-east-1:000000000000:key/0b6ab9d5-7c9f-4b4e-8a52-2f2a8f9d1c11"
 
@@ -58,9 +58,9 @@ def notes(cloud: Cloud, bucket: str, key: str) -> list[str]:
 def test_copies_have_the_properties_that_were_asked_for(cloud: Cloud, buckets: tuple[str, str], tmp_path: Path) -> None:
     source, destination = buckets
     s3 = cloud.client("s3")
-    for key, storage_class in (("a", "STANDARD"), ("b", "GLACIER_IR")):
+    for key, storage_class, size in (("a", "STANDARD", 1), ("b", "GLACIER_IR", 1), ("large", "GLACIER_IR", 100_000)):
         s3.put_object(
-            Bucket=source, Key=key, Body=b"x", Metadata={"old": "1"}, ContentType="text/plain", CacheControl="no-cache",
+            Bucket=source, Key=key, Body=b"x" * size, Metadata={"old": "1"}, ContentType="text/plain", CacheControl="no-cache",
             StorageClass=storage_class, Tagging="team=old",
         )  # fmt: skip
     for bucket in buckets:
@@ -71,13 +71,17 @@ def test_copies_have_the_properties_that_were_asked_for(cloud: Cloud, buckets: t
     s3.put_object_annotation(Bucket=source, Key="a", AnnotationName="note", AnnotationPayload=b"of a")
     local = ("--engine", "local", "--processes", "1", "--output", "json")
 
-    kept = cloud.run("run", source, f"s3://{destination}/kept/", *local, "--storage-class", "preserve", "--acl", "preserve")
-    replaced = cloud.run(
-        "run", source, f"s3://{destination}/new/", *local, "--storage-class", "STANDARD_IA", "--tags", "replace",
+    def copy(prefix: str, *options: str) -> Ended:
+        parts = ("--multipart-threshold", "50000", "--part-size", "30000")
+        return cloud.run("run", source, f"s3://{destination}/{prefix}/", *local, *parts, *options, S3BULKCOPY_TINY_PARTS="1")
+
+    kept = copy("kept", "--storage-class", "preserve", "--acl", "preserve")
+    replaced = copy(
+        "new", "--storage-class", "STANDARD_IA", "--tags", "replace",
         "--object-tag", "team=new one", "--metadata", "replace", "--metadata-entry", "note=two  blanks",
         "--content-type", "text/html", "--content-language", "en", "--sse-kms-key-id", KEY, "--bucket-key", "--probe-write",
     )  # fmt: skip
-    dropped = cloud.run("run", source, f"s3://{destination}/bare/", *local, "--tags", "drop", "--annotations", "drop")
+    dropped = copy("bare", "--tags", "drop", "--annotations", "drop")
 
     place = cloud.store.location(source)
     job = Job(
@@ -86,11 +90,13 @@ def test_copies_have_the_properties_that_were_asked_for(cloud: Cloud, buckets: t
     write(tmp_path / "f", Header("20260101-000000-aaaaaa", "local", job), [Failure("b", 1, "SlowDown", "x")])
     retried = cloud.run("retry", "--failures", str(tmp_path / "f"), *local)
 
-    for ended, number in ((kept, 2), (replaced, 2), (dropped, 2), (retried, 1)):
+    for ended, number in ((kept, 3), (replaced, 3), (dropped, 3), (retried, 1)):
         assert (ended.code, ended.summary["copied"]) == (0, number), ended.err
     old = {"Metadata": {"old": "1"}, "ContentType": "text/plain", "CacheControl": "no-cache"}
-    assert seen(cloud, destination, "kept/a") == seen(cloud, source, "a")
-    assert seen(cloud, destination, "kept/b") == seen(cloud, source, "b")
+    for key in ("a", "b", "large"):
+        assert seen(cloud, destination, f"kept/{key}") == seen(cloud, source, key)
+        assert old.items() <= seen(cloud, destination, f"bare/{key}").items()
+        assert seen(cloud, destination, f"bare/{key}")["tags"] == {}
     assert seen(cloud, destination, "kept/b")["StorageClass"] == "GLACIER_IR"
     names = [notes(cloud, destination, f"{place}/a") for place in ("kept", "new", "bare")]
     assert names == [["note"], ["note"], []]
@@ -98,12 +104,11 @@ def test_copies_have_the_properties_that_were_asked_for(cloud: Cloud, buckets: t
     for key in ("a", "b"):
         assert grants(cloud, destination, f"kept/{key}") == grants(cloud, source, key)
         assert grants(cloud, destination, f"bare/{key}") == grants(cloud, source, "b")
-    assert seen(cloud, destination, "new/a") == seen(cloud, destination, "new/b") == {
+    new = [seen(cloud, destination, f"new/{key}") for key in ("a", "b", "large")]
+    assert new[0] == new[1] == new[2] == {
         "Metadata": {"note": "two  blanks"}, "ContentType": "text/html", "ContentLanguage": "en", "StorageClass": "STANDARD_IA",
         "ServerSideEncryption": "aws:kms", "SSEKMSKeyId": KEY, "tags": {"team": "new one"},
     }  # fmt: skip
-    assert old.items() <= seen(cloud, destination, "bare/a").items()
-    assert seen(cloud, destination, "bare/a")["tags"] == {}
     again = seen(cloud, destination, "again/b")
     assert (again["StorageClass"], again["tags"], again["Metadata"]) == ("GLACIER_IR", {}, {"old": "1"})
     assert not [key for key in cloud.store.items(destination) if "probe" in key]
