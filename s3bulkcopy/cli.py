@@ -165,7 +165,7 @@ def demo(objects: int, port: int | None, **values: Any) -> None:  # noqa: ANN401
 @options.aws_options
 @options.output_options
 def status(run_id: str | None, *, watch: bool, **values: Any) -> None:  # noqa: ANN401
-    """Show the runs in this account and region, or one run in detail.
+    """Show the runs in this account and region, and those of the local engine on this machine; or one run in detail.
 
     A run that goes on by itself and has nothing left to do is shown as `finished, awaiting attach`, with the time until when
     its reports wait.
@@ -220,6 +220,8 @@ def teardown(
     **values: Any,  # noqa: ANN401
 ) -> None:
     """Stop runs and remove what they left, found by names and tags alone. May be repeated.
+
+    A run of the local engine that was stopped is dismissed: its uploads are aborted, and `status` shows it no more.
 
     A run is yours if whoever began it has the same ARN (`aws sts get-caller-identity`): a role's session name is part of that.
     """

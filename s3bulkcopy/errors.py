@@ -2,6 +2,7 @@
 
     S3BulkCopyError                        1
     ├── UsageError                         2   bad input: nothing was touched
+    │   └── NotAws                             … because what answers is another store
     ├── ObjectsFailed                      3   the run ended, and some objects are not at the destination
     ├── BucketUnavailable                  4   not found, or someone else's
     │   └── BucketRefused                      … because it does not let these credentials in
@@ -63,6 +64,10 @@ class UsageError(S3BulkCopyError):
     """The command line, or what it points at, makes no sense."""
 
     exit_code = 2
+
+
+class NotAws(UsageError):
+    """What is asked for is in AWS, and what answers is not."""
 
 
 class ObjectsFailed(S3BulkCopyError):

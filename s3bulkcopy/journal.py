@@ -44,7 +44,7 @@ from s3bulkcopy.worker.model import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from s3bulkcopy.worker.model import Event, Job, Task
+    from s3bulkcopy.worker.model import Counts, Event, Job, Task
 
 #: What tells a journal from another database, and one format of it, which is that of the messages in it, too, from another.
 _APPLICATION_ID = 0x53334243  # "S3BC"
@@ -161,18 +161,6 @@ def last_retry(run_id: str) -> str:
     return last
 
 
-def unended_here() -> list[tuple[str, bool]]:
-    """Give the runs of the local engine that have begun on this machine and not ended: the id, and whether one goes on."""
-    found = []
-    for path in sorted((state_folder() / "runs").glob("*.journal")):
-        with suppress(OSError, sqlite3.Error, JournalUnusable):
-            with Journal.resume(path, to_write=False) as journal:
-                facts = journal.facts
-            if facts.engine == "local" and facts.has_roots and facts.ended is None:
-                found.append((facts.run_id, _is_held(path)))
-    return found
-
-
 def _is_held(path: Path) -> bool:
     try:
         _hold(path).close()
@@ -207,6 +195,45 @@ class Facts:
     def has_roots(self) -> bool:
         """Tell whether the work was about to be queued."""
         return bool(self.roots) or self.more_roots > 0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRun:
+    """A run of the local engine, as its journal on this machine tells of it."""
+
+    facts: Facts
+    #: None where it had not begun to copy.
+    job: Job | None
+    #: What was reported so far.
+    counts: Counts
+    #: Whether a process carries it on.
+    is_held: bool
+
+
+def local_runs() -> list[LocalRun]:
+    """Give the runs of the local engine that have begun on this machine and not ended, the oldest first."""
+    found = []
+    for path in sorted((state_folder() / "runs").glob("*.journal")):
+        with suppress(OSError, sqlite3.Error, JournalUnusable), Journal.resume(path, to_write=False) as journal:
+            facts = journal.facts
+            if facts.engine == "local" and facts.has_roots and facts.ended is None:
+                found.append(_local_run(journal, path))
+    return found
+
+
+def local_run(run_id: str) -> LocalRun | None:
+    """Give a run of the local engine, also one that has ended; None where no journal on this machine tells of such a run."""
+    path = find_journal(run_id)
+    with suppress(OSError, sqlite3.Error, JournalUnusable), Journal.resume(path, to_write=False) as journal:
+        if journal.facts.engine == "local":
+            return _local_run(journal, path)
+    return None
+
+
+def _local_run(journal: Journal, path: Path) -> LocalRun:
+    with journal.steady():
+        job = journal.job() if journal.facts.has_roots else None
+        return LocalRun(journal.facts, job, journal.replay().snapshot().seen, _is_held(path))
 
 
 class Journal:

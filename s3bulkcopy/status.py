@@ -1,4 +1,4 @@
-"""Runs found in an account, as text and as JSON. Pure."""
+"""Runs found in an account or on this machine, as text and as JSON. Pure."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from s3bulkcopy.aws.stack import RETENTION_SECONDS
+from s3bulkcopy.aws.stack import RETENTION_SECONDS, begun
 from s3bulkcopy.view import count_text, duration_text, safe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from s3bulkcopy.aws.discover import FoundRun
+    from s3bulkcopy.journal import LocalRun
 
 
 def run_as_json(found: FoundRun) -> dict[str, Any]:
     """Give a run as --output json has it."""
     return {
         "run_id": found.run_id,
+        "engine": "lambda",
         "source": found.source,
         "destination": found.destination,
         "created": found.created,
@@ -121,3 +123,61 @@ def _age(created: str, now: datetime) -> str:
     except ValueError:
         return "unknown"
     return duration_text(max(0.0, (now - began.astimezone(UTC)).total_seconds()))
+
+
+# ---------------------------------------------------------------------------------------------- runs of the local engine
+
+
+def local_run_as_json(found: LocalRun, flags: str) -> dict[str, Any]:
+    """Give a run of the local engine as --output json has it."""
+    facts, counts = found.facts, found.counts
+    return {
+        "run_id": facts.run_id,
+        "engine": "local",
+        "source": "" if found.job is None else str(found.job.source),
+        "destination": "" if found.job is None else str(found.job.destination),
+        "version": facts.version,
+        "state": _local_state(found),
+        "exit_code": facts.ended,
+        "listed": counts.listed,
+        "copied": counts.copied,
+        "failed": counts.failed,
+        "attach": _attach(found, flags) if _may_go_on(found) else None,
+    }
+
+
+def local_run_as_line(found: LocalRun) -> str:
+    """Write how a run of the local engine is for people, as one line that changes when that does."""
+    return f"{found.facts.run_id}  {_local_state(found)}  {_counted(found)}"
+
+
+def local_run_as_text(found: LocalRun, flags: str, now: datetime) -> str:
+    """Write a run of the local engine for people; `flags` are those of a command that goes on with it."""
+    facts, job = found.facts, found.job
+    code = "" if facts.ended is None else f" with code {facts.ended}"
+    age = duration_text(max(0.0, now.timestamp() - begun(facts.run_id)))
+    what = "" if job is None else f"  {safe(f'{job.source} -> {job.destination}')}"
+    lines = [f"{facts.run_id}  {_local_state(found)}{code} (local engine, on this machine), {age} old{what}"]
+    lines.append(f"  {_counted(found)}")
+    if _may_go_on(found):
+        lines.append(f"  go on with: {_attach(found, flags)}")
+        lines.append(f"  or dismiss it with: s3bulkcopy teardown {facts.run_id}{flags}")
+    return "\n".join(lines)
+
+
+def _local_state(found: LocalRun) -> str:
+    if found.facts.ended is not None:
+        return "ended"
+    return "running" if found.is_held else "stopped"
+
+
+def _may_go_on(found: LocalRun) -> bool:
+    return _local_state(found) == "stopped" and found.job is not None
+
+
+def _attach(found: LocalRun, flags: str) -> str:
+    return f"s3bulkcopy attach {found.facts.run_id}{flags}"
+
+
+def _counted(found: LocalRun) -> str:
+    return "  ".join(f"{name} {count_text(getattr(found.counts, name))}" for name in ("listed", "copied", "failed"))

@@ -37,7 +37,7 @@ from botocore.parsers import ResponseParserError
 from botocore.utils import get_environ_proxies
 
 from s3bulkcopy import __version__
-from s3bulkcopy.errors import BucketRefused, BucketUnavailable, NotPermitted, S3BulkCopyError, UsageError
+from s3bulkcopy.errors import BucketRefused, BucketUnavailable, NotAws, NotPermitted, S3BulkCopyError, UsageError
 from s3bulkcopy.worker.regions import REGION_HERE
 from s3bulkcopy.worker.s3 import SKEW_SECONDS
 from s3bulkcopy.worker.sigv4 import Credentials
@@ -396,7 +396,7 @@ _SERVICES = {
 
 
 def identity(session: AwsSession) -> Identity:
-    """Ask AWS who we are; raises NotPermitted without usable credentials, or UsageError where it is no AWS that answers."""
+    """Ask AWS who we are; raises NotPermitted without usable credentials, or NotAws where something else answers."""
     client = session.client("sts")
     try:
         answer = client.get_caller_identity()
@@ -415,8 +415,8 @@ def _is_of_no_aws(error: ClientError) -> bool:
     return not code or code.isdigit() or code in ("NotImplemented", "MethodNotAllowed", "NoSuchBucket")
 
 
-def _no_aws(url: str) -> UsageError:
-    return UsageError(
+def _no_aws(url: str) -> NotAws:
+    return NotAws(
         f"asking AWS who we are: what answers at {url} is not AWS",
         hint="a store that is not AWS takes --engine local, with `run`; its runs need no teardown",
     )

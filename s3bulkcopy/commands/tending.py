@@ -9,10 +9,9 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from s3bulkcopy import failures as failed_ones
 from s3bulkcopy.aws import teardown as teardowns
@@ -22,9 +21,17 @@ from s3bulkcopy.aws.session import AwsSession, identity
 from s3bulkcopy.aws.stack import decode_tag, encode_tag
 from s3bulkcopy.commands import accounts
 from s3bulkcopy.commands.copying import all_failures
-from s3bulkcopy.errors import CountsIncomplete, Halted, JournalUnusable, LeftBehind, S3BulkCopyError, UsageError
-from s3bulkcopy.journal import Journal, find_journal, last_retry, unended_here
-from s3bulkcopy.status import created_at, run_as_json, run_as_line, runs_as_text
+from s3bulkcopy.errors import CountsIncomplete, Halted, LeftBehind, NotAws, S3BulkCopyError, UsageError
+from s3bulkcopy.journal import Journal, LocalRun, find_journal, last_retry, local_run, local_runs
+from s3bulkcopy.status import (
+    created_at,
+    local_run_as_json,
+    local_run_as_line,
+    local_run_as_text,
+    run_as_json,
+    run_as_line,
+    runs_as_text,
+)
 from s3bulkcopy.tally import RangeFailure
 from s3bulkcopy.view import count_text, make_view, put_line, range_text, safe
 from s3bulkcopy.worker.model import Location, split_place
@@ -36,6 +43,8 @@ if TYPE_CHECKING:
     from s3bulkcopy.settings import AwsSettings, OutputSettings
     from s3bulkcopy.view import View
     from s3bulkcopy.worker.model import Failure, Job
+
+T = TypeVar("T")
 
 #: How often `status --watch` looks again, in seconds.
 WATCH_SECONDS = 2.0
@@ -54,27 +63,62 @@ _CLEAR = "\x1b[2J\x1b[H"
 
 
 def status(run_id: str | None, aws: AwsSettings, output: OutputSettings, *, watch: bool) -> int:
-    """Show the runs of an account and region, or one in detail."""
+    """Show the runs of an account and region, and the local engine's on this machine; or one in detail.
+
+    Of a run of the local engine whose journal is here, AWS is asked nothing.
+    """
     if run_id is not None:
         accounts.check_run_id(run_id)
-    elif not output.json:  # whose lines are runs in an account, all of one shape
-        _show_runs_here()
-    session = AwsSession(aws)
-    region = accounts.look_in(session, aws)
-    flags = accounts.flags(accounts.words(aws, region))
+    here = _find_here(run_id)
+    account = _account(aws, is_needed=not here) if run_id is None or not here else None
+    flags = accounts.flags(accounts.words(aws, account[1])) if account is not None else ""
     with suppress(KeyboardInterrupt):
-        for runs in _again(partial(_find, session, region, run_id), watch=watch):
-            _show_runs(runs, output, region, flags=flags, detail=run_id is not None, live=watch)
+        for here, found in _again(lambda: (_find_here(run_id), _find(*account, run_id) if account else []), watch=watch):
+            lines = _lines_here(here, output)
+            if account is not None:
+                lines += _lines_of(found, output, account[1], flags if run_id is not None else None)
+            _show(lines, output, live=watch)
     return 0
 
 
-def _show_runs_here() -> None:
-    """Show the local engine's runs that have not ended: nothing of them is in any account."""
-    for name, is_held in unended_here():
-        if is_held:
-            put_line(sys.stdout, f"{name}  running on this machine (local engine)")
-        else:
-            put_line(sys.stdout, f"{name}  stopped (local engine); go on with: s3bulkcopy attach {name}")
+def _find_here(run_id: str | None) -> list[LocalRun]:
+    """Give the local engine's runs that have not ended, or the one that is named, if it is one of its."""
+    if run_id is None:
+        return local_runs()
+    found = local_run(run_id)
+    return [] if found is None else [found]
+
+
+def _account(aws: AwsSettings, *, is_needed: bool) -> tuple[AwsSession, str] | None:
+    """Give the session and the region to look in; None, with a warning, where there is no AWS, or none is needed or reached."""
+    try:
+        session = AwsSession(aws)
+        return session, accounts.look_in(session, aws)
+    except S3BulkCopyError as error:
+        if is_needed and not isinstance(error, NotAws):
+            raise
+        put_line(sys.stderr, f"warning: runs in AWS are not shown: {error.message}")
+        return None
+
+
+def _lines_here(here: Sequence[LocalRun], output: OutputSettings) -> list[str]:
+    now, flags = datetime.now(UTC), [accounts.flags(dict(found.facts.aws)) for found in here]
+    if output.json:
+        return [json.dumps(local_run_as_json(*one)) for one in zip(here, flags, strict=True)]
+    return [local_run_as_text(*one, now) for one in zip(here, flags, strict=True)]
+
+
+def _lines_of(runs: Sequence[FoundRun], output: OutputSettings, region: str, flags: str | None) -> list[str]:
+    """Write runs in an account; with `flags`, those of a command that reaches it, in detail."""
+    if output.json:
+        return [json.dumps(run_as_json(found)) for found in runs]
+    return [runs_as_text(runs, region, datetime.now(UTC), flags=flags)]
+
+
+def _show(lines: Sequence[str], output: OutputSettings, *, live: bool) -> None:
+    clear = _CLEAR if live and sys.stdout.isatty() and not output.json else ""
+    if lines:
+        put_line(sys.stdout, clear + "\n".join(lines))
 
 
 def look_on(run_id: str, aws: AwsSettings, output: OutputSettings, why: str) -> int:
@@ -83,6 +127,8 @@ def look_on(run_id: str, aws: AwsSettings, output: OutputSettings, why: str) -> 
     What became of it is not known here, which the exit code says.
     """
     put_line(sys.stderr, why)
+    if local_run(run_id) is not None:
+        return _look_on_here(run_id, output)
     session = AwsSession(aws)
     region = accounts.look_in(session, aws)
     runs = _find(session, region, run_id)
@@ -92,7 +138,7 @@ def look_on(run_id: str, aws: AwsSettings, output: OutputSettings, why: str) -> 
         is_halted = bool(runs[0].halted)
         line = _line(runs[0], output)
         if said is None or (sys.stdout.isatty() and not output.json):
-            _show_runs(runs, output, region, flags=flags, detail=True, live=True)
+            _show(_lines_of(runs, output, region, flags), output, live=True)
             said, said_at = line, time.monotonic()
         elif line != said or time.monotonic() - said_at >= UNCHANGED_SECONDS:
             put_line(sys.stdout, line)
@@ -105,6 +151,19 @@ def look_on(run_id: str, aws: AwsSettings, output: OutputSettings, why: str) -> 
         return Halted.exit_code
     put_line(sys.stderr, f"run {run_id} is gone: it ended, or was torn down; how, whoever followed it knows")
     return CountsIncomplete.exit_code
+
+
+def _look_on_here(run_id: str, output: OutputSettings) -> int:
+    """Follow a run that another process on this machine carries on until that has ended; gives the run's code, if any."""
+    said = ""
+    while (found := local_run(run_id)) is not None and found.is_held:
+        line = json.dumps(local_run_as_json(found, "")) if output.json else local_run_as_line(found)
+        if line != said:
+            put_line(sys.stdout, said := line)
+        time.sleep(WATCH_SECONDS)
+    _show(_lines_here(_find_here(run_id), output), output, live=False)
+    code = found.facts.ended if found is not None else None
+    return CountsIncomplete.exit_code if code is None else code
 
 
 def _line(found: FoundRun, output: OutputSettings) -> str:
@@ -122,20 +181,11 @@ def _find(session: AwsSession, region: str, run_id: str | None) -> list[FoundRun
     return [found]
 
 
-def _again(look: Callable[[], list[FoundRun]], *, watch: bool) -> Iterator[list[FoundRun]]:
+def _again(look: Callable[[], T], *, watch: bool) -> Iterator[T]:
     yield look()
     while watch:
         time.sleep(WATCH_SECONDS)
         yield look()
-
-
-def _show_runs(runs: Sequence[FoundRun], output: OutputSettings, region: str, *, flags: str, detail: bool, live: bool) -> None:
-    if output.json:
-        for found in runs:
-            put_line(sys.stdout, json.dumps(run_as_json(found)))
-        return
-    clear = _CLEAR if live and sys.stdout.isatty() else ""
-    put_line(sys.stdout, clear + runs_as_text(runs, region, datetime.now(UTC), flags=flags if detail else None))
 
 
 # ------------------------------------------------------------------------------------------------------------- failures
@@ -226,11 +276,12 @@ _FORMS = {"text": _as_text, "json": _as_json, "csv": _as_csv}
 def halt(run_id: str, aws: AwsSettings, output: OutputSettings) -> int:
     """Stop a run at once: no task is begun any more, and its queues are emptied. Whoever watches it ends and tears it down."""
     accounts.check_run_id(run_id)
-    if _is_local(run_id):
-        raise UsageError(
-            f"run {run_id} works on this machine, and nothing of it is in AWS",
-            hint="Ctrl-C in its terminal stops it, or SIGTERM; `s3bulkcopy attach` goes on with it",
-        )
+    here = local_run(run_id)
+    if here is not None and here.is_held:
+        raise _at_work(run_id)
+    if here is not None:
+        hint = f"`s3bulkcopy status {run_id}` shows it"
+        raise UsageError(f"run {run_id} worked on this machine, and is not at work any more", hint=hint)
     session = AwsSession(aws)
     region = accounts.look_in(session, aws)
     _find(session, region, run_id)
@@ -250,11 +301,11 @@ def halt(run_id: str, aws: AwsSettings, output: OutputSettings) -> int:
     return 0
 
 
-def _is_local(run_id: str) -> bool:
-    """Tell whether a journal on this machine says that a run is the local engine's."""
-    with suppress(JournalUnusable), Journal.resume(find_journal(run_id), to_write=False) as journal:
-        return journal.facts.engine == "local"
-    return False
+def _at_work(run_id: str) -> UsageError:
+    return UsageError(
+        f"run {run_id} works on this machine, and nothing of it is in AWS",
+        hint="Ctrl-C in its terminal stops it, or SIGTERM; `s3bulkcopy attach` goes on with it",
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- teardown
@@ -274,14 +325,56 @@ def teardown(run_ids: tuple[str, ...], everything: Everything | None, aws: AwsSe
     """Stop runs and remove what they left: those that are named, or all that are meant."""
     for name in run_ids:
         accounts.check_run_id(name)
+    here = {name: found for name in run_ids if (found := local_run(name)) is not None}
+    if at_work := [name for name, found in here.items() if found.is_held]:
+        raise _at_work(at_work[0])
+    view = _plain_view(output)
+    left = [line for name in here for line in _dismiss(name, aws, output, view)]
+    if everything is not None or len(here) < len(run_ids):
+        others = [name for name in run_ids if name not in here]
+        left += _tear_down_in_account(others, everything, aws, output, view)
+    return LeftBehind.exit_code if left else 0
+
+
+def _tear_down_in_account(
+    names: Sequence[str], everything: Everything | None, aws: AwsSettings, output: OutputSettings, view: View
+) -> list[str]:
     session = AwsSession(aws)
     region = accounts.look_in(session, aws)
-    view = _plain_view(output)
-    names = run_ids if everything is None else tuple(_meant(session, region, everything, view))
-    left = [line for name in names for line in _tear_down(session, region, name, output, view)]
+    if everything is not None:
+        names = [*_meant(session, region, everything, view)]
     if not names and not output.json:
         put_line(sys.stdout, f"no runs in {region}: nothing to remove" if everything == Everything() else "nothing to remove")
-    return LeftBehind.exit_code if left else 0
+    return [line for name in names for line in _tear_down(session, region, name, output, view)]
+
+
+def _dismiss(run_id: str, aws: AwsSettings, output: OutputSettings, view: View) -> list[str]:
+    """Let go of a run of the local engine, and abort the uploads that it has left, where it can be; gives what is left.
+
+    Its journal stays for `failures` and `retry`, and says that it was halted; nothing goes on with it.
+    """
+    with Journal.resume(find_journal(run_id)) as journal:
+        left = [str(one) for one in _sweep_here(journal, aws, view)] if journal.facts.has_roots else []
+        if journal.facts.ended is None:
+            journal.note(replace(journal.facts, ended=Halted.exit_code))
+    if output.json:
+        put_line(sys.stdout, json.dumps({"run_id": run_id, "removed": [], "left": left}))
+        return left
+    put_line(sys.stdout, f"{run_id}: dismissed; what it has copied stays")
+    for line in left:
+        put_line(sys.stderr, f"  left    {line}")
+    return left
+
+
+def _sweep_here(journal: Journal, aws: AwsSettings, view: View) -> tuple[teardowns.Left, ...]:
+    job = journal.job()
+    try:
+        session = AwsSession(accounts.settings(aws, dict(journal.facts.aws)))
+    except UsageError as error:
+        view.warning(f"multipart uploads are not looked for: {error.message}")
+        return ()
+    with session.hasty():  # the store may be gone for good
+        return _said(uploads.sweep(session, job.destination, job.run_id, job, is_own_role=False), view)
 
 
 def _meant(session: AwsSession, region: str, everything: Everything, view: View) -> Iterator[str]:
@@ -336,32 +429,25 @@ def _sweep(session: AwsSession, region: str, run_id: str, view: View) -> tuple[t
     Where its journal is on this machine, also those of a store that does not tell who has begun an upload.
     """
     with suppress(S3BulkCopyError):  # what may not be looked at is said by what looks for all else
-        job, is_local = _known_here(run_id)
+        job = _job_known_here(run_id)
         place = job.destination if job is not None else _destination_of(find_run(session, region, run_id), region)
         if place.bucket:
-            swept = uploads.sweep(session, place, run_id, job, is_own_role=not is_local)
-            swept.say_aborted(view.note)
-            if swept.unseen is not None:
-                view.note(f"not looked for: {swept.unseen}")
-            return swept.left
+            return _said(uploads.sweep(session, place, run_id, job), view)
     return ()
 
 
-def _known_here(run_id: str) -> tuple[Job | None, bool]:
-    """Give the job of a run whose journal is on this machine, and whether it is the local engine's.
+def _said(swept: uploads.Swept, view: View) -> tuple[teardowns.Left, ...]:
+    """Say what became of uploads, and give what is left."""
+    swept.say_aborted(view.note)
+    if swept.unseen is not None:
+        view.note(f"not looked for: {swept.unseen}")
+    return swept.left
 
-    Of one that is being carried on by the local engine nothing is known: its uploads are in use.
-    """
-    job, is_local = None, False
+
+def _job_known_here(run_id: str) -> Job | None:
     with suppress(S3BulkCopyError), Journal.resume(find_journal(run_id), to_write=False) as journal:
-        job, is_local = journal.job(), journal.facts.engine == "local"
-    if is_local:
-        try:
-            with Journal.resume(find_journal(run_id)):
-                return job, True
-        except S3BulkCopyError:  # its command is running
-            return None, False
-    return job, False
+        return journal.job()
+    return None
 
 
 def _destination_of(found: FoundRun | None, region: str) -> Location:

@@ -20,7 +20,7 @@ import psutil
 import pytest
 from model_server import ModelServer, shaped_keys
 
-from s3bulkcopy.journal import unended_here
+from s3bulkcopy.journal import local_runs
 from tests.e2e.conftest import Ended
 from tests.e2e.test_run import wait_for
 
@@ -68,19 +68,23 @@ def run_id_of(ended: Ended) -> str:
     return str(re.findall(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}", ended.out)[0])
 
 
-def attach(ended: Ended) -> Ended:
-    """Go on with such a run."""
-    command = [sys.executable, "-m", "s3bulkcopy", "attach", run_id_of(ended), "--output", "json"]
+def command(*arguments: str, **changes: str) -> Ended:
+    """Run a command to its end that is not `run`."""
     return Ended.of(
         subprocess.Popen(
-            command,
-            env=environment(),
+            [sys.executable, "-m", "s3bulkcopy", *arguments],
+            env={**environment(), **changes},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
     )
+
+
+def attach(ended: Ended) -> Ended:
+    """Go on with a run that did not come to its end."""
+    return command("attach", run_id_of(ended), "--output", "json")
 
 
 def counts(ended: Ended, *names: str) -> dict[str, Any]:
@@ -502,19 +506,57 @@ def test_a_command_that_is_killed_is_gone_on_with_and_every_count_is_exact() -> 
         process = start(server.url, "s3://source", "s3://target", "--processes", "2")
         until_copying(server)
         workers = workers_of(process)
-        assert True in dict(unended_here()).values()
+        assert any(one.is_held for one in local_runs())
         process.kill()
         ended = Ended.of(process)
         until_gone(workers, 10)
-        assert (run_id_of(ended), False) in unended_here()
+        assert run_id_of(ended) in [one.facts.run_id for one in local_runs() if not one.is_held]
 
         again = attach(ended)
 
         assert again.code == 0, again.err
         assert counts(again, "listed", "copied", *CLEAN) == copied_all(SOME_OBJECTS)
         assert keys_at(server, "target") == sorted(shaped_keys("hex", SOME_OBJECTS))
-        assert run_id_of(ended) not in dict(unended_here())
+        assert run_id_of(ended) not in [one.facts.run_id for one in local_runs()]
         assert attach(ended).code == 0  # it has ended, and how
+
+
+def test_a_run_is_looked_at_and_dismissed_with_a_store_that_is_no_aws(tmp_path: Path) -> None:
+    with store(SOME_OBJECTS, *SLOW) as server:
+        own = {"S3BULKCOPY_STATE_DIR": str(tmp_path), "AWS_ENDPOINT_URL": server.url}
+        process = start(server.url, "s3://source", "s3://target", "--max-rate", "300", **KEYS, **own)
+        until_copying(server)
+        (run_id,) = (path.stem for path in tmp_path.rglob("*.journal"))
+        halted, torn = command("halt", run_id, **own), command("teardown", run_id, **own)
+        assert (halted.code, torn.code) == (2, 2)
+        assert f"run {run_id} works on this machine" in halted.err
+        assert f"run {run_id} works on this machine" in torn.err
+        looking_on = subprocess.Popen(
+            [sys.executable, "-m", "s3bulkcopy", "attach", run_id],
+            env={**environment(), **own},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert looking_on.stdout is not None
+        assert looking_on.stdout.readline().startswith(f"{run_id}  running  listed")
+        process.send_signal(signal.SIGINT)
+        ended, looked_on = Ended.of(process), Ended.of(looking_on)
+
+        go_on = f"s3bulkcopy attach {run_id} --region us-east-1 --endpoint-url {server.url}"
+        assert (ended.code, looked_on.code) == (130, 8)
+        assert f"  go on with: {go_on}" in looked_on.out.splitlines()
+
+        shown, named = command("status", "--output", "json", **own), command("status", run_id, **own)
+        assert (shown.code, named.code, named.err) == (0, 0, "")
+        assert shown.summary["attach"] == go_on
+        assert "what answers at" in shown.err
+        assert named.out.splitlines()[0].endswith(" old  s3://source -> s3://target")
+
+        dismissed, again = command("teardown", run_id, **own), command("teardown", run_id, **own)
+        assert (dismissed.code, again.code) == (0, 0), dismissed.err + again.err
+        assert dismissed.out == f"{run_id}: dismissed; what it has copied stays\n"
+        assert (command("status", **own).out, command("attach", run_id, **own).code) == ("", 9)
 
 
 def test_a_second_signal_leaves_at_once() -> None:

@@ -413,7 +413,9 @@ def test_queues_that_do_not_become_empty_are_said_to_hold_something(aws: Aws) ->
 
 def test_a_local_run_is_not_looked_for_in_aws_to_halt_it() -> None:
     left_behind(engine="local")
-    with pytest.raises(UsageError, match="works on this machine"):
+    with pytest.raises(UsageError, match="is not at work any more"):
+        tending.halt(RUN_ID, AwsSettings(region=REGION), OutputSettings())
+    with Journal.resume(journal_path(RUN_ID)), pytest.raises(UsageError, match="works on this machine"):
         tending.halt(RUN_ID, AwsSettings(region=REGION), OutputSettings())
 
 

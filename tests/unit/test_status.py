@@ -11,9 +11,19 @@ from s3bulkcopy.aws.discover import FoundResource, FoundRun, QueueDepth
 from s3bulkcopy.aws.stack import encode_tag
 from s3bulkcopy.commands import tending
 from s3bulkcopy.commands.tending import Everything, why_left
+from s3bulkcopy.journal import Facts, LocalRun
 from s3bulkcopy.settings import AwsSettings, OutputSettings
-from s3bulkcopy.status import created_at, run_as_json, run_as_line, runs_as_text, state_of
-from s3bulkcopy.worker.model import Location
+from s3bulkcopy.status import (
+    created_at,
+    local_run_as_json,
+    local_run_as_line,
+    local_run_as_text,
+    run_as_json,
+    run_as_line,
+    runs_as_text,
+    state_of,
+)
+from s3bulkcopy.worker.model import Counts, Job, Location
 
 NOW = datetime(2026, 11, 23, 13, 16, 32, tzinfo=UTC)
 RUN = FoundRun(
@@ -89,6 +99,7 @@ def test_states_are_told_from_mappings_and_tags() -> None:
 def test_json_holds_it_all() -> None:
     assert run_as_json(RUN) == {
         "run_id": "20261123-121632-k3f9xa",
+        "engine": "lambda",
         "source": "s3://a",
         "destination": "s3://b",
         "created": "2026-11-23T12:16:32Z",
@@ -163,3 +174,54 @@ def test_uploads_of_a_run_are_looked_for_where_its_tags_say_that_it_copies_to(
 
     assert found == Location(bucket, prefix, "eu-west-1", "")
     assert tending._destination_of(None, "eu-west-1").bucket == ""
+
+
+FLAGS = " --endpoint-url http://store:9000"
+HERE = LocalRun(
+    Facts(RUN.run_id, "local", roots=("{}",), version="0.1.0"),
+    Job(RUN.run_id, Location("a", "x/", "r", "http://store:9000/a"), Location("b", "", "r", "http://store:9000/b")),
+    Counts(listed=1200, copied=1000, failed=2),
+    is_held=False,
+)
+
+
+def test_a_local_run_that_was_stopped_names_its_places_and_what_goes_on_with_it() -> None:
+    assert local_run_as_text(HERE, FLAGS, NOW).splitlines() == [
+        "20261123-121632-k3f9xa  stopped (local engine, on this machine), 1:00:00 old  s3://a/x/ -> s3://b",
+        "  listed 1,200  copied 1,000  failed 2",
+        "  go on with: s3bulkcopy attach 20261123-121632-k3f9xa --endpoint-url http://store:9000",
+        "  or dismiss it with: s3bulkcopy teardown 20261123-121632-k3f9xa --endpoint-url http://store:9000",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [
+        (replace(HERE, is_held=True), "running"),
+        (replace(HERE, job=None), "stopped"),
+        (replace(HERE, facts=replace(HERE.facts, ended=3)), "ended with code 3"),
+    ],
+)
+def test_nothing_goes_on_with_a_local_run_that_is_at_work_or_had_not_begun_or_has_ended(found: LocalRun, state: str) -> None:
+    lines = local_run_as_text(found, FLAGS, NOW).splitlines()
+
+    assert lines[0].startswith(f"20261123-121632-k3f9xa  {state} (local engine, on this machine)")
+    assert len(lines) == 2
+    assert local_run_as_json(found, FLAGS)["attach"] is None
+
+
+def test_a_local_run_is_an_object_and_a_line_too() -> None:
+    assert local_run_as_json(HERE, FLAGS) == {
+        "run_id": "20261123-121632-k3f9xa",
+        "engine": "local",
+        "source": "s3://a/x/",
+        "destination": "s3://b",
+        "version": "0.1.0",
+        "state": "stopped",
+        "exit_code": None,
+        "listed": 1200,
+        "copied": 1000,
+        "failed": 2,
+        "attach": "s3bulkcopy attach 20261123-121632-k3f9xa --endpoint-url http://store:9000",
+    }
+    assert local_run_as_line(HERE) == "20261123-121632-k3f9xa  stopped  listed 1,200  copied 1,000  failed 2"
