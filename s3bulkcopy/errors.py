@@ -30,6 +30,11 @@ A message names the thing and the cause; `hint` names the next step. Both are pl
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from s3bulkcopy.worker.model import Counts
+
 #: What a command's exit code says.
 EXIT_CODES = {
     0: "every selected object is at the destination; with --detach: the work is queued",
@@ -52,6 +57,8 @@ class S3BulkCopyError(Exception):
     """Something a user can meet and mend."""
 
     exit_code = 1
+    #: What was known of the objects of a run that it has stopped; None where nothing was queued.
+    counts: Counts | None = None
 
     def __init__(self, message: str, hint: str = "") -> None:
         """Keep the message and what to do about it."""

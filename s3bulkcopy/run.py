@@ -265,9 +265,11 @@ def _carry_through(job: Job, tally: Tally, course: Course, begin: Callable[[], N
             worked = clock()
             course.before_leaving(_final(tally))
             watcher.step("tearing down")
-    except (Interrupted, Halted, Detached) as error:
-        if course.journal.facts.submitted:
-            error.message += _so_far(tally.snapshot())
+    except S3BulkCopyError as error:
+        snapshot = tally.snapshot()
+        error.counts = snapshot.seen
+        if course.journal.facts.submitted and isinstance(error, Interrupted | Halted | Detached):
+            error.message += _so_far(snapshot)
         raise
     ended = clock()
     phases = Phases(deployed - began, proven - deployed, worked - proven, ended - worked)
@@ -278,10 +280,13 @@ def _carry_through(job: Job, tally: Tally, course: Course, begin: Callable[[], N
 
 @contextmanager
 def _handing_on(tally: Tally, course: Course) -> Iterator[None]:
-    """Where what stops the run may be mended, count what the workers have done by then, and keep the rest for who goes on."""
+    """Where what stops the run may be mended, count what the workers have done by then, and keep the rest for who goes on.
+
+    Where it is failures, they are named by what the workers report then.
+    """
     try:
         yield
-    except (Interrupted, NotPermitted):
+    except (Interrupted, NotPermitted, ObjectsFailed):
         with suppress(JournalUnusable):  # then what is in it is what is gone on with
             _count(course.engine.hand_on(), tally, course.journal)
             tally.under_way = course.engine.under_way()

@@ -14,7 +14,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
 from s3bulkcopy.costs import COPIES, dollars
+from s3bulkcopy.errors import Interrupted, S3BulkCopyError
 from s3bulkcopy.settings import REQUEST_DOLLARS
+from s3bulkcopy.worker.model import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,11 +26,15 @@ if TYPE_CHECKING:
 
     from s3bulkcopy.costs import Requests
     from s3bulkcopy.engines import Depths
-    from s3bulkcopy.errors import S3BulkCopyError
     from s3bulkcopy.run import Phases, Result
     from s3bulkcopy.settings import OutputSettings
     from s3bulkcopy.tally import RangeFailure, Snapshot
-    from s3bulkcopy.worker.model import Counts, Failure
+    from s3bulkcopy.worker.model import Failure
+
+#: What is counted of objects, as a summary has it.
+_COUNTED = (
+    "listed", "listed_bytes", "copied", "copied_bytes", "skipped", "vanished", "failed", "filtered", "archived",
+)  # fmt: skip
 
 #: Failures that a summary names; the count tells of the others.
 SHOWN_FAILURES = 10
@@ -281,7 +287,7 @@ class View(Protocol):
     def note(self, text: str) -> None:
         """Say something worth knowing."""
 
-    def detached(self, run_id: str, attach: str, until: str) -> None:
+    def detached(self, run_id: str, attach: str, until: str, counts: Counts) -> None:
         """Say that the run goes on without this command, as was asked for, and how to follow it."""
 
     def summary(self, result: Result, notes: Sequence[str] = ()) -> None:
@@ -348,7 +354,7 @@ class _Lines:
         if not self._settings.quiet:
             self._say(text)
 
-    def detached(self, run_id: str, attach: str, until: str) -> None:
+    def detached(self, run_id: str, attach: str, until: str, counts: Counts) -> None:  # noqa: ARG002
         put_line(self._out, f"{run_id}: queued; it goes on without this command. Follow it with: {attach}")
         self.note(f"its reports wait until {until}")
 
@@ -378,12 +384,20 @@ class PlainView(_Lines):
 
 
 class JsonView(_Lines):
-    """JSON lines on stdout; the last is the summary."""
+    """JSON lines on stdout; the last is the summary, or tells what stopped the run."""
 
     def __init__(self, settings: OutputSettings, stdout: TextIO, stderr: TextIO, clock: Callable[[], float]) -> None:
         """Begin the clock."""
         super().__init__(settings, stdout, stderr, clock)
         self._due = 0.0
+        self._is_summed_up = False
+
+    def __exit__(self, *raised: object) -> None:
+        """Write what stopped the run, if anything did before its summary; the last line."""
+        error = Interrupted("interrupted") if KeyboardInterrupt in raised else raised[1]
+        if isinstance(error, S3BulkCopyError) and not self._is_summed_up:
+            with suppress(BrokenPipeError):  # Ctrl-C has ended who reads this, too
+                put_line(self._out, json.dumps(stopped_object(self._run_id, error)))
 
     def _put(self, event: str, **values: object) -> None:
         if not self._settings.quiet:
@@ -425,9 +439,10 @@ class JsonView(_Lines):
             depths=asdict(depths) if depths is not None else None,
         )
 
-    def detached(self, run_id: str, attach: str, until: str) -> None:
+    def detached(self, run_id: str, attach: str, until: str, counts: Counts) -> None:
         """Write that the run goes on; the last line."""
-        put_line(self._out, json.dumps({"event": "detached", "run_id": run_id, "attach": attach, "reports_until": until}))
+        end = {"exit_code": 0, "error": None, "attach": attach, "reports_until": until}
+        put_line(self._out, json.dumps({"event": "detached", "run_id": run_id, **_counts_object(counts), **end}))
 
     def summary(self, result: Result, notes: Sequence[str] = ()) -> None:
         """Write where the time went, each failure that a text summary names, and the summary."""
@@ -436,6 +451,7 @@ class JsonView(_Lines):
         for failure in result.failures[:SHOWN_FAILURES]:
             self._put("failure", **failure._asdict())
         put_line(self._out, json.dumps(summary_object(result)))
+        self._is_summed_up = True
         for note in notes:
             self.note(note)
 
@@ -488,10 +504,10 @@ class LiveView(_Lines):
         """Show what is known now."""
         self._progress = self._meter.read(snapshot, depths)
 
-    def detached(self, run_id: str, attach: str, until: str) -> None:
+    def detached(self, run_id: str, attach: str, until: str, counts: Counts) -> None:
         """Take the display away first, which would take with it what is written below it."""
         self.__exit__()
-        super().detached(run_id, attach, until)
+        super().detached(run_id, attach, until, counts)
 
     def summary(self, result: Result, notes: Sequence[str] = ()) -> None:
         """Take the display away first, which would take with it what is written below it."""
@@ -630,21 +646,24 @@ def summary_object(result: Result) -> dict[str, Any]:
         "engine": result.engine,
         "source": result.source,
         "destination": result.destination,
-        "listed": counts.listed,
-        "listed_bytes": counts.listed_bytes,
-        "copied": counts.copied,
-        "copied_bytes": counts.copied_bytes,
-        "skipped": counts.skipped,
-        "vanished": counts.vanished,
-        "failed": counts.failed,
-        "filtered": counts.filtered,
-        "archived": counts.archived,
+        **_counts_object(counts),
         "ranges_failed": snapshot.ranges_failed,
         "duplicates": snapshot.duplicates,
         "seconds": round(result.seconds, 3),
         "resources_left": list(result.resources_left),
         **(_dry_object(result) if result.dry else {}),
     }
+
+
+def stopped_object(run_id: str, error: S3BulkCopyError) -> dict[str, Any]:
+    """Give the end of a run that was stopped before its own as --output json has it."""
+    told = {"message": error.message, "hint": error.hint}
+    counts = _counts_object(error.counts or Counts())
+    return {"event": "stopped", "run_id": run_id or None, **counts, "exit_code": error.exit_code, "error": told}
+
+
+def _counts_object(counts: Counts) -> dict[str, int]:
+    return {name: getattr(counts, name) for name in _COUNTED}
 
 
 def _dry_object(result: Result) -> dict[str, Any]:

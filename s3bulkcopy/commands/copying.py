@@ -314,7 +314,7 @@ class Work:
     def close(self, result: Result | Detached) -> int:
         """Show what came of it, and give the exit code; raises CountsIncomplete where counts are not what they should be."""
         if isinstance(result, Detached):
-            self.view.detached(self.job.run_id, self._attach_command, self._deadline)
+            self.view.detached(self.job.run_id, self._attach_command, self._deadline, result.counts or Counts())
             return result.exit_code
         self.view.summary(result)
         runs.check_counts(result, again(self.job))

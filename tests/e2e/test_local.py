@@ -454,6 +454,8 @@ def test_a_signal_lets_requests_land_and_says_how_to_go_on(number: signal.Signal
         asked, landed = server.stats()["requests"]["copy"], server.stats()["buckets"]["target"]
 
         assert ended.code == 130, ended.err
+        told = ended.summary
+        assert (told["event"], told["run_id"], told["exit_code"], told["copied"]) == ("stopped", run_id_of(ended), 130, landed)
         said = "the terminal was closed" if number == signal.SIGHUP else "stopping: requests on their way land first"
         assert said in ended.err
         assert f"go on with: s3bulkcopy attach {run_id_of(ended)}" in ended.err
@@ -583,11 +585,11 @@ def test_expired_credentials_stop_the_run_with_one_error() -> None:
         ended = run(server.url, "s3://source", "s3://target", "--processes", "2")
 
     command = f"s3bulkcopy attach {run_id_of(ended)} --region us-east-1 --endpoint-url {server.url}"
+    hint = f"refresh them, for example with `aws sso login`; then go on with: {command}"
     assert ended.code == 5
-    assert ended.err.splitlines() == [
-        "error: the credentials have expired",
-        f"hint: refresh them, for example with `aws sso login`; then go on with: {command}",
-    ]
+    assert ended.err.splitlines() == ["error: the credentials have expired", f"hint: {hint}"]
+    assert ended.summary["error"] == {"message": "the credentials have expired", "hint": hint}
+    assert ended.summary["copied"] > 0
 
 
 def test_a_probe_that_meets_expired_credentials_says_that() -> None:

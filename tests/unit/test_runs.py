@@ -243,8 +243,20 @@ def test_objects_that_fail_in_a_task_that_goes_on_stop_a_run_too() -> None:
     engine = MemoryEngine(lambda _task: [])
     engine.so_far = Counts(failed=3)
 
-    with pytest.raises(ObjectsFailed, match="3 objects failed, more than --max-failures 2"):
+    with pytest.raises(ObjectsFailed, match="3 objects failed, more than --max-failures 2") as caught:
         go(engine, max_failures=2)
+    assert caught.value.counts == Counts(listed=4, copied=1, failed=3)
+
+
+def test_failures_that_stop_a_run_amid_a_task_are_named_by_what_it_reports_then() -> None:
+    engine = MemoryEngine(lambda _task: [])
+    engine.so_far = Counts(failed=1)
+    engine.last_words = [Done("run.1", Attempt(1, "n"), 1, Counts(failed=1), (Failure("k", 1, "AccessDenied", "no"),))]
+    journal = Journal.in_memory(Facts("run", "local"))
+
+    with pytest.raises(ObjectsFailed):
+        run(JOB, Page(ITEMS, truncated=False), course(engine, journal=journal, max_failures=0))
+    assert [failure.key for failure in journal.failures(journal.replay())] == ["k"]
 
 
 def test_what_is_under_way_is_told_where_a_run_is_interrupted() -> None:

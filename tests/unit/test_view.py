@@ -16,7 +16,7 @@ from rich.console import Console
 
 from s3bulkcopy import view
 from s3bulkcopy.engines import Depth, Depths
-from s3bulkcopy.errors import UsageError
+from s3bulkcopy.errors import CountsIncomplete, ObjectsFailed, UsageError
 from s3bulkcopy.run import Phases, Result
 from s3bulkcopy.settings import OutputSettings
 from s3bulkcopy.tally import RangeFailure, Snapshot
@@ -655,7 +655,7 @@ def test_an_error_is_told_with_its_hint() -> None:
 @pytest.mark.parametrize("settings", [OutputSettings(), OutputSettings(quiet=True)])
 def test_a_detached_run_names_the_command_that_follows_it(settings: OutputSettings) -> None:
     desk = Desk(settings)
-    desk.view().detached(RUN_ID, f"s3bulkcopy attach {RUN_ID}", "2026-12-07 12:16 UTC")
+    desk.view().detached(RUN_ID, f"s3bulkcopy attach {RUN_ID}", "2026-12-07 12:16 UTC", Counts())
 
     assert desk.out == [
         f"{RUN_ID}: queued; it goes on without this command. Follow it with: s3bulkcopy attach {RUN_ID}",
@@ -663,11 +663,52 @@ def test_a_detached_run_names_the_command_that_follows_it(settings: OutputSettin
     assert desk.err == ([] if settings.quiet else ["its reports wait until 2026-12-07 12:16 UTC"])
 
 
+COUNTED = {
+    "listed": 9, "listed_bytes": 90, "copied": 4, "copied_bytes": 40, "skipped": 1, "vanished": 1, "failed": 3, "filtered": 2,
+    "archived": 1,
+}  # fmt: skip
+
+
 def test_a_detached_run_is_a_line_of_json_too() -> None:
     desk = Desk(OutputSettings(json=True))
-    desk.view().detached(RUN_ID, "attach", "then")
+    desk.view().detached(RUN_ID, "attach", "then", Counts(**COUNTED))
 
-    assert desk.events == [{"event": "detached", "run_id": RUN_ID, "attach": "attach", "reports_until": "then"}]
+    end = {"exit_code": 0, "error": None, "attach": "attach", "reports_until": "then"}
+    assert desk.events == [{"event": "detached", "run_id": RUN_ID, **COUNTED, **end}]
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_what_stops_a_run_is_the_last_line_of_json(quiet: bool) -> None:  # noqa: FBT001
+    desk = Desk(OutputSettings(json=True, quiet=quiet))
+    error = ObjectsFailed("too many", hint="look")
+    error.counts = Counts(**COUNTED)
+    shown = desk.view()
+    shown.plan(RUN_ID, [PLAN])
+    with pytest.raises(ObjectsFailed), shown:
+        raise error
+
+    told = {"exit_code": 3, "error": {"message": "too many", "hint": "look"}}
+    assert desk.events[-1] == {"event": "stopped", "run_id": RUN_ID, **COUNTED, **told}
+
+
+def test_what_stops_a_command_before_there_is_a_run_is_told_without_one() -> None:
+    desk = Desk(OutputSettings(json=True))
+    with pytest.raises(KeyboardInterrupt), desk.view():
+        raise KeyboardInterrupt
+
+    told = {"exit_code": 130, "error": {"message": "interrupted", "hint": ""}}
+    assert desk.events == [{"event": "stopped", "run_id": None, **dict.fromkeys(COUNTED, 0), **told}]
+
+
+def test_a_summary_stays_the_last_line_of_json_where_its_counts_are_an_error() -> None:
+    desk = Desk(OutputSettings(json=True))
+    shown = desk.view()
+    shown.summary(RESULT)
+    with pytest.raises(CountsIncomplete), shown:
+        raise CountsIncomplete("some")
+
+    assert desk.events[-1]["run_id"] == RUN_ID
+    assert "event" not in desk.events[-1]
 
 
 def test_counts_that_are_incomplete_are_called_so() -> None:
