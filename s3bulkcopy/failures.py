@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from s3bulkcopy.errors import UsageError
 from s3bulkcopy.tally import RangeFailure
+from s3bulkcopy.view import count_text, range_text
 from s3bulkcopy.worker.model import ARCHIVED, CopyTask, Failure, Job, Range, decode_task, encode_task, to_json
 
 if TYPE_CHECKING:
@@ -30,9 +32,13 @@ _ADVICE = {
     "MissingMetadata": "some of its metadata fit no header, and would be lost: copy it by hand",
     "KMS.DisabledException": "enable the key",
     "KMS.NotFoundException": "the object's key is gone",
+    "NotImplemented": "the store lacks what this copy asks for: drop the option that asks for it",
     "SlowDown": "the store had enough for a quarter of an hour; retry with a lower --max-rate",
     "DeadLetter": "its task was given up after five deliveries; see the functions' logs if a retry ends so too",
 }
+
+#: Causes that are told apart.
+_MOST_CAUSES = 100
 
 #: What is to be done about codes that are not known, and about ranges.
 _RETRY = "retry it"
@@ -53,6 +59,44 @@ def failure_object(failure: Failure | RangeFailure) -> dict[str, Any]:
     if isinstance(failure, RangeFailure):
         return {"after": failure.range.after, "until": failure.range.until, "cause": failure.cause, "advice": RANGE_ADVICE}
     return {**failure._asdict(), "advice": advice(failure.code)}
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why something failed and what to do, how often that was so, and the first that failed of it, as people read it."""
+
+    text: str
+    number: int
+    examples: tuple[str, ...]
+
+
+def causes(failed: Iterable[Failure | RangeFailure], most_examples: int = 1) -> list[Cause]:
+    """Group what failed by its cause, the most frequent one first."""
+    numbers: Counter[str] = Counter()
+    examples: dict[str, list[str]] = {}
+    for one in failed:
+        what, cause = _in_words(one)
+        # Where causes are many, each says something of its object, and the code must do.
+        group = cause if cause in numbers or len(numbers) < _MOST_CAUSES else _in_short(one)
+        numbers[group] += 1
+        if len(first := examples.setdefault(group, [])) < most_examples:
+            first.append(what)
+    return [Cause(text, number, tuple(examples[text])) for text, number in numbers.most_common()]
+
+
+def _in_words(failed: Failure | RangeFailure) -> tuple[str, str]:
+    """Give what failed, and why and what to do."""
+    if isinstance(failed, RangeFailure):
+        what, _, _ = range_text(failed).rpartition(f": {failed.cause}")
+        return f"range {what}", f"range not listed to its end: {failed.cause}; {RANGE_ADVICE}"
+    cause = f"{failed.code}: {failed.cause}; {advice(failed.code)}"
+    return f"{failed.key!r} ({count_text(failed.size)} B)", cause
+
+
+def _in_short(failed: Failure | RangeFailure) -> str:
+    if isinstance(failed, RangeFailure):
+        return f"range not listed to its end, for other causes; {RANGE_ADVICE}"
+    return f"{failed.code}, for other causes; {advice(failed.code)}"
 
 
 @dataclass(frozen=True, slots=True)

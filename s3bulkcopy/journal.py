@@ -300,6 +300,11 @@ class Journal:
         if self._lock is not None:
             self._lock.close()
 
+    @property
+    def outlives(self) -> bool:
+        """Tell whether it is there for later commands."""
+        return self._path is not None
+
     # -------------------------------------------------------------------------------------------------------- writing
 
     def note(self, facts: Facts) -> None:

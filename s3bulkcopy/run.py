@@ -22,6 +22,7 @@ from s3bulkcopy.errors import (
     S3BulkCopyError,
     Uncounted,
 )
+from s3bulkcopy.failures import Cause, causes
 from s3bulkcopy.tally import Tally
 from s3bulkcopy.worker.keyspace import fan_out
 from s3bulkcopy.worker.model import Attempt, CopyTask, Counts, Dead, Done, Item, ListTask, Range, WalkTask, encode_task
@@ -88,6 +89,8 @@ class Result:
     #: Whether everything was only listed; and the requests that copying it would take then.
     dry: bool = False
     planned: Requests = ()
+    #: Why objects failed, the most frequent cause first.
+    causes: tuple[Cause, ...] = ()
 
 
 class Watcher(Protocol):
@@ -313,6 +316,7 @@ def result_of(job: Job, tally: Tally, journal: Journal, engine: str) -> Result:
         seconds=0.0,
         dry=job.dry,
         planned=planned(snapshot.counts, job) if job.dry else (),
+        causes=tuple(causes(journal.failures(tally))),
     )
 
 

@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
     from s3bulkcopy.costs import Requests
     from s3bulkcopy.engines import Depths
+    from s3bulkcopy.failures import Cause
     from s3bulkcopy.run import Phases, Result
     from s3bulkcopy.settings import OutputSettings
     from s3bulkcopy.tally import RangeFailure, Snapshot
-    from s3bulkcopy.worker.model import Failure
 
 #: What is counted of objects, as a summary has it.
 _COUNTED = (
     "listed", "listed_bytes", "copied", "copied_bytes", "skipped", "vanished", "failed", "filtered", "archived",
 )  # fmt: skip
 
-#: Failures that a summary names; the count tells of the others.
+#: Failures and causes of failures that a summary names; the count tells of the others.
 SHOWN_FAILURES = 10
 
 #: How far back a rate looks, in seconds.
@@ -734,7 +734,7 @@ def summary_lines(result: Result) -> list[str]:
         f"  requests    {_requests(counts)}",
         *owed,
         *(f"  {word:10}  {count_text(number)} ({meaning})" for word, number, meaning in notable if number),
-        *_some((_failure_text(failure) for failure in result.failures[:SHOWN_FAILURES]), counts.failed + counts.archived),
+        *cause_lines(result.causes),
         *_ranges(result.failed_ranges, snapshot.ranges_failed),
         *_left(result.resources_left),
     ]
@@ -797,8 +797,10 @@ def _requests(counts: Counts) -> str:
     return f"{sent}; {count_text(counts.retries)} repeated, {count_text(counts.throttles)} throttled"
 
 
-def _failure_text(failure: Failure) -> str:
-    return f"{failure.key!r}: {failure.code}: {failure.cause}"
+def cause_lines(causes: Sequence[Cause]) -> list[str]:
+    """Write why objects failed: each cause with its number and an object that failed of it."""
+    shown = (f"{count_text(cause.number)} x {cause.text}, such as {cause.examples[0]}" for cause in causes[:SHOWN_FAILURES])
+    return _some(shown, len(causes))
 
 
 def _ranges(failed: Sequence[RangeFailure], number: int) -> list[str]:

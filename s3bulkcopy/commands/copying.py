@@ -41,7 +41,7 @@ from s3bulkcopy.keylists import KeyList
 from s3bulkcopy.settings import REQUEST_DOLLARS, LifeSettings, LocalSettings, StackSettings
 from s3bulkcopy.status import time_text
 from s3bulkcopy.tally import RangeFailure, Tally
-from s3bulkcopy.view import make_view
+from s3bulkcopy.view import cause_lines, make_view
 from s3bulkcopy.worker.model import Counts
 from s3bulkcopy.worker.properties import described
 from s3bulkcopy.worker.sorting import large_of
@@ -316,7 +316,7 @@ class Work:
         if isinstance(result, Detached):
             self.view.detached(self.job.run_id, self._attach_command, self._deadline, result.counts or Counts())
             return result.exit_code
-        self.view.summary(result)
+        self.view.summary(result, ways_on(self.journal) if has_failures(result.snapshot) else ())
         runs.check_counts(result, again(self.job))
         return self._exit_code(result)
 
@@ -389,8 +389,8 @@ class Work:
         return isinstance(self.settings, StackSettings) and (self.settings.keep or self._is_kept_for_failures(snapshot))
 
     def _is_kept_for_failures(self, snapshot: Snapshot) -> bool:
-        has_failures = bool(snapshot.counts.failed or snapshot.ranges_failed)
-        return isinstance(self.settings, StackSettings) and self.settings.keep_failed and has_failures
+        has_failed = bool(snapshot.counts.failed or snapshot.ranges_failed)
+        return isinstance(self.settings, StackSettings) and self.settings.keep_failed and has_failed
 
     def _keep_if_failed(self, engine: Engine, snapshot: Snapshot) -> None:
         if not self._is_kept_for_failures(snapshot):
@@ -410,7 +410,6 @@ class Work:
         self.view.note(
             f"the run's resources stay in place, as something failed (--keep-failed); its dead letters live until {until}"
         )
-        self.view.note(f"copy what failed with: s3bulkcopy retry {self.job.run_id}{self._flags}")
         self.view.note(f"remove everything with: {self._clean_up}")
 
     def _say_what_is_left(self, engine: Engine, error: S3BulkCopyError) -> None:
@@ -422,6 +421,10 @@ class Work:
         elif isinstance(error, Interrupted):
             gone = f"nothing is left of this run but its copies; to go on, {again(self.job)}"
             error.hint = f"clean up with: {self._clean_up}" if engine.left else gone
+        elif isinstance(error, ObjectsFailed):
+            for line in cause_lines(failures.causes(all_failures(self.journal))):
+                self.view.note(line)
+            error.hint = "; ".join(filter(None, (error.hint, *ways_on(self.journal))))
         if isinstance(self.settings, StackSettings) and (self.is_attached or self.journal.facts.has_roots):
             if self.settings.keep:
                 self.view.note(f"the run's resources stay in place (--keep); remove them with: {self._clean_up}")
@@ -449,6 +452,19 @@ class Work:
             self.view.warning(f"could not write {self.life.failures}: {error}; see `s3bulkcopy failures {self.job.run_id}`")
         else:
             self.view.note(f"wrote {number:,} failures to {self.life.failures}")
+
+
+def has_failures(snapshot: Snapshot) -> bool:
+    """Tell whether there is anything that `failures` shows."""
+    counts = snapshot.counts
+    return bool(counts.failed or counts.archived or snapshot.ranges_failed)
+
+
+def ways_on(journal: Journal) -> list[str]:
+    """Name the commands that show what failed and copy it; none where the journal ends with this one."""
+    facts, is_known = journal.facts, journal.outlives and bool(journal.job().source.bucket)
+    shows = [f"all that failed, and why: s3bulkcopy failures {facts.run_id}"] if journal.outlives else []
+    return shows + ([f"copy it with: s3bulkcopy retry {facts.run_id}{flags(dict(facts.aws))}"] if is_known else [])
 
 
 def all_failures(journal: Journal) -> Iterator[Failure | RangeFailure]:

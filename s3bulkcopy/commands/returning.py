@@ -22,12 +22,14 @@ from s3bulkcopy.commands.copying import (
     all_failures,
     begin_journal,
     facts_of,
+    has_failures,
     look_at,
     make_engine,
     nothing_to_copy,
     open_view,
     portable,
     show_plan,
+    ways_on,
     when,
 )
 from s3bulkcopy.commands.copying import (
@@ -266,7 +268,8 @@ def _show_result(journal: Journal, code: int, view: View, life: LifeSettings) ->
                 life.failures, failures.Header(job.run_id, facts.engine, job, portable(facts)), all_failures(journal)
             )
         result = runs.result_of(job, tally, journal, facts.engine)
-        view.summary(replace(result, seconds=float(facts.settings.get("seconds", 0.0))))
+        result = replace(result, seconds=float(facts.settings.get("seconds", 0.0)))
+        view.summary(result, ways_on(journal) if has_failures(result.snapshot) else ())
     return code
 
 

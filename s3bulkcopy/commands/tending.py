@@ -7,7 +7,6 @@ import io
 import json
 import sys
 import time
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,8 +31,7 @@ from s3bulkcopy.status import (
     run_as_line,
     runs_as_text,
 )
-from s3bulkcopy.tally import RangeFailure
-from s3bulkcopy.view import count_text, make_view, put_line, range_text, safe
+from s3bulkcopy.view import count_text, make_view, put_line, safe
 from s3bulkcopy.worker.model import Location, split_place
 
 if TYPE_CHECKING:
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
 
     from s3bulkcopy.aws.discover import FoundRun
     from s3bulkcopy.settings import AwsSettings, OutputSettings
+    from s3bulkcopy.tally import RangeFailure
     from s3bulkcopy.view import View
     from s3bulkcopy.worker.model import Failure, Job
 
@@ -52,8 +51,8 @@ WATCH_SECONDS = 2.0
 #: How often who looks on without a terminal is told that nothing has changed, in seconds.
 UNCHANGED_SECONDS = 60.0
 
-#: Causes of failures that are told apart in a text, and how many objects are named of each.
-_MOST_CAUSES, _EXAMPLES = 100, 10
+#: How many objects a text names of each cause of failures.
+_EXAMPLES = 10
 
 #: What clears a terminal, and puts the cursor at its top.
 _CLEAR = "\x1b[2J\x1b[H"
@@ -220,35 +219,11 @@ def _say_how_complete(journal: Journal, *, has_any: bool) -> None:
 
 def _as_text(failed: Iterator[Failure | RangeFailure]) -> Iterator[str]:
     """Give each cause once, with how many failed of it and the first of them."""
-    numbers: Counter[str] = Counter()
-    examples: dict[str, list[str]] = {}
-    for one in failed:
-        what, cause = _in_words(one)
-        # Where causes are many, each says something of its object, and the code must do.
-        group = cause if cause in numbers or len(numbers) < _MOST_CAUSES else _in_short(one)
-        numbers[group] += 1
-        if len(first := examples.setdefault(group, [])) < _EXAMPLES:
-            first.append(what)
-    for group, number in numbers.most_common():
-        yield safe(f"{count_text(number)} x {group}")
-        yield from (safe(f"  {what}") for what in examples[group])
-        if (more := number - len(examples[group])) > 0:
+    for cause in failed_ones.causes(failed, _EXAMPLES):
+        yield safe(f"{count_text(cause.number)} x {cause.text}")
+        yield from (safe(f"  {what}") for what in cause.examples)
+        if (more := cause.number - len(cause.examples)) > 0:
             yield f"  and {count_text(more)} more (--output json or csv has all)"
-
-
-def _in_words(failed: Failure | RangeFailure) -> tuple[str, str]:
-    """Give what failed, and why and what to do."""
-    if isinstance(failed, RangeFailure):
-        what, _, _ = range_text(failed).rpartition(f": {failed.cause}")
-        return f"range {what}", f"range not listed to its end: {failed.cause}; {failed_ones.RANGE_ADVICE}"
-    cause = f"{failed.code}: {failed.cause}; {failed_ones.advice(failed.code)}"
-    return f"{failed.key!r} ({count_text(failed.size)} B)", cause
-
-
-def _in_short(failed: Failure | RangeFailure) -> str:
-    if isinstance(failed, RangeFailure):
-        return f"range not listed to its end, for other causes; {failed_ones.RANGE_ADVICE}"
-    return f"{failed.code}, for other causes; {failed_ones.advice(failed.code)}"
 
 
 def _as_json(failed: Iterator[Failure | RangeFailure]) -> Iterator[str]:

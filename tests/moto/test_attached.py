@@ -107,13 +107,20 @@ def test_a_run_is_followed_to_its_end_counted_and_torn_down(aws: Aws, capsys: py
     assert (leftovers(), ended()) == ([], 0)
 
 
-def test_what_the_first_command_was_asked_for_is_heeded_and_what_failed_is_written(aws: Aws, state: Path) -> None:
+def test_what_the_first_command_was_asked_for_is_heeded_and_what_failed_is_written(
+    aws: Aws, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     failed = Done(f"{RUN_ID}.1", Attempt(1, "n"), 1, Counts(listed=1, failed=1), (Failure("k", 1, "AccessDenied", "no"),))
     send(make(aws), "reports", encode_event(failed))
     left_behind(settings={"max_failures": 0, "lambda": {"keep_failed": True, "tags": [["a", "b"]], "new": 1}})
 
-    with pytest.raises(ObjectsFailed, match="more than --max-failures 0"):
+    with pytest.raises(ObjectsFailed, match="more than --max-failures 0") as caught:
         attach(life=LifeSettings(failures=state / "f"))
+    assert caught.value.hint == (
+        f"the last: 'k': no; all that failed, and why: s3bulkcopy failures {RUN_ID}; "
+        f"copy it with: s3bulkcopy retry {RUN_ID} --region {REGION}"
+    )
+    assert "    1 x AccessDenied: no; allow s3:GetObject" in capsys.readouterr().err
     assert [json.loads(line).get("key") for line in (state / "f").read_text().splitlines()] == [None, "k"]
     assert len(leftovers()) == 12
     assert ended() == 3
@@ -333,6 +340,10 @@ def test_what_was_retried_is_not_shown_as_failed_any_more(capsys: pytest.Capture
     said = capsys.readouterr()
     assert json.loads(said.out.splitlines()[-1])["run_id"] == second
     assert f"was copied again by run {second}, which ended with code 3" in said.err
+    assert said.err.splitlines()[-2:] == [
+        f"all that failed, and why: s3bulkcopy failures {second}",
+        f"copy it with: s3bulkcopy retry {second}",
+    ]
     with returning.open_retry(RUN_ID, None) as retry:
         assert [one.key for one in retry.failed() if isinstance(one, Failure)] == ["new"]
         assert (retry.named, retry.header.run_id) == (RUN_ID, second)

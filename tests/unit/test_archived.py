@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from s3bulkcopy.commands.copying import exit_code
-from s3bulkcopy.failures import advice
+from s3bulkcopy.failures import advice, causes
 from s3bulkcopy.run import Phases, Result
 from s3bulkcopy.tally import Tally
 from s3bulkcopy.view import summary_lines
@@ -22,7 +22,9 @@ def result(*dones: Done) -> Result:
     tally = Tally()
     tally.announce("run", len(dones))
     tally.add(dones)
-    return Result("run", "local", "s3://a", "s3://b", tally.snapshot(), (COLD,), (), Phases(), 1.0)
+    return Result(
+        "run", "local", "s3://a", "s3://b", tally.snapshot(), (COLD,), (), Phases(), 1.0, causes=tuple(causes([COLD]))
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,8 @@ def test_the_summary_names_them_apart_from_what_exists() -> None:
     assert "  filtered    4 (left out by the filter, counted nowhere else)" in lines
     assert "  skipped     2 (there already)" in lines
     assert "  archived    1 (skipped: in an archive class, and not restored)" in lines
-    assert "    'cold': Archived: in GLACIER, and not restored" in lines
+    assert lines[-1].startswith("    1 x Archived: in GLACIER, and not restored; it is archived, and was not tried")
+    assert lines[-1].endswith(", such as 'cold' (7 B)")
 
 
 def test_what_to_do_about_them_is_told() -> None:

@@ -41,7 +41,7 @@ THIRD_PARTIES = {
 }
 
 #: Names of types that may be imported upwards.
-UPWARDS = {("view", "run")}
+UPWARDS = {("view", "run"), ("view", "failures")}
 
 
 @dataclass(frozen=True, slots=True)

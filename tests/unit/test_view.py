@@ -17,6 +17,7 @@ from rich.console import Console
 from s3bulkcopy import view
 from s3bulkcopy.engines import Depth, Depths
 from s3bulkcopy.errors import CountsIncomplete, ObjectsFailed, UsageError
+from s3bulkcopy.failures import Cause
 from s3bulkcopy.run import Phases, Result
 from s3bulkcopy.settings import OutputSettings
 from s3bulkcopy.tally import RangeFailure, Snapshot
@@ -119,6 +120,10 @@ def troubled(failures: int) -> Result:
         RESULT,
         snapshot=replace(RESULT.snapshot, counts=counts, ranges_failed=2, duplicates=4),
         failures=tuple(Failure(f"x/{n}", 1, "AccessDenied", "Access Denied") for n in range(failures)),
+        causes=(
+            Cause("AccessDenied: Access Denied; allow it", failures - 1, ("'x/0' (1 B)",)),
+            Cause("Odd: \x1b; retry it", 1, ("'x/9'",)),
+        ),
         failed_ranges=(RangeFailure(Range("", "x/m"), "killed"), RangeFailure(Range("x/m", None), "killed")),
         resources_left=("role s3bulkcopy-4f2a91 (throttled): s3bulkcopy teardown 4f2a91",),
     )
@@ -370,8 +375,8 @@ def test_the_summary_of_a_bad_run() -> None:
         "  vanished    1 (deleted after being listed)",
         "  duplicates  4 (copied more than once, counted once)",
         "  failed      12 (not at the destination)",
-        *(f"    'x/{n}': AccessDenied: Access Denied" for n in range(10)),
-        "    … and 2 more",
+        "    11 x AccessDenied: Access Denied; allow it, such as 'x/0' (1 B)",
+        r"    1 x Odd: \x1b; retry it, such as 'x/9'",
         "  ranges      2 not listed to the end: the listing is incomplete",
         "    from the start until 'x/m': killed",
         "    after 'x/m' to the end: killed",
@@ -394,10 +399,10 @@ def test_a_run_without_work_has_a_summary_too() -> None:
 def test_a_key_that_the_stream_cannot_encode_is_escaped() -> None:
     raw = BytesIO()
     stdout = TextIOWrapper(raw, encoding="ascii")
-    failed = replace(RESULT, failures=(Failure("日\udc80", 1, "NoSuchKey", "ø"),))
+    failed = replace(RESULT, causes=(Cause("NoSuchKey: ø", 1, (repr("日\udc80"),)),))
     make_view(OutputSettings(), stdout=stdout, stderr=StringIO(), is_terminal=False, clock=Clock()).summary(failed)
 
-    assert raw.getvalue().decode("ascii").splitlines()[-1] == r"    '\u65e5\udc80': NoSuchKey: \xf8"
+    assert raw.getvalue().decode("ascii").splitlines()[-1] == r"    1 x NoSuchKey: \xf8, such as '\u65e5\udc80'"
 
 
 # ----------------------------------------------------------------------------------------------------------------- JSON
@@ -623,10 +628,10 @@ def test_foreign_text_is_harmless_on_every_face() -> None:
 
     desk = Desk()
     desk.view().warning(EVIL)
-    desk.view().summary(replace(RESULT, failures=(Failure(EVIL, 1, EVIL, EVIL),), resources_left=(EVIL,)))
+    desk.view().summary(replace(RESULT, causes=(Cause(EVIL, 1, (EVIL,)),), resources_left=(EVIL,)))
     assert desk.err == [f"warning: {EVIL_SHOWN}"]
     assert desk.out[4:] == [
-        f"    '{EVIL_SHOWN}': {EVIL_SHOWN}: {EVIL_SHOWN}",
+        f"    1 x {EVIL_SHOWN}, such as {EVIL_SHOWN}",
         "  left        1 resource in the account; the command that removes it follows each",
         f"    {EVIL_SHOWN}",
     ]
