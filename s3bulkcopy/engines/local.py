@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Self
 import s3bulkcopy
 from s3bulkcopy.engines import Depth, Depths, Proof, Signs
 from s3bulkcopy.engines.order import rarest
-from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, S3BulkCopyError
+from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, S3BulkCopyError, UsageError
 from s3bulkcopy.worker.attempts import LIST_SLOTS
 from s3bulkcopy.worker.local import Config, encode_config, line
 from s3bulkcopy.worker.model import (
@@ -51,6 +51,7 @@ from s3bulkcopy.worker.model import (
     to_json,
 )
 from s3bulkcopy.worker.pacing import full_jitter
+from s3bulkcopy.worker.properties import options_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -785,5 +786,16 @@ def _refusal(fault: dict[str, str], job: Job, lets_in: Callable[[str], str]) -> 
             return NotPermitted(cause, hint=hint)
         case "STOP", _:
             return NotPermitted(cause, hint="look at --endpoint-url, at the bucket's region and at the state of the account")
+        case "RECORD", _:
+            return UsageError(cause, hint=_what_to_leave_out(job))
         case _:
             return S3BulkCopyError(cause, hint="look at the network, the proxy, --endpoint-url and AWS_CA_BUNDLE")
+
+
+def _what_to_leave_out(job: Job) -> str:
+    """Say what a store need not implement: what options ask for."""
+    *others, last = [*([] if job.overwrite else ["--no-overwrite"]), *options_of(job.policy)] or [""]
+    if not last:
+        return "the store knows no CopyObject as S3 has it, and so cannot copy by itself; nothing else is done here"
+    options = f"{', '.join(others)} or {last}" if others else last
+    return f"the store does not implement what copies ask for: leave out {options}"

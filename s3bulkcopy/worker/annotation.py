@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from s3bulkcopy.worker.http import Response
     from s3bulkcopy.worker.s3 import Bucket
 
-#: What stores say that know no annotations.
-NOT_KNOWN = frozenset({"NotImplemented", "MethodNotAllowed", "HTTP 501", "HTTP 405"})
-
 #: Annotations in a page; and in the first look, whose answer fits the range that is asked for whatever the names are.
 _PAGE = 1000
 _LOOK = 1

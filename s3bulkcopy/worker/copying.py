@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import ConnectionLost
-from s3bulkcopy.worker.failures import Failed, Fault, Next, Stop, lost, stop_for
+from s3bulkcopy.worker.failures import NOT_KNOWN, Failed, Fault, Next, Stop, lost, stop_for
 from s3bulkcopy.worker.http import Response
 from s3bulkcopy.worker.model import Counts, Failure, Item, Job, clip
 from s3bulkcopy.worker.s3 import PATIENCE_SECONDS, PATIENCE_SECONDS_PER_BYTE, Page, is_copied, read_copy
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 
     from s3bulkcopy.worker.connections import Connection
     from s3bulkcopy.worker.pacing import Pace
@@ -380,6 +380,7 @@ class Copier:
     async def probe(self, job: Job, items: Iterable[Item], give_up_at: float = inf) -> Outcome | Failed:
         """Copy one item after another until one proves the right to, or give the fault that keeps all of them from it.
 
+        Such a fault is also that the store lacks what copies ask for, where it copies none.
         No other item is begun after `give_up_at`, in seconds of the event loop's clock. What those before the one that proved
         it met is asked again then, for a while, and ends as it would in any task.
         """
@@ -412,10 +413,10 @@ class Copier:
                 unsettled.append((item, fault))
             else:
                 self._settle(batch, item, fault)
+        if not proven:
+            _raise_for_all(batch.failures, unsettled)
         if not unsettled:
             return batch.outcome()._replace(rest=tuple(batch.items))
-        if not proven:
-            raise Failed(min(unsettled, key=lambda one: one[1].next is Next.DENIED)[1], "copying")
         faults = dict(self._fail_large(batch, unsettled))
         again = await self._copy_unsettled(job, [*faults])
         others = tuple(item for item in again.rest if item not in faults)  # as they are now, or are known to be
@@ -915,6 +916,15 @@ class Copier:
         on_its_way = {} if self._proven or batch.trusting else {Next.DENIED: PROOF_SECONDS}
         grants = await self._asked(batch, ask, on_its_way)
         return grants if grants is None or isinstance(grants, Fault) else (item, grants)
+
+
+def _raise_for_all(failures: Iterable[Failure], unsettled: Collection[tuple[Item, Fault]]) -> None:
+    """Raise Failed where what a probe's items met, of which none was copied, keeps all others from it, too."""
+    for failure in failures:
+        if failure.code in NOT_KNOWN:
+            raise Failed(Fault(Next.RECORD, failure.code, failure.cause), "copying")
+    if unsettled:
+        raise Failed(min(unsettled, key=lambda one: one[1].next is Next.DENIED)[1], "copying")
 
 
 def is_in_doubt(fault: Fault) -> bool:

@@ -76,6 +76,9 @@ class Failed(Exception):
         self.fault = fault
 
 
+#: What stores say of a request, or of something that it asks for, that they do not know.
+NOT_KNOWN = frozenset({"NotImplemented", "MethodNotAllowed", "HTTP 501", "HTTP 405"})
+
 _SLOW_DOWN = frozenset(
     {"SlowDown", "Throttling", "ThrottlingException", "RequestThrottled", "TooManyRequestsException",
      "RequestLimitExceeded", "KMS.ThrottlingException", "ServiceUnavailable", "Slow Down"}

@@ -21,7 +21,7 @@ from s3bulkcopy.worker.copying import (
     is_in_doubt,
     refusal_of,
 )
-from s3bulkcopy.worker.failures import Failed, Fault, Next, lost, stop_for
+from s3bulkcopy.worker.failures import NOT_KNOWN, Failed, Fault, Next, lost, stop_for
 from s3bulkcopy.worker.model import CopyTask, Counts, Failure, Item, PartTask, clip
 from s3bulkcopy.worker.multipart import NO_SUCH_UPLOAD, PartCopies, parts_in
 from s3bulkcopy.worker.packing import work_seconds
@@ -361,7 +361,7 @@ async def _prove_reading(s3: S3, job: Job, item: Item) -> dict[str, str] | Fault
 
     if job.policy.annotations == "copy":
         looked = await s3.ask_about(job.source, look, headers=source_headers(job.policy))
-        if isinstance(looked, Fault) and looked.code not in annotation.NOT_KNOWN:
+        if isinstance(looked, Fault) and looked.code not in NOT_KNOWN:
             return _of_annotations(looked)
     return await s3.grants(job.source, item.key, job.policy) if job.policy.preserves_acl else {}
 
@@ -565,7 +565,7 @@ class _Object:
         answer = await self._ask_here(write, lambda answer: annotation.has_some(answer, self.item.etag))
         if not isinstance(answer, Fault):
             return answer
-        return answer.code not in annotation.NOT_KNOWN and await self._expect_of_source(_of_annotations(answer))
+        return answer.code not in NOT_KNOWN and await self._expect_of_source(_of_annotations(answer))
 
     async def copy_annotations(self, etag: str) -> None:
         """Give the copy, which has this ETag, the annotations of the source; those that are there already, too."""

@@ -209,6 +209,25 @@ def described(policy: Policy) -> str:
     return ", ".join(f"{name.replace('_', ' ')}{_shown(value)}" for name, value in said.items())
 
 
+#: Options that are called otherwise than what they say of a policy.
+_OPTIONS = {
+    "kms_key_id": "--sse-kms-key-id",
+    "tag_set": "--object-tag",
+    "entries": "--metadata-entry",
+    "source_owner": "--expected-source-owner",
+    "destination_owner": "--expected-destination-owner",
+}
+
+
+def options_of(policy: Policy) -> list[str]:
+    """Name the options by which a policy asks for what S3 does not do by itself; content headers come with --metadata.
+
+    >>> options_of(Policy(storage_class="GLACIER_IR", metadata="replace", content_headers=(("expires", "0"),)))
+    ['--storage-class', '--metadata']
+    """
+    return [_OPTIONS.get(name, f"--{name.replace('_', '-')}") for name in words(policy) if name != "content_headers"]
+
+
 def _shown(value: str | bool | Pairs) -> str:  # noqa: FBT001 - one value of a policy
     if isinstance(value, tuple):
         return " " + " ".join(f"{key}={text}" for key, text in value)

@@ -15,8 +15,8 @@ import pytest
 from s3bulkcopy.aws.teardown import Left
 from s3bulkcopy.aws.uploads import Swept
 from s3bulkcopy.engines import local
-from s3bulkcopy.engines.local import SLOTS, LocalEngine
-from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, S3BulkCopyError
+from s3bulkcopy.engines.local import SLOTS, LocalEngine, _refusal
+from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, S3BulkCopyError, UsageError
 from s3bulkcopy.journal import Facts, Journal
 from s3bulkcopy.settings import LocalSettings
 from s3bulkcopy.tally import Tally
@@ -39,6 +39,7 @@ from s3bulkcopy.worker.model import (
     encode_task,
     to_json,
 )
+from s3bulkcopy.worker.properties import Policy
 from s3bulkcopy.worker.sigv4 import Credentials
 
 if TYPE_CHECKING:
@@ -318,6 +319,7 @@ def test_a_probe_goes_on_with_the_next_worker_where_one_dies(stage: Stage) -> No
         ("STOP", "InvalidAccessKeyId", NotPermitted, "credentials"),
         ("STOP", "PermanentRedirect", NotPermitted, "region"),
         ("RETRY", "ConnectionLost", S3BulkCopyError, "network"),
+        ("RECORD", "NotImplemented", UsageError, "knows no CopyObject"),
     ],
 )
 def test_a_probe_that_is_refused_names_the_cause_and_what_to_look_at(
@@ -330,6 +332,15 @@ def test_a_probe_that_is_refused_names_the_cause_and_what_to_look_at(
 
     assert (type(caught.value), caught.value.message) == (error, f"copying s3://here to s3://there: {code}: no")
     assert hint in caught.value.hint
+
+
+def test_options_that_ask_for_what_a_store_may_lack_are_named() -> None:
+    job = JOB._replace(overwrite=False, policy=Policy(sse="aws:kms", kms_key_id="k", tags="replace", tag_set=(("a", "b"),)))
+
+    assert _refusal({"next": "RECORD", "code": "HTTP 501", "cause": ""}, job, str).hint == (
+        "the store does not implement what copies ask for: "
+        "leave out --no-overwrite, --sse, --sse-kms-key-id, --tags or --object-tag"
+    )
 
 
 def test_no_more_copy_tasks_are_held_than_the_bound(stage: Stage) -> None:

@@ -930,6 +930,24 @@ def test_a_probe_of_which_all_is_denied_has_failed() -> None:
     assert failed.fault == Fault(Next.DENIED, "AccessDenied", "Access Denied")
 
 
+def test_a_probe_of_a_store_that_lacks_what_copies_ask_for_has_failed() -> None:
+    found = [item("gone"), item("a"), item("b")]
+    failed = probe(FakeS3.of(found[1:], copy_rule=lambda _key, _n: error(501, "NotImplemented", "no ACLs here")), found)
+
+    assert isinstance(failed, Failed)
+    assert failed.fault == Fault(Next.RECORD, "NotImplemented", "no ACLs here")
+
+
+def test_a_probe_records_an_item_that_a_store_cannot_copy_where_it_copies_another() -> None:
+    found = [item("a"), item("b")]
+    store = FakeS3.of(found)
+    store.copy_faults["a"] = [error(501, "NotImplemented")]
+    outcome = probe(store, found)
+
+    assert isinstance(outcome, Outcome)
+    assert [failure.key for failure in outcome.failures] == ["a"]
+
+
 def test_a_probe_goes_on_behind_items_that_prove_nothing() -> None:
     found = [item("gone"), item("archived"), item("a"), item("b")]
     store = FakeS3.of(found[1:])
