@@ -696,10 +696,11 @@ def one_line(result: Result) -> str:
     """Write the summary as one line."""
     counts = result.snapshot.counts
     if result.dry:
-        return f"{safe(result.run_id)}: {_to_copy(result)}"
+        return f"{safe(result.run_id)}: {_to_copy(result)}{_others(counts)}"
     line = (
         f"{safe(result.run_id)}: copied {_copied(counts)} in {seconds_text(result.seconds)}, {count_text(counts.failed)} failed"
     )
+    line += _others(counts)
     if result.snapshot.ranges_failed:
         line += ", the listing is incomplete"
     if not result.snapshot.complete:
@@ -707,6 +708,11 @@ def one_line(result: Result) -> str:
     if result.resources_left:
         line += f", {_many(len(result.resources_left), 'resource')} left in the account"
     return line
+
+
+def _others(counts: Counts) -> str:
+    named = ((name, getattr(counts, name)) for name in ("skipped", "vanished", "filtered"))
+    return "".join(f", {count_text(number)} {name}" for name, number in named if number)
 
 
 def summary_lines(result: Result) -> list[str]:

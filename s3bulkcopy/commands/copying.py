@@ -44,7 +44,7 @@ from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.view import cause_lines, make_view
 from s3bulkcopy.worker.model import Counts
 from s3bulkcopy.worker.properties import described
-from s3bulkcopy.worker.sorting import large_of
+from s3bulkcopy.worker.sorting import Sorter, large_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,9 +95,12 @@ def run(
             view.step(f"reading {copy.selection.keys_from}")
             named = KeyList(copy.selection.keys_from, found.job, copy.selection.limit, Files(session))
             counts = count_named(named, found.job)
+            if not counts.listed:
+                view.warning(why_nothing(found.job, counts, copy.selection.keys_from))
             if copy.dry or not counts.listed:
                 return nothing_to_copy(found.job, settings, view, life, facts, counts)
         elif not found.first_page.items:
+            view.warning(why_nothing(found.job, Counts()))
             return nothing_to_copy(found.job, settings, view, life, facts)
         with begin_journal(facts, view, is_passing=copy.dry or last_words is not None) as journal:
             make = partial(make_engine, found, settings, session, view, journal)
@@ -198,6 +201,16 @@ def nothing_to_copy(
         failures.write(life.failures, failures.Header(job.run_id, name, job, portable(facts)), ())
     view.summary(result)
     return 0
+
+
+def why_nothing(job: Job, counts: Counts, file: str | None = None) -> str:
+    """Say why nothing was found to copy, in the source or a `file` of keys: another prefix or filter may have been meant."""
+    if counts.filtered:
+        return f"nothing to copy: the filters leave out every key that was found ({counts.filtered:,})"
+    if file is not None:
+        return f"nothing to copy: {file} names no key"
+    bucket, prefix = job.source._replace(prefix=""), Sorter(job).prefix
+    return f"nothing to copy: no key in {bucket} begins with {prefix!r}" if prefix else f"nothing to copy: {bucket} is empty"
 
 
 def make_engine(
@@ -316,7 +329,10 @@ class Work:
         if isinstance(result, Detached):
             self.view.detached(self.job.run_id, self._attach_command, self._deadline, result.counts or Counts())
             return result.exit_code
-        self.view.summary(result, ways_on(self.journal) if has_failures(result.snapshot) else ())
+        snapshot = result.snapshot
+        if snapshot.complete and not snapshot.counts.listed and not snapshot.ranges_failed:
+            self.view.warning(why_nothing(self.job, snapshot.counts))
+        self.view.summary(result, ways_on(self.journal) if has_failures(snapshot) else ())
         runs.check_counts(result, again(self.job))
         return self._exit_code(result)
 

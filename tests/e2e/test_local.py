@@ -256,6 +256,17 @@ def test_a_dry_run_counts_and_changes_nothing_whatever_the_engine() -> None:
     assert requests["list"] == ended.summary["list_requests"] + 2
 
 
+@pytest.mark.parametrize(
+    "options", [("s3://source/nothing/",), ("s3://source", "--exclude", "*"), ("s3://source", "--include", "no*")]
+)
+def test_a_run_that_finds_nothing_to_copy_says_so_even_when_quiet(options: tuple[str, ...]) -> None:
+    with store(1500) as server:
+        ended = run(server.url, options[0], "s3://target", *options[1:], "--processes", "1", "--quiet")
+
+    assert (ended.code, ended.summary["copied"]) == (0, 0)
+    assert ended.err.startswith("warning: nothing to copy: ")
+
+
 def test_copies_whose_answer_was_lost_count_as_copied_and_none_is_made_twice() -> None:
     with store(2000, "--fail-reset-after", "0.05") as server:
         ended = run(server.url, "s3://source", "s3://target", "--processes", "2", "--no-overwrite")

@@ -19,7 +19,7 @@ from s3bulkcopy.aws.preflight import Found
 from s3bulkcopy.aws.stack import begun, plan
 from s3bulkcopy.aws.teardown import empty, halt, quiet
 from s3bulkcopy.commands import returning, tending
-from s3bulkcopy.commands.copying import Work, again
+from s3bulkcopy.commands.copying import Work, again, why_nothing
 from s3bulkcopy.commands.tending import failures
 from s3bulkcopy.engines.local import LocalEngine
 from s3bulkcopy.errors import CountsIncomplete, Detached, Halted, JournalUnusable, NotPermitted, ObjectsFailed, UsageError
@@ -316,6 +316,19 @@ def test_a_retry_of_a_run_that_was_stopped_says_what_was_not_done(monkeypatch: p
 )
 def test_no_overwrite_is_advised_only_where_it_is_known_to_be_heeded(url: str, is_advised: bool) -> None:  # noqa: FBT001
     assert ("--no-overwrite" in again(JOB._replace(destination=JOB.destination._replace(url=url)))) == is_advised
+
+
+@pytest.mark.parametrize(
+    ("place", "counts", "file", "why"),
+    [
+        ("", Counts(), None, "s3://source is empty"),
+        ("in/ø", Counts(), None, "no key in s3://source begins with 'in/ø'"),
+        ("in/", Counts(filtered=1200), None, "the filters leave out every key that was found (1,200)"),
+        ("in/", Counts(), "keys.txt", "keys.txt names no key"),
+    ],
+)
+def test_why_there_is_nothing_to_copy_is_said_in_words(place: str, counts: Counts, file: str | None, why: str) -> None:
+    assert why_nothing(JOB._replace(source=JOB.source._replace(prefix=place)), counts, file) == f"nothing to copy: {why}"
 
 
 def test_what_was_retried_is_not_shown_as_failed_any_more(capsys: pytest.CaptureFixture[str]) -> None:

@@ -345,9 +345,17 @@ def test_quiet_does_not_hide_what_is_wrong() -> None:
     assert desk.out == [
         (
             "20261123-121632-4f2a91: copied 1,200,000 of 1,200,017 objects (5.1 GB) in 0:02:19, 11 failed, "
-            "the listing is incomplete, 1 resource left in the account"
+            "5 skipped, 1 vanished, the listing is incomplete, 1 resource left in the account"
         ),
     ]
+
+
+def test_quiet_names_what_the_filters_left_out() -> None:
+    filtered, desk = replace(RESULT, snapshot=with_counts(listed=0, copied=0, filtered=1500)), Desk(OutputSettings(quiet=True))
+    desk.view().summary(filtered)
+    desk.view().summary(replace(filtered, dry=True))
+
+    assert [", 1,500 filtered" in line for line in desk.out] == [True, True]
 
 
 # -------------------------------------------------------------------------------------------------------------- summary
