@@ -796,6 +796,6 @@ def _what_to_leave_out(job: Job) -> str:
     """Say what a store need not implement: what options ask for."""
     *others, last = [*([] if job.overwrite else ["--no-overwrite"]), *options_of(job.policy)] or [""]
     if not last:
-        return "the store knows no CopyObject as S3 has it, and so cannot copy by itself; nothing else is done here"
+        return "the store implements no server-side copy (CopyObject, UploadPartCopy), and nothing else is done here"
     options = f"{', '.join(others)} or {last}" if others else last
     return f"the store does not implement what copies ask for: leave out {options}"

@@ -319,7 +319,7 @@ def test_a_probe_goes_on_with_the_next_worker_where_one_dies(stage: Stage) -> No
         ("STOP", "InvalidAccessKeyId", NotPermitted, "credentials"),
         ("STOP", "PermanentRedirect", NotPermitted, "region"),
         ("RETRY", "ConnectionLost", S3BulkCopyError, "network"),
-        ("RECORD", "NotImplemented", UsageError, "knows no CopyObject"),
+        ("RECORD", "NotImplemented", UsageError, "no server-side copy"),
     ],
 )
 def test_a_probe_that_is_refused_names_the_cause_and_what_to_look_at(
