@@ -92,7 +92,8 @@ def _account(aws: AwsSettings, *, is_needed: bool) -> tuple[AwsSession, str] | N
     """Give the session and the region to look in; None, with a warning, where there is no AWS, or none is needed or reached."""
     try:
         session = AwsSession(aws)
-        return session, accounts.look_in(session, aws)
+        with session.hasty():  # what is here need not wait long
+            return session, accounts.look_in(session, aws)
     except S3BulkCopyError as error:
         if is_needed and not isinstance(error, NotAws):
             raise

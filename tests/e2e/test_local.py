@@ -537,7 +537,7 @@ def test_a_command_that_is_killed_is_gone_on_with_and_every_count_is_exact() -> 
 def test_a_run_is_looked_at_and_dismissed_with_a_store_that_is_no_aws(tmp_path: Path) -> None:
     with store(SOME_OBJECTS, *SLOW) as server:
         own = {"S3BULKCOPY_STATE_DIR": str(tmp_path), "AWS_ENDPOINT_URL": server.url}
-        process = start(server.url, "s3://source", "s3://target", "--max-rate", "300", **KEYS, **own)
+        process = start(server.url, "s3://source", "s3://target", "--max-rate", "150", **KEYS, **own)
         until_copying(server)
         (run_id,) = (path.stem for path in tmp_path.rglob("*.journal"))
         halted, torn = command("halt", run_id, **own), command("teardown", run_id, **own)
