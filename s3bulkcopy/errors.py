@@ -10,8 +10,9 @@
     ├── DeployFailed                       6   what was made is gone again
     │   ├── NameTaken                          … because something of that name is in the way
     │   └── QuotaTooSmall                      … because the account's concurrency does not allow it
-    ├── JournalUnusable                    1   what is needed to go on with a run is foreign, damaged or not to be written
+    ├── JournalUnusable                    1   what is needed to go on with a run is foreign, damaged or out of reach
     │   ├── JournalMissing                 2   … because it is not on this machine
+    │   ├── JournalDamaged                     … because what is in it makes no sense
     │   ├── JournalForeign                     … because another version of s3bulkcopy wrote it
     │   └── JournalHeld                        … because another process is counting the run
     ├── LeftBehind                         7   something could not be removed
@@ -119,13 +120,17 @@ class QuotaTooSmall(DeployFailed):
 
 
 class JournalUnusable(S3BulkCopyError):
-    """The journal of a run is missing, foreign, damaged, or another process has it."""
+    """The journal of a run is missing, foreign, damaged, out of reach, or another process has it."""
 
 
 class JournalMissing(JournalUnusable):
     """This machine has no journal of the run."""
 
     exit_code = 2
+
+
+class JournalDamaged(JournalUnusable):
+    """What is in the journal makes no sense; nobody can go on with it."""
 
 
 class JournalForeign(JournalUnusable):

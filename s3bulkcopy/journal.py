@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from s3bulkcopy.errors import JournalForeign, JournalHeld, JournalMissing, JournalUnusable
+from s3bulkcopy.errors import JournalDamaged, JournalForeign, JournalHeld, JournalMissing, JournalUnusable
 from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.worker.model import (
     WIRE_VERSION,
@@ -52,6 +52,9 @@ FORMAT = 100 + WIRE_VERSION
 
 #: Events after which the tally takes their place.
 COMPACT_AFTER = 20_000
+
+#: What SQLite says of a file that is no journal, or not a whole one; all else that it says is the machine's trouble.
+_SQLITE_DAMAGE = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 #: The code of what was lost with its task.
 DEAD_LETTER = "DeadLetter"
@@ -279,14 +282,14 @@ class Journal:
                 hint="it is on the machine where the run was started",
             )
         with ExitStack() as opened:
-            lock = opened.enter_context(_hold(path)) if to_write else None
             try:
+                lock = opened.enter_context(_hold(path)) if to_write else None
                 database = opened.enter_context(closing(_connect(str(path))))
                 _check(database, path)
                 journal = cls(database, _facts(json.loads(_fact(database, "run") or "")), path, lock)
                 _set_durable(database, journal.facts)
-            except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
-                raise _damaged(path, error) from error
+            except (OSError, sqlite3.Error, ValueError, KeyError, TypeError) as error:
+                raise _unreadable(path, error) from error
             opened.pop_all()
         return journal
 
@@ -375,7 +378,7 @@ class Journal:
                 for (body,) in rows:
                     yield _read_task(body)
         except (sqlite3.Error, ValueError, TypeError) as error:
-            raise _damaged(self._path, error) from error
+            raise _unreadable(self._path, error) from error
 
     def job(self) -> Job:
         """Give the job, which every root has; raises JournalUnusable where nothing was about to be queued."""
@@ -400,7 +403,7 @@ class Journal:
                     self._since += 1
                     tally.add([_read_event(body)])
         except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
-            raise _damaged(self._path, error) from error
+            raise _unreadable(self._path, error) from error
         return tally
 
     def failures(self, tally: Tally) -> Iterator[Failure]:
@@ -427,7 +430,7 @@ class Journal:
                     if tally.may_count(task, nonce):
                         yield task, nonce, json.loads(body)
         except (sqlite3.Error, ValueError, TypeError) as error:
-            raise _damaged(self._path, error) from error
+            raise _unreadable(self._path, error) from error
 
     def kept_tasks(self, tally: Tally) -> list[Task]:
         """Give the tasks that were kept, that a tally waits for, and forget all others; raises JournalUnusable.
@@ -439,7 +442,7 @@ class Journal:
                 kept = {name: body for name, body in rows if tally.waits_for(name)}
             tasks = [_read_task(body) for body in kept.values()]
         except (sqlite3.Error, ValueError, TypeError) as error:
-            raise _damaged(self._path, error) from error
+            raise _unreadable(self._path, error) from error
         with self._writing():
             self._database.execute("DELETE FROM tasks")
             self._database.executemany("INSERT INTO tasks VALUES (?, ?)", kept.items())
@@ -500,7 +503,7 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if application != _APPLICATION_ID:
-        raise JournalUnusable(f"{path} is no journal of s3bulkcopy")
+        raise JournalDamaged(f"{path} is no journal of s3bulkcopy")
     if version != FORMAT:
         raise JournalForeign(
             f"{path} has format {version}, and this version of s3bulkcopy reads {FORMAT}",
@@ -510,12 +513,20 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
         raise _damaged(path, found)
 
 
-def _damaged(path: Path | None, why: object) -> JournalUnusable:
+def _unreadable(path: Path | None, error: Exception) -> JournalUnusable:
+    """Tell a journal that is damaged from a machine that cannot read it, for now: its disk may be full."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if not isinstance(error, OSError) and code in _SQLITE_DAMAGE:
+        return _damaged(path, error)
+    return JournalUnusable(f"cannot read the journal {path}: {error}", "make room if the disk is full; see who may write there")
+
+
+def _damaged(path: Path | None, why: object) -> JournalDamaged:
     hint = (
         "a run of the lambda engine is not affected: `attach RUN_ID --take-over` counts what the reports still hold; "
         "one of the local engine has to be begun anew"
     )
-    return JournalUnusable(f"the journal {path} is damaged: {why}", hint)
+    return JournalDamaged(f"the journal {path} is damaged: {why}", hint)
 
 
 def _fact(database: sqlite3.Connection, name: str) -> str | None:

@@ -38,7 +38,7 @@ from s3bulkcopy.commands.copying import (
 from s3bulkcopy.errors import (
     EXIT_CODES,
     Detached,
-    JournalForeign,
+    JournalDamaged,
     JournalHeld,
     JournalMissing,
     JournalUnusable,
@@ -98,8 +98,8 @@ def attach(
         if take_over:
             raise
         return look_on(f"{error.message}: looking on")
-    except JournalUnusable as error:
-        if not take_over or isinstance(error, JournalForeign):
+    except JournalDamaged as error:
+        if not take_over:
             raise
         view.warning(f"{error.message}: it is set aside as {_set_aside(path)}")
         journal = None

@@ -232,6 +232,18 @@ def test_a_run_whose_journal_is_lost_is_taken_over(aws: Aws, state: Path, damage
     assert journal_path(RUN_ID).with_suffix(".damaged").exists() == damaged
 
 
+def test_a_journal_that_cannot_be_read_for_now_is_not_set_aside() -> None:
+    left_behind()
+    wal = journal_path(RUN_ID).with_name(f"{RUN_ID}.journal-wal")
+    wal.mkdir()  # as on a full disk, SQLite cannot make it
+
+    with pytest.raises(JournalUnusable, match="cannot read the journal"):
+        attach(take_over=True)
+
+    wal.rmdir()
+    assert ended() is None
+
+
 def test_a_run_of_another_version_is_not_even_taken_over(aws: Aws) -> None:
     made = make(aws)
     send(made, "reports", encode_event(LISTED))

@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from s3bulkcopy import journal as journals
-from s3bulkcopy.errors import JournalMissing, JournalUnusable, UsageError
+from s3bulkcopy.errors import JournalDamaged, JournalMissing, JournalUnusable, UsageError
 from s3bulkcopy.journal import FORMAT, Facts, Journal, find_journal, forget_old, journal_path, state_folder
 from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.worker.model import (
@@ -224,8 +224,22 @@ def test_a_damaged_journal_is_an_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "run.journal"
     path.write_bytes(content)
 
-    with pytest.raises(JournalUnusable):
+    with pytest.raises(JournalDamaged):
         Journal.resume(path)
+
+
+@pytest.mark.parametrize("in_the_way", ["run.journal-wal", "run.lock"])  # as a full disk is, or a folder of somebody else's
+def test_a_journal_that_cannot_be_read_for_now_is_not_called_damaged(tmp_path: Path, in_the_way: str) -> None:
+    path = tmp_path / "run.journal"
+    with Journal.create(path, FACTS):
+        pass
+    (tmp_path / in_the_way).unlink(missing_ok=True)
+    (tmp_path / in_the_way).mkdir()
+
+    with pytest.raises(JournalUnusable, match="cannot read the journal") as caught:
+        Journal.resume(path)
+    assert not isinstance(caught.value, JournalDamaged)
+    assert "--take-over" not in caught.value.hint
 
 
 def test_a_journal_in_which_something_was_changed_is_an_error(tmp_path: Path) -> None:
