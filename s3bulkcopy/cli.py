@@ -8,7 +8,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
 
 import click
 from click.core import ParameterSource
@@ -262,6 +262,8 @@ def main() -> NoReturn:
     except click.ClickException as error:
         error.show()
         code = error.exit_code
+    except SystemExit as ended:
+        code = int(ended.code or 0)
     except click.Abort:
         code = Interrupted.exit_code
     except S3BulkCopyError as error:
@@ -272,8 +274,19 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = Interrupted.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     else:
         code = 0
-    sys.exit(code)
+    is_told = _flush(sys.stdout)
+    _flush(sys.stderr)
+    sys.exit(code if is_told else code or 1)
+
+
+def _flush(stream: TextIO) -> bool:
+    """Tell whether all that was written to a stream is; the rest is let go of, as Python would end with a code of its own."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return False
+    return True

@@ -132,9 +132,18 @@ def safe(text: str) -> str:
 
 
 def put_line(stream: TextIO, line: str) -> None:
+    """Write a line as `write_line` does; one that cannot be written ends nothing.
+
+    Ctrl-C may have ended the `tee` that reads before us, or a log's disk be full: what is made is to be unmade all the same.
+    """
+    with suppress(OSError):
+        write_line(stream, line)
+
+
+def write_line(stream: TextIO, line: str) -> None:
     """Write a line; what the stream's encoding lacks is escaped, so that a key cannot end the command.
 
-    A terminal that is gone is no reason to end, either.
+    A terminal that is gone is no reason to end, either; raises OSError where nobody reads any more.
     """
     encoding = stream.encoding or "utf-8"
     with _passing_over_lost_terminal():

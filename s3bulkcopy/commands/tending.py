@@ -31,7 +31,7 @@ from s3bulkcopy.status import (
     run_as_line,
     runs_as_text,
 )
-from s3bulkcopy.view import count_text, make_view, put_line, safe
+from s3bulkcopy.view import count_text, make_view, put_line, safe, write_line
 from s3bulkcopy.worker.model import Location, split_place
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _lines_of(runs: Sequence[FoundRun], output: OutputSettings, region: str, fla
 def _show(lines: Sequence[str], output: OutputSettings, *, live: bool) -> None:
     clear = _CLEAR if live and sys.stdout.isatty() and not output.json else ""
     if lines:
-        put_line(sys.stdout, clear + "\n".join(lines))
+        write_line(sys.stdout, clear + "\n".join(lines))
 
 
 def look_on(run_id: str, aws: AwsSettings, output: OutputSettings, why: str) -> int:
@@ -141,7 +141,7 @@ def look_on(run_id: str, aws: AwsSettings, output: OutputSettings, why: str) -> 
             _show(_lines_of(runs, output, region, flags), output, live=True)
             said, said_at = line, time.monotonic()
         elif line != said or time.monotonic() - said_at >= UNCHANGED_SECONDS:
-            put_line(sys.stdout, line)
+            write_line(sys.stdout, line)
             said, said_at = line, time.monotonic()
         time.sleep(WATCH_SECONDS)
         found = find_run(session, region, run_id)
@@ -159,7 +159,7 @@ def _look_on_here(run_id: str, output: OutputSettings) -> int:
     while (found := local_run(run_id)) is not None and found.is_held:
         line = json.dumps(local_run_as_json(found, "")) if output.json else local_run_as_line(found)
         if line != said:
-            put_line(sys.stdout, said := line)
+            write_line(sys.stdout, said := line)
         time.sleep(WATCH_SECONDS)
     _show(_lines_here(_find_here(run_id), output), output, live=False)
     code = found.facts.ended if found is not None else None
@@ -200,7 +200,7 @@ def failures(run_id: str, form: Literal["text", "json", "csv"]) -> int:
     with Journal.resume(find_journal(last), to_write=False) as journal, journal.steady():
         has_any = False
         for line in _FORMS[form](all_failures(journal)):
-            put_line(sys.stdout, line)
+            write_line(sys.stdout, line)
             has_any = True
         if form == "text":
             _say_how_complete(journal, has_any=has_any)

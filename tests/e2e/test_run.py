@@ -144,6 +144,20 @@ def test_a_signal_stops_the_workers_and_tears_everything_down(
     assert cloud.store.items(part_filled[1]) == before
 
 
+def test_ctrl_c_that_ends_whoever_reads_first_tears_everything_down(cloud: Cloud, part_filled: tuple[str, str]) -> None:
+    process = cloud.start("run", *part_filled, "--output", "json", "--function-timeout", "30", "--max-rate", "900")
+    until_copying(process)
+
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(120) == 130
+    assert cloud.leftovers() == []
+
+
 def test_a_second_signal_leaves_at_once_with_the_command_that_cleans_up(cloud: Cloud, part_filled: tuple[str, str]) -> None:
     process = cloud.start("run", *part_filled, "--output", "json", "--function-timeout", "30", "--max-rate", "900")
     run_id = until_copying(process)

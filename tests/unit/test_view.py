@@ -5,9 +5,12 @@ from __future__ import annotations
 import doctest
 import errno
 import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO, StringIO, TextIOWrapper
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pytest
 from hypothesis import given
@@ -21,8 +24,11 @@ from s3bulkcopy.failures import Cause
 from s3bulkcopy.run import Phases, Result
 from s3bulkcopy.settings import OutputSettings
 from s3bulkcopy.tally import RangeFailure, Snapshot
-from s3bulkcopy.view import JsonView, LiveView, PlainView, Rate, bytes_text, make_view, safe, share_text, show_error
+from s3bulkcopy.view import JsonView, LiveView, PlainView, Rate, bytes_text, make_view, safe, share_text, show_error, write_line
 from s3bulkcopy.worker.model import Counts, Failure, Range
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RUN_ID = "20261123-121632-4f2a91"
 PLAN = "run 20261123-121632-4f2a91: copying s3://a/x to s3://b"
@@ -748,3 +754,31 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch, *
     shown.step("listing")
     shown.summary(RESULT, ["a note"])
     shown.__exit__()
+
+
+def nobody_reads() -> TextIO:
+    """Give a pipe whose reader has ended, as `tee` has after Ctrl-C."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    return os.fdopen(theirs, "w")
+
+
+def full_disk() -> TextIO:
+    return Path("/dev/full").open("w")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("opened", [nobody_reads, full_disk])
+@pytest.mark.parametrize("settings", [OutputSettings(), OutputSettings(json=True)])
+def test_lines_that_cannot_be_written_end_no_run(opened: Callable[[], TextIO], settings: OutputSettings) -> None:
+    stream = opened()
+    shown = make_view(settings, stdout=stream, stderr=stream, is_terminal=False, clock=Clock())
+
+    shown.step("listing")
+    shown.stopping("stopping")
+    shown.summary(RESULT, ["a note"])
+
+    with pytest.raises(OSError, match=r"Broken pipe|No space left"):  # as whoever is paged through is to learn
+        write_line(stream, "a line")
+    with suppress(OSError):
+        stream.close()
