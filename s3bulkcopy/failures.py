@@ -159,7 +159,7 @@ def read_header(path: Path) -> Header:
 
 def read(path: Path) -> Iterator[Failure | RangeFailure]:
     """Read what failed, line by line; raises UsageError at a line that says something else."""
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         file.readline()
         for number, line in enumerate(file, 2):
             try:

@@ -76,11 +76,11 @@ def test_another_file_is_refused(tmp_path: Path, content: str, words: str) -> No
 
 
 @pytest.mark.parametrize(
-    "line", ["nonsense", "{}", '{"key": 1, "size": 1, "code": "", "cause": ""}', '{"after": "a", "until": 3}']
+    "line", ["nonsense", "{}", '"\xff"', '{"key": 1, "size": 1, "code": "", "cause": ""}', '{"after": "a", "until": 3}']
 )
 def test_a_line_that_is_no_failure_is_named(tmp_path: Path, line: str) -> None:
     write(tmp_path / "f", HEADER, [Failure("k", 1, "c", "")])
-    with (tmp_path / "f").open("a") as file:
+    with (tmp_path / "f").open("a", encoding="latin-1") as file:
         file.write(line + "\n")
 
     with pytest.raises(UsageError, match="line 3, is no failure"):
