@@ -72,7 +72,10 @@ def forget(
 def _messages(sqs: Any, url: str) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - boto3's
     seen: set[str] = set()
     while True:
-        answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=_VISIBILITY_SECONDS)
+        # Asked without waiting, SQS looks at some of its servers only: letters that are there would be taken for done.
+        answer = sqs.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=10, VisibilityTimeout=_VISIBILITY_SECONDS, WaitTimeSeconds=1
+        )
         some = [message for message in answer.get("Messages", ()) if message["MessageId"] not in seen]
         if not some:
             return

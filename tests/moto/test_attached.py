@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from botocore.awsrequest import AWSResponse
 
 from s3bulkcopy.aws import bundle
 from s3bulkcopy.aws.dead_letters import forget
@@ -486,6 +487,18 @@ def test_letters_that_hold_what_was_not_retried_stay(aws: Aws) -> None:
 
     retried = frozenset({"a0", "b0", "a1"})
     assert forget(aws, REGION, made.queue_urls, RUN_ID, (), (), retried, say=silently, sleep=silently) == (1, 1)
+
+
+def test_letters_are_looked_for_on_all_of_sqs_servers(aws: Aws) -> None:
+    made = make(aws)
+    send(made, "copy-dead", encode_task(CopyTask("t.0", JOB, (Item("a", 1, ""),))))
+
+    def answer_from_some(params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]] | None:
+        return None if json.loads(params["body"]).get("WaitTimeSeconds") else (AWSResponse("", 200, {}, None), {})
+
+    aws.client("sqs", REGION).meta.events.register("before-call.sqs.ReceiveMessage", answer_from_some)
+
+    assert forget(aws, REGION, made.queue_urls, RUN_ID, (), (), frozenset("b"), say=silently, sleep=silently) == (0, 1)
 
 
 def test_a_run_says_whose_it_is(aws: Aws) -> None:
