@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol
 
+from s3bulkcopy.aws.stack import RETENTION_SECONDS
 from s3bulkcopy.costs import planned
 from s3bulkcopy.engines import Proof
 from s3bulkcopy.errors import (
@@ -23,6 +24,7 @@ from s3bulkcopy.errors import (
     Uncounted,
 )
 from s3bulkcopy.failures import Cause, causes
+from s3bulkcopy.status import when
 from s3bulkcopy.tally import Tally
 from s3bulkcopy.worker.keyspace import fan_out
 from s3bulkcopy.worker.model import Attempt, CopyTask, Counts, Dead, Done, Item, ListTask, Range, WalkTask, encode_task
@@ -54,6 +56,9 @@ _SUBMITTED_AT_ONCE = 500
 
 #: How often a journal takes down that its run is being watched, in seconds.
 _WATCHED_SECONDS = 600.0
+
+#: Seconds without work and reports after which a run is over of which not all reports can come.
+IDLE_SECONDS = 300.0
 
 #: Failures, and ranges, that a result names; the journal has them all.
 NAMED_FAILURES = 50
@@ -99,6 +104,9 @@ class Watcher(Protocol):
     def step(self, text: str) -> None:
         """Take note of what is being done."""
 
+    def warning(self, text: str) -> None:
+        """Take note of what may not be as one would have it."""
+
     def progress(self, snapshot: Snapshot, depths: Depths | None) -> None:
         """Take note of what is known now."""
 
@@ -116,8 +124,8 @@ class Course:
     max_failures: int | None = None
     #: May raise to stop the run; called once a second.
     check: Callable[[], None] = lambda: None
-    #: Seconds without work in the queues and without reports after which nothing is waited for any more; None for never.
-    idle_seconds: float | None = None
+    #: Seconds without work in the queues and without reports after which nothing is waited for any more, where it may not come.
+    idle_seconds: float = IDLE_SECONDS
     #: Is told what is known of a run that has ended, before the engine is left.
     before_leaving: Callable[[Snapshot], None] = lambda _: None
     #: Gives the time in seconds since the epoch.
@@ -419,21 +427,35 @@ def _copy_tasks(job: Job, items: Iterator[Item], archived: str = "") -> Iterator
 
 def _watch(tally: Tally, course: Course) -> None:
     """Poll until the run is complete, or nothing is to be expected any more; raises where it cannot go on, or should not."""
-    engine, busy_at = course.engine, course.clock()
+    engine, busy_at, may_be_in_vain = course.engine, course.clock(), not course.journal.facts.has_roots
     while not tally.complete:
         course.check()
+        if not may_be_in_vain and _was_deaf_for_long(course):
+            may_be_in_vain, busy_at = True, course.clock()
         # Dead letters stay where they are and are heard of again and again.
         heard = any(not isinstance(event, Dead) for event in _poll(tally, course))
         tally.under_way = engine.under_way()
         snapshot, depths = tally.snapshot(), engine.depths()
         _stop_if_hopeless(snapshot, tally, course.max_failures)
         course.watcher.progress(snapshot, depths)
-        if course.idle_seconds is not None:
+        if may_be_in_vain:
             work = (depths.list, depths.copy)
             if heard or any(depth.waiting or depth.in_flight for depth in work):
                 busy_at = course.clock()
             elif course.clock() - busy_at >= course.idle_seconds:
                 return
+
+
+def _was_deaf_for_long(course: Course) -> bool:
+    """Tell whether reports may be gone, and say so: nobody may have attached for long, or this machine have slept for weeks."""
+    watched = course.journal.facts.watched
+    if not course.engine.goes_on or course.now() <= watched + RETENTION_SECONDS:
+        return False
+    course.watcher.warning(
+        f"nobody has listened to run {course.journal.facts.run_id} since {when(watched)}, and SQS keeps a message for 14 "
+        "days: what waits no longer cannot be counted"
+    )
+    return True
 
 
 def _poll(tally: Tally, course: Course) -> list[Event]:

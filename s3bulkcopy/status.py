@@ -75,6 +75,11 @@ def time_text(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
+def when(seconds: float) -> str:
+    """Write a time that is given in seconds since the epoch."""
+    return time_text(datetime.fromtimestamp(seconds, UTC))
+
+
 def runs_as_text(runs: Sequence[FoundRun], region: str, now: datetime, *, flags: str | None = None) -> str:
     """Write runs for people; with `flags`, those of the command that removes a run, every resource is named too."""
     if not runs:

@@ -9,7 +9,6 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -39,7 +38,7 @@ from s3bulkcopy.interrupts import Interrupts
 from s3bulkcopy.journal import Facts, Journal, forget_old, journal_path, makeshift_path
 from s3bulkcopy.keylists import KeyList
 from s3bulkcopy.settings import REQUEST_DOLLARS, LifeSettings, LocalSettings, StackSettings
-from s3bulkcopy.status import time_text
+from s3bulkcopy.status import when
 from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.view import cause_lines, make_view
 from s3bulkcopy.worker.model import Counts
@@ -279,8 +278,8 @@ class Work:
     max_failures: int | None
     make: Callable[[Interrupts], Engine]
     last_words: Callable[[], str] | None = None
-    #: Seconds without work and reports after which nothing is waited for any more; None for never.
-    idle_seconds: float | None = None
+    #: As a course has it.
+    idle_seconds: float = runs.IDLE_SECONDS
     #: Whether its work was queued by another command; and how long those before this one worked on it, in seconds.
     is_attached: bool = False
     seconds_before: float = 0.0
@@ -492,10 +491,6 @@ def all_failures(journal: Journal) -> Iterator[Failure | RangeFailure]:
 def portable(facts: Facts) -> tuple[tuple[str, str], ...]:
     """Give the options that mean the same on another machine."""
     return tuple((name, value) for name, value in facts.aws if name != "profile")
-
-
-def when(seconds: float) -> str:
-    return time_text(datetime.fromtimestamp(seconds, UTC))
 
 
 def again(job: Job) -> str:

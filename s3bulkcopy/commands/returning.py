@@ -15,7 +15,7 @@ from s3bulkcopy.aws import dead_letters, teardown
 from s3bulkcopy.aws.discover import find_run, queue_urls
 from s3bulkcopy.aws.preflight import Found, Preflight
 from s3bulkcopy.aws.session import AwsSession, identity
-from s3bulkcopy.aws.stack import RETENTION_SECONDS, Names, begun, new_run_id
+from s3bulkcopy.aws.stack import Names, begun, new_run_id
 from s3bulkcopy.commands import accounts
 from s3bulkcopy.commands.copying import (
     Work,
@@ -30,7 +30,6 @@ from s3bulkcopy.commands.copying import (
     portable,
     show_plan,
     ways_on,
-    when,
 )
 from s3bulkcopy.commands.copying import (
     again as run_again,
@@ -153,14 +152,7 @@ def _follow(journal: Journal, aws: AwsSettings, view: View, life: LifeSettings, 
     job = journal.job()
     if not facts.has_roots:
         view.warning(f"run {facts.run_id} was taken over: its counts will be incomplete")
-        return _carry_on(job, journal, aws, view, life, idle_seconds=idle_seconds)
-    if time.time() > facts.watched + RETENTION_SECONDS:
-        view.warning(
-            f"nobody has listened to run {facts.run_id} since {when(facts.watched)}, and SQS keeps a message for 14 "
-            "days: what waits no longer cannot be counted"
-        )
-        return _carry_on(job, journal, aws, view, life, idle_seconds=idle_seconds)
-    return _carry_on(job, journal, aws, view, life, idle_seconds=None)
+    return _carry_on(job, journal, aws, view, life, idle_seconds=idle_seconds)
 
 
 def _go_on_here(journal: Journal, aws: AwsSettings, view: View, life: LifeSettings) -> int:
@@ -182,9 +174,7 @@ def _show_following(doing: str, job: Job, view: View) -> None:
     view.plan(job.run_id, plan, source=str(job.source), destination=str(job.destination))
 
 
-def _carry_on(
-    job: Job, journal: Journal, aws: AwsSettings, view: View, life: LifeSettings, *, idle_seconds: float | None
-) -> int:
+def _carry_on(job: Job, journal: Journal, aws: AwsSettings, view: View, life: LifeSettings, *, idle_seconds: float) -> int:
     facts = journal.facts
     settings = _stack_settings(facts.settings.get("lambda", {}))
     where = accounts.settings(aws, dict(facts.aws))
@@ -209,7 +199,7 @@ def _work(
     make: Callable[[Interrupts], Engine],
     session: AwsSession,
     *,
-    idle_seconds: float | None = None,
+    idle_seconds: float = runs.IDLE_SECONDS,
 ) -> int:
     """Carry a run to its end that another command began."""
     facts = journal.facts

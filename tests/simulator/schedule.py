@@ -193,6 +193,8 @@ class _Watcher:
     def step(self, text: str) -> None:
         self._world.note(f"== {text}")
 
+    warning = step
+
     def progress(self, snapshot: Snapshot, depths: Depths | None) -> None:
         """See nothing."""
 

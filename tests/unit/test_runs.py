@@ -121,6 +121,9 @@ class Silent:
     def step(self, text: str) -> None:
         """Hear nothing."""
 
+    def warning(self, text: str) -> None:
+        """Hear nothing."""
+
     def progress(self, snapshot: Snapshot, depths: Depths | None) -> None:
         """See nothing."""
 
@@ -416,6 +419,20 @@ def test_without_roots_everything_counts_that_is_heard_until_nothing_comes_any_m
     assert "settle" in engine.did
     with pytest.raises(CountsIncomplete, match="incomplete"):
         check_counts(result)
+
+
+def test_a_machine_that_slept_for_weeks_does_not_wait_for_what_cannot_come() -> None:
+    engine = MemoryEngine(lambda _task: [])  # whose reports SQS has forgotten
+    engine.goes_on = True
+    times, now = iter(range(0, 1000, 10)), iter([1e9] * 2 + [1e9 + 15 * 86_400] * 20)  # queueing ends at the second of them
+
+    result = run(
+        JOB,
+        Page(ITEMS, truncated=False),
+        course(engine, clock=lambda: float(next(times)), idle_seconds=25.0, now=lambda: next(now)),
+    )
+
+    assert not result.snapshot.complete
 
 
 def test_work_in_the_queues_keeps_an_attached_command_waiting() -> None:
