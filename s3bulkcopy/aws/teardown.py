@@ -74,6 +74,15 @@ class TornDown:
     left: tuple[Left, ...]
 
 
+def everything(run_id: str, region: str, why: str) -> Left:
+    """Say that all of a run is still there, as far as is known."""
+    return Left(run_id, why, _again(run_id, region))
+
+
+def _again(run_id: str, region: str) -> str:
+    return f"s3bulkcopy teardown {run_id} --region {region}"
+
+
 def quiet(session: AwsSession, region: str, run_id: str, *, say: Callable[[str], None], sleep: Callable[[float], None]) -> None:
     """Disable a run's mappings and wait until no worker is at work, for one function timeout at most."""
     names = Names(run_id)
@@ -152,17 +161,17 @@ def teardown(
     leave: frozenset[str] = frozenset(),
 ) -> TornDown:
     """Remove everything of a run but what `leave` names; goes on past a failure and says what is left."""
-    names, again = Names(run_id), f"s3bulkcopy teardown {run_id} --region {region}"
+    names = Names(run_id)
     removed: dict[str, None] = {}  # in order, each once: a queue is listed for a while after it was deleted
     left: dict[str, Left] = {}
     for first in (True, False):  # a worker that ended late may have brought its log group back
         try:
             seen = discover.look(session, region, names.stem)
         except S3BulkCopyError as error:
-            left[run_id] = Left(run_id, f"cannot look for it: {error.message}", again)
+            left[run_id] = everything(run_id, region, f"cannot look for it: {error.message}")
             break
         if first:
-            left |= {kind: Left(*what, again) for kind, what in _unseen(session, region, names, seen).items()}
+            left |= {kind: Left(*what, _again(run_id, region)) for kind, what in _unseen(session, region, names, seen).items()}
         things = [thing for thing in seen.runs.get(run_id, ()) if thing.name not in leave and thing.id not in left]
         if not things:
             break
@@ -307,7 +316,7 @@ def _remove_ours(
         return Left(thing.name, "not tagged as this run's, so left alone", _by_hand(thing, region))
     home = (tags or {}).get("s3bulkcopy:region", region)
     if thing.kind == "role" and home != region:  # IAM is global: there its workers may be running
-        return Left(thing.name, f"its run is in {home}", f"s3bulkcopy teardown {run_id} --region {home}")
+        return Left(thing.name, f"its run is in {home}", _again(run_id, home))
     why = _remove(session, region, thing, sleep)
     return Left(thing.name, why, _by_hand(thing, region)) if why else None
 

@@ -88,6 +88,8 @@ LOST_SECONDS = 900.0
 _LOST_PAUSES = (1.0, 15.0)
 _LOST_SAY_SECONDS = 60.0
 
+#: How long nobody may answer where a run is to be stopped, in seconds, before it is left to a teardown.
+_UNHEARD_SECONDS = 20.0
 
 _HALTED_HINT = "what was copied stays; another run with --no-overwrite copies the rest"
 
@@ -195,6 +197,9 @@ class LambdaEngine:
         if isinstance(error, Detached):
             return
         if error is not None:
+            if unheard := self._why_unheard():
+                self.left += (str(teardown.everything(self._names.run_id, self._found.region, unheard)),)
+                return
             with suppress(S3BulkCopyError):  # teardown says what is left
                 self._halt()
         if self._settings.keep_failed and isinstance(error, ObjectsFailed):
@@ -203,6 +208,25 @@ class LambdaEngine:
             self._abort_uploads()
         if not self._keeps:
             self._unmake(frozenset())
+
+    def _why_unheard(self) -> str:
+        """Say why nobody answers, having asked for a while; nothing where AWS does.
+
+        Each request of a teardown is patient. Whoever stops a command that has no network would wait for all of them.
+        """
+        give_up_at = self._clock() + _UNHEARD_SECONDS
+        while True:
+            try:
+                with self._session.hasty():
+                    discover.queue_url(self._session, self._found.region, self._names.queues["reports"])
+            except S3BulkCopyError as error:
+                if lack(error) is not Lack.NETWORK or isinstance(error.__cause__, ClientError):
+                    return ""
+                if self._clock() >= give_up_at:
+                    return error.message
+                self._rest(_LOST_PAUSES[0])
+            else:
+                return ""
 
     def keep(self) -> None:
         """Leave everything in place on leaving, with nobody at work: for a run that ended, and is to be looked into."""
@@ -457,13 +481,13 @@ class LambdaEngine:
 
     def ack(self) -> None:
         """Delete the events of the last poll from their queue."""
-        url = self._made.queue_urls["reports"]
-        while self._receipts:
-            batch, self._receipts = self._receipts[:BATCH_MESSAGES], self._receipts[BATCH_MESSAGES:]
-            entries = [{"Id": str(n), "ReceiptHandle": handle} for n, handle in enumerate(batch)]
-            # What is not deleted comes again and changes nothing.
-            with suppress(ClientError, BotoCoreError):
-                self._client("sqs").delete_message_batch(QueueUrl=url, Entries=entries)
+        receipts, self._receipts = self._receipts, []
+        # What is not deleted comes again and changes nothing; so nobody is to wait for an answer that does not come.
+        with suppress(ClientError, BotoCoreError), self._session.hasty():
+            for start in range(0, len(receipts), BATCH_MESSAGES):
+                batch = enumerate(receipts[start : start + BATCH_MESSAGES])
+                entries = [{"Id": str(n), "ReceiptHandle": handle} for n, handle in batch]
+                self._client("sqs").delete_message_batch(QueueUrl=self._made.queue_urls["reports"], Entries=entries)
 
     def depths(self) -> Depths:
         """Give the queues' depths, read every two seconds; where SQS does not tell them, those that it told last."""

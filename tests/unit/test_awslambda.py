@@ -13,7 +13,7 @@ from s3bulkcopy.aws.preflight import Preflight
 from s3bulkcopy.aws.session import AwsSession, Identity
 from s3bulkcopy.engines import Proof
 from s3bulkcopy.engines.awslambda import LambdaEngine
-from s3bulkcopy.errors import DeployFailed, Detached, Halted, NotPermitted, OutOfReach, S3BulkCopyError, SignedOut
+from s3bulkcopy.errors import DeployFailed, Detached, Halted, Interrupted, NotPermitted, OutOfReach, S3BulkCopyError, SignedOut
 from s3bulkcopy.settings import AwsSettings, StackSettings
 from s3bulkcopy.worker.model import (
     Attempt,
@@ -57,6 +57,9 @@ class Sqs:
             "Successful": [{"Id": e["Id"]} for e in Entries if e["Id"] not in refused],
             "Failed": [{"Id": name, "Message": "busy"} for name in refused],
         }
+
+    def get_queue_url(self, QueueName: str) -> dict[str, Any]:  # noqa: N803, ARG002
+        raise self.trouble[0]
 
     def list_queue_tags(self, QueueUrl: str) -> dict[str, Any]:  # noqa: N803, ARG002
         return {"Tags": self.tags}
@@ -164,6 +167,24 @@ def test_events_are_deleted_only_once_they_are_acked() -> None:
     assert sqs.deleted == []
     engine.ack()
     assert sqs.deleted == sqs.taken["reports"]
+
+
+def test_events_that_nobody_hears_to_be_deleted_are_left_to_come_again() -> None:
+    class Deaf(Sqs):
+        asked = 0
+
+        def delete_message_batch(self, QueueUrl: str, Entries: list[dict[str, str]]) -> None:  # noqa: N803, ARG002
+            self.asked += 1
+            raise UNREACHABLE
+
+    sqs = Deaf()
+    made = Made(sqs=sqs)
+    made.engine._receipts = [str(n) for n in range(25)]
+
+    made.engine.ack()
+    made.engine.ack()
+
+    assert sqs.asked == 1
 
 
 def test_a_dead_letter_is_a_dead_task_and_stays_where_it_is() -> None:
@@ -335,6 +356,20 @@ def test_a_run_that_cannot_be_reached_for_long_is_left_to_go_on(trouble: Excepti
     assert caught.value.exit_code == code
     assert 900 <= sum(made.slept) < 930
     made.engine.__exit__(kind, caught.value, None)  # asks nobody for anything: any other client would be a KeyError
+
+
+def test_who_stops_a_run_without_a_network_is_told_soon_what_removes_it() -> None:
+    sqs = Sqs()
+    sqs.trouble = [UNREACHABLE]
+    made = Made(sqs=sqs)
+    made.engine._clock = lambda: sum(made.slept)
+
+    made.engine.__exit__(Interrupted, Interrupted("interrupted"), None)  # any other client would be a KeyError
+
+    (left,) = made.engine.left
+    assert "nobody answers" in left
+    assert left.endswith(f": s3bulkcopy teardown {JOB.run_id} --region r")
+    assert sum(made.slept) == 20
 
 
 def test_what_is_denied_is_not_asked_for_again() -> None:
