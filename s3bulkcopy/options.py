@@ -317,8 +317,8 @@ class NewFileType(click.ParamType[Path]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:  # noqa: ANN401
         """Look whether it can be, before anything is done."""
         path = Path(value)
-        if path.is_dir():
-            self.fail(f"{str(path)!r} is a folder", param, ctx)
+        if path.exists() and not path.is_file():  # a file in place of /dev/null is nothing to come home to
+            self.fail(f"{str(path)!r} is no file", param, ctx)
         if not os.access(path.parent, os.W_OK):
             self.fail(f"the folder {str(path.parent)!r} is not there, or may not be written", param, ctx)
         return path

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -12,9 +13,6 @@ from click.testing import CliRunner, Result
 from s3bulkcopy import options
 from s3bulkcopy.settings import BucketPrefix, LocalSettings, PropertySettings, StackSettings
 from s3bulkcopy.worker.model import MULTIPART_BYTES, PART_BYTES, split_place
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def chosen(*arguments: str, **variables: str) -> tuple[Result, StackSettings | LocalSettings | None]:
@@ -84,8 +82,8 @@ def test_another_age_is_refused_with_examples(text: str) -> None:
 
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_done(tmp_path: Path) -> None:
     assert options.NewFileType().convert(str(tmp_path / "new"), None, None) == tmp_path / "new"
-    for path in (tmp_path, tmp_path / "missing" / "new"):
-        with pytest.raises(click.BadParameter, match="folder"):
+    for path in (tmp_path, Path(os.devnull), tmp_path / "missing" / "new"):
+        with pytest.raises(click.BadParameter, match=r"is no file|folder"):
             options.NewFileType().convert(str(path), None, None)
 
 
