@@ -73,6 +73,12 @@ _MOST_ROW, _APART = 64, 6.0
 #: Fewest that are one.
 _LEAST_ROW = 3
 
+#: Characters of a kind that must have been found at a place before all that the field knows of the kind are expected there.
+_LEAST_ALIKE = 3
+
+#: How far that is believed in of letters and digits of ASCII, whose names are seldom of one kind.
+_ALIKE_ASCII = 0.4
+
 #: Characters less likely than that are left out.
 _LEAST = 0.005
 
@@ -376,6 +382,8 @@ class Alphabets:
             return sorted(_spread(wide, above, below))
         after = self._likely(places, belief, size, is_open=is_open)
         found = {c: p for c, p in after.items() if c > above and (not below or c < below)}
+        likely, alike = _alike(places, above, size)
+        found.update({c: likely * belief for c in alike if likely * belief > found.get(c, 0.0) and (not below or c < below)})
         top = max(found, default=above)
         if top and not below:
             found.setdefault(legal(ord(top) + 1), _NEXT * belief)
@@ -386,6 +394,25 @@ class Alphabets:
             if expected > most:
                 letters = [(c, p * most / expected) for c, p in letters]
         return _fewer(letters)
+
+
+def _alike(places: _Places, above: str, size: int) -> tuple[float, list[str]]:
+    """Give the characters above one that are of its kind and known in the field, and how likely they are.
+
+    As likely as those below it, which were found here or not; the less, the more often one of the kind was the last.
+    """
+    here, _, field, _ = places
+    if not here or not field or above not in here.letters:
+        return 0.0, []
+    kind = _kind(above)
+    known = [c for c in field.in_order() if _kind(c) == kind]
+    place = bisect_right(known, above)
+    found = sum(c in here.letters for c in known[:place])
+    if found < _LEAST_ALIKE or place == len(known):
+        return 0.0, []
+    ended = sum(n * _WEIGHTS[which - size] for (which, c), n in here.ended.items() if c >= above and _kind(c) == kind)
+    belief = _ALIKE_ASCII if above <= "\x7f" else 1.0
+    return belief * found / (place + 1) / (ended + 1), known[place:]
 
 
 @lru_cache(_AT_HAND)

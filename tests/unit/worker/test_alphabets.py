@@ -46,6 +46,20 @@ def test_a_row_of_characters_is_expected_to_go_on_in_doubling_steps_before_the_n
     assert found[:5] == [1, 2, 3, 5, 9]
 
 
+def test_where_all_lower_characters_of_a_script_were_found_the_higher_ones_that_the_field_knows_are_expected() -> None:
+    alphabets = Alphabets()
+    alphabets.read("zაბგდევ")
+    for low, high in pairwise("zაბგ"):
+        alphabets.differ(low, high, 0)
+    higher = {letter: likely for letter, likely in alphabets.between("", "გ", "") if letter in "დევ"}
+
+    assert higher == dict.fromkeys("დევ", 0.75)
+
+    for _ in range(3):
+        alphabets.nothing("", "გ", 0, is_too=False)
+    assert sum(likely for letter, likely in alphabets.between("", "გ", "") if letter in "დევ") < 1
+
+
 @given(st.lists(keys, min_size=2, max_size=20, unique=True).map(sorted))
 def test_characters_to_cut_at_lie_between_and_can_be_sent(names: list[str]) -> None:
     alphabets = Alphabets()
