@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -274,6 +275,11 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = Interrupted.exit_code
     except BrokenPipeError:
+        code = 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        click.echo(f"error: what was asked for cannot be written: {error.strerror}", err=True)
         code = 1
     else:
         code = 0

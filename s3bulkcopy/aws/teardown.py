@@ -103,7 +103,8 @@ def halt(session: AwsSession, region: str, run_id: str, *, say: Callable[[str], 
     if not any(thing.kind in ("mapping", "function") for thing in things):
         return
     say(f"stopping the workers of {run_id}")
-    _tag_halted(queues, session, region)
+    if (refused := _tag_halted(queues, session, region)) is not None:
+        say(f"whoever follows {run_id} is not told that it is stopped ({refused.message})")
     _disable([thing for thing in things if thing.kind == "mapping"], session, region, sleep)
     if any(thing.kind == "role" for thing in things):
         _brake(session, region, names)
@@ -232,16 +233,20 @@ def _disable_one(thing: FoundResource, session: AwsSession, region: str, sleep: 
             return
 
 
-def _tag_halted(queues: Sequence[FoundResource], session: AwsSession, region: str) -> None:
-    """Tell whoever watches the run that it is halted; a convenience, so that a refusal is passed over."""
+def _tag_halted(queues: Sequence[FoundResource], session: AwsSession, region: str) -> S3BulkCopyError | None:
+    """Tell whoever watches the run that it is halted; a convenience, so that why it cannot be told is given."""
     tags = {"s3bulkcopy:halted": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}
 
-    def tag(thing: FoundResource) -> None:
-        with suppress(ClientError, BotoCoreError):
+    def tag(thing: FoundResource) -> S3BulkCopyError | None:
+        try:
             session.client("sqs", region).tag_queue(QueueUrl=thing.id, Tags=tags)
+        except (ClientError, BotoCoreError) as error:
+            return translate(error, f"tagging {thing.name}")
+        return None
 
     with ThreadPoolExecutor(max(1, len(queues))) as pool:
-        list(pool.map(tag, queues))
+        refused = [*pool.map(tag, queues)]
+    return next(iter(refused), None) if all(refused) else None
 
 
 def _brake(session: AwsSession, region: str, names: Names) -> None:

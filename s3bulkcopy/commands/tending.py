@@ -16,7 +16,7 @@ from s3bulkcopy import failures as failed_ones
 from s3bulkcopy.aws import teardown as teardowns
 from s3bulkcopy.aws import uploads
 from s3bulkcopy.aws.discover import find_run, find_runs
-from s3bulkcopy.aws.session import AwsSession, identity
+from s3bulkcopy.aws.session import AwsSession, Lack, identity, lack
 from s3bulkcopy.aws.stack import decode_tag, encode_tag
 from s3bulkcopy.commands import accounts
 from s3bulkcopy.commands.copying import all_failures
@@ -144,8 +144,7 @@ def look_on(run_id: str, aws: AwsSettings, output: OutputSettings, why: str) -> 
             write_line(sys.stdout, line)
             said, said_at = line, time.monotonic()
         time.sleep(WATCH_SECONDS)
-        found = find_run(session, region, run_id)
-        runs = [found] if found is not None else []
+        runs = _look(lambda: [found] if (found := find_run(session, region, run_id)) is not None else [], runs)
     if is_halted:
         put_line(sys.stderr, f"run {run_id} was halted, and is gone")
         return Halted.exit_code
@@ -182,10 +181,23 @@ def _find(session: AwsSession, region: str, run_id: str | None) -> list[FoundRun
 
 
 def _again(look: Callable[[], T], *, watch: bool) -> Iterator[T]:
-    yield look()
+    seen = look()
+    yield seen
     while watch:
         time.sleep(WATCH_SECONDS)
-        yield look()
+        seen = _look(look, seen)
+        yield seen
+
+
+def _look(look: Callable[[], T], last: T) -> T:
+    """Look again; give what was seen last where nobody answers for now."""
+    try:
+        return look()
+    except S3BulkCopyError as error:
+        if lack(error) is not Lack.NETWORK:
+            raise
+        put_line(sys.stderr, f"warning: {error.message}; looking again")
+        return last
 
 
 # ------------------------------------------------------------------------------------------------------------- failures

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -50,6 +53,15 @@ def test_bad_usage_is_named(cloud: Cloud, arguments: list[str], code: int, words
     assert ended.code == code, ended.err
     assert all(word in ended.err for word in words), ended.err
     assert "Traceback" not in ended.err
+
+
+def test_a_full_disk_under_the_output_is_named() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "s3bulkcopy", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        )
+
+    assert (done.returncode, done.stderr) == (1, "error: what was asked for cannot be written: No space left on device\n")
 
 
 def test_a_missing_bucket_is_named(cloud: Cloud, filled: tuple[str, str]) -> None:

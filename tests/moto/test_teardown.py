@@ -223,6 +223,21 @@ def test_a_mapping_that_is_busy_is_asked_again(aws: Aws) -> None:
     assert (done.left, leftovers()) == ((), [])
 
 
+def test_a_halt_says_where_nobody_who_follows_the_run_learns_of_it(aws: Aws) -> None:
+    make(aws)
+
+    def refuse_tags(name: str, _arguments: dict[str, Any]) -> None:
+        if name == "sqs.tag_queue":
+            raise refusal("AccessDenied")
+
+    aws.before = refuse_tags
+    said: list[str] = []
+    halt(aws, REGION, RUN_ID, say=said.append, sleep=silently)
+
+    (told,) = (line for line in said if "follows" in line)
+    assert told.startswith(f"whoever follows {RUN_ID} is not told that it is stopped (tagging s3bulkcopy-{RUN_ID}-")
+
+
 def test_a_halt_disables_the_mappings_takes_the_right_to_write_and_empties_the_queues(aws: Aws) -> None:
     make(aws)
     purged: list[str] = []
