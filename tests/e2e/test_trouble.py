@@ -58,7 +58,12 @@ def test_bad_usage_is_named(cloud: Cloud, arguments: list[str], code: int, words
 def test_a_full_disk_under_the_output_is_named() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "s3bulkcopy", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+            [sys.executable, "-m", "s3bulkcopy", "--help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
         )
 
     assert (done.returncode, done.stderr) == (1, "error: what was asked for cannot be written: No space left on device\n")
