@@ -25,8 +25,17 @@ if TYPE_CHECKING:
 
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:3}  {meaning}" for code, meaning in EXIT_CODES.items())
 
+_EXAMPLES = """\b
+Examples:
+  s3bulkcopy run my-old-bucket my-new-bucket --dry-run
+  s3bulkcopy run s3://logs/2025/ s3://archive/logs-2025/ --storage-class GLACIER_IR
+  s3bulkcopy run old new --engine local --endpoint-url https://store.example:9000
+"""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EXIT_CODES)
+
+@click.group(
+    cls=options.Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=_EXIT_CODES
+)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Copy millions to billions of S3 objects from one bucket to another, server-side."""
@@ -35,11 +44,11 @@ def cli() -> None:
 # ------------------------------------------------------------------------------------------------------ copying objects
 
 
-@cli.command(cls=options.CopyCommand, epilog=_EXIT_CODES)
+@cli.command(cls=options.CopyCommand, epilog=f"{_EXIT_CODES}\n\n{_EXAMPLES}")
 @options.locations
+@options.filter_options
 @options.engine_options
 @options.copy_options
-@options.filter_options
 @options.property_options
 @options.stack_options
 @options.detach_option
@@ -47,7 +56,7 @@ def cli() -> None:
 @options.aws_options
 @options.output_options
 def run(**values: Any) -> None:  # noqa: ANN401 - click's own
-    """Copy every object under SRC to DST, or those that --include, --exclude and their kin select.
+    """Copy every object under SRC to DST, or a selection of them.
 
     SRC and DST are a bucket, s3://bucket, s3://bucket/prefix, or an access point's ARN, with /prefix behind it if there is one.
     A key under SRC keeps what follows SRC's prefix, byte for byte, behind DST's. Queues and Lambda functions are made for this
@@ -77,11 +86,12 @@ def run(**values: Any) -> None:  # noqa: ANN401 - click's own
 @options.aws_options
 @options.output_options
 def attach(run_id: str, *, take_over: bool, idle_seconds: float, **values: Any) -> None:  # noqa: ANN401
-    """Follow a run that was detached, or whose command was killed, to its end.
+    """Follow a run that was detached, or whose command was killed.
 
-    The machine where it was begun has its journal, so that counts are exact; then everything is torn down, and summary and
-    exit code are those of `run`. Elsewhere, or where another process follows it, this command only looks on. --take-over
-    counts what the run's reports still hold without its journal, which ends with code 8: the counts are incomplete.
+    It is followed to its end. The machine where it was begun has its journal, so that counts are exact; then everything is
+    torn down, and summary and exit code are those of `run`. Elsewhere, or where another process follows it, this command only
+    looks on. --take-over counts what the run's reports still hold without its journal, which ends with code 8: the counts are
+    incomplete.
     """
     output, aws, life = options.output_settings(values), options.aws_settings(values), options.life_settings(values)
     _speak(output)
@@ -104,11 +114,12 @@ def attach(run_id: str, *, take_over: bool, idle_seconds: float, **values: Any) 
 @options.output_options
 @click.pass_context
 def retry(context: click.Context, /, run_id: str | None, file: Path | None, **values: Any) -> None:  # noqa: ANN401
-    """Copy what failed of a run: those objects, and what is in the ranges that were not listed to the end.
+    """Copy what failed of a run, and nothing else.
 
-    It is a run of its own, with the engine and the rules of the first one, unless options say otherwise. Objects are copied
-    as they are now. If the first run was kept (--keep-failed), its dead letters are deleted as far as they are done, and when
-    nothing of it fails any more it is torn down.
+    That is the objects that failed, and what is in the ranges that were not listed to the end. It is a run of its own, with
+    the engine and the rules of the first one, unless options say otherwise. Objects are copied as they are now. If the first
+    run was kept (--keep-failed), its dead letters are deleted as far as they are done, and when nothing of it fails any more
+    it is torn down.
     """
     output, aws, life = options.output_settings(values), options.aws_settings(values), options.life_settings(values)
     _speak(output)
@@ -144,10 +155,10 @@ def retry(context: click.Context, /, run_id: str | None, file: Path | None, **va
 @click.option("--port", type=click.IntRange(1024, 65535), help="Port of the emulator; a free one by default.")
 @options.output_options
 def demo(objects: int, port: int | None, **values: Any) -> None:  # noqa: ANN401
-    """Do a whole run on an AWS emulator on this machine; needs no account, costs nothing, leaves nothing.
+    """Do a whole run on an AWS emulator on this machine.
 
-    Starts ministack, fills a bucket (awkward keys among the others), runs `s3bulkcopy run` on it, and compares destination
-    with source by listing both.
+    It needs no account, costs nothing and leaves nothing. Starts ministack, fills a bucket (awkward keys among the others),
+    runs `s3bulkcopy run` on it, and compares destination with source by listing both.
     """  # fmt: skip
     output = options.output_settings(values)
     _speak(output)
@@ -166,10 +177,11 @@ def demo(objects: int, port: int | None, **values: Any) -> None:  # noqa: ANN401
 @options.aws_options
 @options.output_options
 def status(run_id: str | None, *, watch: bool, **values: Any) -> None:  # noqa: ANN401
-    """Show the runs in this account and region, and those of the local engine on this machine; or one run in detail.
+    """Show the runs of this account and machine, or one in detail.
 
-    A run that goes on by itself and has nothing left to do is shown as `finished, awaiting attach`, with the time until when
-    its reports wait.
+    Runs of the lambda engine are those in the account and region, runs of the local engine those on this machine. A run that
+    goes on by itself and has nothing left to do is shown as `finished, awaiting attach`, with the time until when its reports
+    wait.
     """
     output, aws = options.output_settings(values), options.aws_settings(values)
     _speak(output)
@@ -183,7 +195,10 @@ def status(run_id: str | None, *, watch: bool, **values: Any) -> None:  # noqa: 
 @click.option("--output", "form", type=click.Choice(["text", "json", "csv"]), default="text", show_default=True,
               help="json and csv: a line each, json with every character of a key as it is.")  # fmt: skip
 def failures(run_id: str, form: Literal["text", "json", "csv"]) -> None:
-    """Show what failed of a run, why, and what to do; on the machine that has its journal, also while it goes on."""
+    """Show what failed of a run, why, and what to do.
+
+    This is for the machine that has the run's journal, also while the run goes on.
+    """
     from s3bulkcopy.commands import tending  # noqa: PLC0415
 
     sys.exit(tending.failures(run_id, form))
@@ -194,9 +209,10 @@ def failures(run_id: str, form: Literal["text", "json", "csv"]) -> None:
 @options.aws_options
 @options.output_options
 def halt(run_id: str, **values: Any) -> None:  # noqa: ANN401
-    """Stop a run at once, from any machine: workers begin nothing more, may not write, and the queues are emptied.
+    """Stop a run at once, from any machine.
 
-    The command that watches the run tears it down and ends with code 9. Where nobody watches it, `teardown` removes it.
+    Workers begin nothing more, may not write, and the queues are emptied. The command that watches the run tears it down and
+    ends with code 9. Where nobody watches it, `teardown` removes it.
     """
     output, aws = options.output_settings(values), options.aws_settings(values)
     _speak(output)
@@ -220,7 +236,9 @@ def teardown(
     everyone: bool,
     **values: Any,  # noqa: ANN401
 ) -> None:
-    """Stop runs and remove what they left, found by names and tags alone. May be repeated.
+    """Stop runs and remove what they left.
+
+    It is found by names and tags alone. May be repeated.
 
     A run of the local engine that was stopped is dismissed: its uploads are aborted, and `status` shows it no more.
 

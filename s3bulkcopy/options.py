@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,6 +37,12 @@ _STACK_NAMES = (
 #: What stands before a pattern in a Selection, by its option; and where a context keeps the order in which they were given.
 _SIGNS = {"exclude": "-", "include": "+"}
 _ORDER = "s3bulkcopy.order"
+
+#: What options stand under in the help, in this order.
+_HEADINGS = (
+    "Options", "What to copy", "How copies look", "Engine and speed", "Lambda engine", "Trying and stopping",
+    "AWS and credentials", "Output and help",
+)  # fmt: skip
 
 #: How long a moment is as it is written.
 _MOMENT_CHARACTERS = len("2026-01-31T12:00:00")
@@ -324,11 +331,23 @@ class NewFileType(click.ParamType[Path]):
         return path
 
 
-def _option(*names: str, **settings: Any) -> Callable[[F], F]:  # noqa: ANN401 - click's own arguments
-    """Make an option with an environment variable of its name."""
+class _Option(click.Option):
+    """An option that the help shows under a heading."""
+
+    def __init__(self, *names: Any, heading: str, **settings: Any) -> None:  # noqa: ANN401 - click's own arguments
+        super().__init__(*names, **settings)
+        self.heading = heading
+
+
+def _option(*names: str, **settings: Any) -> partial[Callable[[Any], Any]]:  # noqa: ANN401 - click's own arguments
+    """Make an option with an environment variable of its name; its heading is given by _under."""
     long = next(name for name in names if name.startswith("--")).split("/")[0]
     variable = _PREFIX + long.removeprefix("--").replace("-", "_").upper()
-    return click.option(*names, envvar=variable, show_envvar=True, **settings)
+    return partial(click.option, *names, cls=_Option, envvar=variable, show_envvar=True, **settings)
+
+
+def _under(heading: str, *options: partial[Callable[[Any], Any]]) -> Callable[[F], F]:
+    return _together(*(option(heading=heading) for option in options))
 
 
 def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -348,7 +367,8 @@ def locations(command: F) -> F:
     return command
 
 
-aws_options = _together(
+aws_options = _under(
+    "AWS and credentials",
     _option("--region", help="Region of the run's resources. `run` takes the destination bucket's and needs none."),
     _option("--profile", help="Profile of the AWS configuration."),
     _option("--endpoint-url", help="Speak to this endpoint in place of AWS."),
@@ -358,72 +378,93 @@ aws_options = _together(
 _PART_BYTES = SizeType(5 * 1024**2, 5 * 1024**3)
 
 copy_options = _together(
-    _option("--batch-size", type=click.IntRange(1, 5000), default=1000, show_default=True, metavar="KEYS",
-            help="Most keys in one copy message; it ends earlier where keys are long or objects large."),
-    _option("--no-overwrite", is_flag=True,
-            help="Skip objects that already exist at the destination (If-None-Match), and count them as skipped."),
-    _option("--max-rate", type=click.IntRange(1), metavar="N", help="Most COPY requests a second, of all workers together."),
-    _option("--max-failures", type=click.IntRange(0), metavar="N", help="Stop once more than N objects have failed."),
-    _option("--dry-run", is_flag=True,
-            help="List and count what would be copied, from this machine, and copy nothing."),
-    _option("--one-lister", is_flag=True,
-            help="List page after page, for a store that cannot be listed in ranges of keys; needs --engine local."),
-    _option("--multipart-threshold", type=_PART_BYTES, default="1GiB", show_default=True, metavar="SIZE",
-            help="Copy objects from this size on by parts (5MiB to 5GiB)."),
-    _option("--part-size", type=_PART_BYTES, default="256MiB", show_default=True, metavar="SIZE",
-            help="Size of these parts (5MiB to 5GiB); larger where an object would have more than 10,000."),
+    _under(
+        "What to copy",
+        _option("--no-overwrite", is_flag=True,
+                help="Skip objects that already exist at the destination (If-None-Match), and count them as skipped."),
+    ),
+    _under(
+        "Engine and speed",
+        _option("--max-rate", type=click.IntRange(1), metavar="N",
+                help="Most COPY requests a second, of all workers together."),
+        _option("--batch-size", type=click.IntRange(1, 5000), default=1000, show_default=True, metavar="KEYS",
+                help="Most keys in one copy message; it ends earlier where keys are long or objects large."),
+        _option("--multipart-threshold", type=_PART_BYTES, default="1GiB", show_default=True, metavar="SIZE",
+                help="Copy objects from this size on by parts (5MiB to 5GiB)."),
+        _option("--part-size", type=_PART_BYTES, default="256MiB", show_default=True, metavar="SIZE",
+                help="Size of these parts (5MiB to 5GiB); larger where an object would have more than 10,000."),
+        _option("--one-lister", is_flag=True,
+                help="List page after page, for a store that cannot be listed in ranges of keys; needs --engine local."),
+    ),
+    _under(
+        "Trying and stopping",
+        _option("--dry-run", is_flag=True,
+                help="List and count what would be copied, from this machine, and copy nothing."),
+        _option("--max-failures", type=click.IntRange(0), metavar="N", help="Stop once more than N objects have failed."),
+    ),
 )  # fmt: skip
 
 _ACCOUNT = PatternType("an account", re.compile(r"\d{12}"), "its 12 digits")
 
 property_options = _together(
-    _option("--storage-class", type=click.Choice([*STORAGE_CLASSES, PRESERVE]),
-            help="Storage class of the copies; preserve: each keeps its own. STANDARD by default."),
-    _option("--sse", type=click.Choice(["AES256", "aws:kms", "aws:kms:dsse"]),
-            help="Encryption of the copies; the destination bucket's default without it."),
-    _option("--sse-kms-key-id", "kms_key_id", metavar="KEY",
-            type=PatternType("a KMS key", _KMS_KEY, "its ARN, its id, or alias/NAME"),
-            help="KMS key of the copies: ARN, id or alias. Means --sse aws:kms unless that is said."),
-    _option("--bucket-key/--no-bucket-key", default=None,
-            help="Whether KMS is asked for a key of the bucket, not for each object's; the bucket's default without it."),
-    _option("--acl", type=click.Choice([*_CANNED_ACLS, PRESERVE]),
-            help="ACL of the copies; that of a new object without it. preserve: each keeps its own, which costs a request more "
-            "for each object (GetObjectAcl)."),
-    _option("--tags", "object_tags", type=click.Choice(["copy", "drop", "replace"]), default="copy", show_default=True,
-            help="Tags of the objects; replace: by --object-tag."),
-    _option("--object-tag", "tag_set", type=TagType(), multiple=True, metavar="KEY=VALUE",
-            help="A tag of each copy, with --tags replace; may be given again, up to ten times."),
-    _option("--metadata", type=click.Choice(["copy", "replace"]), default="copy", show_default=True,
-            help="User metadata and content headers. replace: all of them, by --metadata-entry and --content-type to "
-            "--expires; what is not given is gone, and the content type then is binary/octet-stream."),
-    _option("--metadata-entry", "entries", type=MetadataType(), multiple=True, metavar="KEY=VALUE",
-            help="User metadata of each copy; may be given again. Needs --metadata replace."),
-    *(
-        _option(f"--{name}", type=DateType() if name == "expires" else HeaderType(),
-                help=f"{name.title()} of each copy; needs --metadata replace.")
-        for name in CONTENT_HEADERS
+    _under(
+        "How copies look",
+        _option("--storage-class", type=click.Choice([*STORAGE_CLASSES, PRESERVE]),
+                help="Storage class of the copies; preserve: each keeps its own. STANDARD by default."),
+        _option("--sse", type=click.Choice(["AES256", "aws:kms", "aws:kms:dsse"]),
+                help="Encryption of the copies; the destination bucket's default without it."),
+        _option("--sse-kms-key-id", "kms_key_id", metavar="KEY",
+                type=PatternType("a KMS key", _KMS_KEY, "its ARN, its id, or alias/NAME"),
+                help="KMS key of the copies: ARN, id or alias. Means --sse aws:kms unless that is said."),
+        _option("--bucket-key/--no-bucket-key", default=None,
+                help="Whether KMS is asked for a key of the bucket, not for each object's; the bucket's default without it."),
+        _option("--acl", type=click.Choice([*_CANNED_ACLS, PRESERVE]),
+                help="ACL of the copies; that of a new object without it. preserve: each keeps its own, which costs a request "
+                "more for each object (GetObjectAcl)."),
+        _option("--tags", "object_tags", type=click.Choice(["copy", "drop", "replace"]), default="copy", show_default=True,
+                help="Tags of the objects; replace: by --object-tag."),
+        _option("--object-tag", "tag_set", type=TagType(), multiple=True, metavar="KEY=VALUE",
+                help="A tag of each copy, with --tags replace; may be given again, up to ten times."),
+        _option("--metadata", type=click.Choice(["copy", "replace"]), default="copy", show_default=True,
+                help="User metadata and content headers. replace: all of them, by --metadata-entry and --content-type to "
+                "--expires; what is not given is gone, and the content type then is binary/octet-stream."),
+        _option("--metadata-entry", "entries", type=MetadataType(), multiple=True, metavar="KEY=VALUE",
+                help="User metadata of each copy; may be given again. Needs --metadata replace."),
+        *(
+            _option(f"--{name}", type=DateType() if name == "expires" else HeaderType(),
+                    help=f"{name.title()} of each copy; needs --metadata replace.")
+            for name in CONTENT_HEADERS
+        ),
+        _option("--checksum-algorithm", type=click.Choice(CHECKSUM_ALGORITHMS),
+                help="Checksum that S3 keeps of the copies; the sources' by default."),
+        _option("--annotations", type=click.Choice(["copy", "drop"]), default="copy", show_default=True,
+                help="Annotations of the objects."),
     ),
-    _option("--checksum-algorithm", type=click.Choice(CHECKSUM_ALGORITHMS),
-            help="Checksum that S3 keeps of the copies; the sources' by default."),
-    _option("--annotations", type=click.Choice(["copy", "drop"]), default="copy", show_default=True,
-            help="Annotations of the objects."),
-    _option("--request-payer", is_flag=True, help="Pay for requests to a bucket whose owner does not (requester pays)."),
-    _option("--expected-source-owner", "source_owner", type=_ACCOUNT, metavar="ACCOUNT",
-            help="Go on only as long as the source bucket belongs to this account."),
-    _option("--expected-destination-owner", "destination_owner", type=_ACCOUNT, metavar="ACCOUNT",
-            help="The same for the destination; your own account by default, if the bucket is its."),
-    _option("--probe-write", is_flag=True,
-            help="Before anything is made, write a small object to the destination, and delete it, as you."),
+    _under(
+        "AWS and credentials",
+        _option("--request-payer", is_flag=True, help="Pay for requests to a bucket whose owner does not (requester pays)."),
+        _option("--expected-source-owner", "source_owner", type=_ACCOUNT, metavar="ACCOUNT",
+                help="Go on only as long as the source bucket belongs to this account."),
+        _option("--expected-destination-owner", "destination_owner", type=_ACCOUNT, metavar="ACCOUNT",
+                help="The same for the destination; your own account by default, if the bucket is its."),
+    ),
+    _under(
+        "Trying and stopping",
+        _option("--probe-write", is_flag=True,
+                help="Before anything is made, write a small object to the destination, and delete it, as you."),
+    ),
 )  # fmt: skip
 
-engine_options = _together(
+engine_options = _under(
+    "Engine and speed",
     _option("--engine", type=click.Choice(["lambda", "local"]), default="lambda", show_default=True,
             help="Where workers run: in AWS Lambda, or as processes on this machine."),
     _option("--processes", type=click.IntRange(1, 256), metavar="N",
             help="Worker processes of the local engine; one for each core by default."),
 )  # fmt: skip
 
-stack_options = _together(
+stack_options = _under(
+    "Lambda engine",
     _option("--workers", type=click.IntRange(2, 1000), default=6, show_default=True, metavar="N",
             help="Most copy functions at a time (MaximumConcurrency of the copy mapping)."),
     _option("--list-workers", type=click.IntRange(2, 1000), default=2, show_default=True, metavar="N",
@@ -443,7 +484,8 @@ stack_options = _together(
             help="Leave them in place if something failed: for a look into logs and dead letters, and `retry`."),
 )  # fmt: skip
 
-filter_options = _together(
+filter_options = _under(
+    "What to copy",
     _option("--include", type=GlobType(), multiple=True, metavar="PATTERN",
             help="Copy keys that match: * is any text, / included. The last that matches decides; see docs/filters.md."),
     _option("--exclude", type=GlobType(), multiple=True, metavar="PATTERN", help="Leave out keys that match."),
@@ -492,15 +534,19 @@ def unknown_variables(group: click.Group, variables: Iterable[str]) -> dict[str,
     return {name: _PREFIX + found[0] if found else "" for name, found in nearest.items()}
 
 
-detach_option = _option(
-    "--detach", is_flag=True, help="Return once the work is queued; the run goes on in AWS, and `attach` follows it."
+detach_option = _under(
+    "Lambda engine",
+    _option("--detach", is_flag=True, help="Return once the work is queued; the run goes on in AWS, and `attach` follows it."),
 )
 
-failures_option = _option(
-    "--failures", type=NewFileType(), metavar="FILE", help="At the end, write what failed to FILE, for people and `retry`."
-)
+failures_option = _under(
+    "Output and help",
+    _option("--failures", type=NewFileType(), metavar="FILE",
+            help="At the end, write what failed to FILE, for people and `retry`."),
+)  # fmt: skip
 
-output_options = _together(
+output_options = _under(
+    "Output and help",
     _option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True,
             help="json: one JSON object a line on stdout."),
     _option("--no-progress", is_flag=True, help="No bars and no progress lines."),
@@ -514,7 +560,29 @@ def aws_settings(values: dict[str, Any]) -> AwsSettings:
     return AwsSettings(values.pop("region"), values.pop("profile"), values.pop("endpoint_url"))
 
 
-class CopyCommand(click.Command):
+class Command(click.Command):
+    """A command whose help shows options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each heading that has options."""
+        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in _HEADINGS}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Option) and (record := parameter.get_help_record(ctx)):
+                default = _HEADINGS[-1] if "--help" in parameter.opts else _HEADINGS[0]
+                sections[getattr(parameter, "heading", default)].append(record)
+        for heading, records in sections.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+
+
+class Commands(click.Group):
+    """Commands whose help shows options under headings."""
+
+    command_class = Command
+
+
+class CopyCommand(Command):
     """A command that knows in which order --include and --exclude were given."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import click
+import pytest
+from click.testing import CliRunner
 
 from s3bulkcopy import cli, errors, options
 from s3bulkcopy.aws.policy import caller_policy
@@ -64,3 +67,34 @@ def test_every_option_has_an_environment_variable() -> None:
     assert {option.envvar for option in options} == {
         "S3BULKCOPY_" + option.opts[0].removeprefix("--").replace("-", "_").upper() for option in options
     }
+
+
+def help_of(*command: str) -> str:
+    return CliRunner().invoke(cli.cli, [*command, "--help"], terminal_width=80).stdout
+
+
+def test_the_help_of_run_shows_every_option_under_a_heading() -> None:
+    sections = re.split(r"^(\S.*):\n", help_of("run"), flags=re.MULTILINE)
+
+    headings = ["What to copy", "How copies look", "Engine and speed", "Lambda engine", "Trying and stopping"]
+    assert sections[1::2] == [*headings, "AWS and credentials", "Output and help"]
+    shown = re.findall(r"^  (?:-\w, )?(--[\w-]+)", "".join(sections[2::2]), re.MULTILINE)
+    given = {name for option in cli.run.params if isinstance(option, click.Option) for name in option.opts}
+    assert sorted(shown) == sorted({name for name in given if name.startswith("--")} | {"--help"})
+
+
+def test_the_examples_in_the_help_of_run_are_understood() -> None:
+    examples = help_of("run").split("Examples:\n")[1].splitlines()
+
+    assert len(examples) == 3
+    for example in examples:
+        program, name, *arguments = shlex.split(example)
+        assert (program, name) == ("s3bulkcopy", "run")
+        cli.run.make_context(name, arguments)
+
+
+@pytest.mark.parametrize("name", cli.cli.commands)
+def test_what_a_command_does_is_said_in_one_line_that_is_not_cut_off(name: str) -> None:
+    summary = (cli.cli.commands[name].help or "").splitlines()[0]
+
+    assert re.search(rf"^  {name} +{re.escape(summary)}$", help_of(), re.MULTILINE)
