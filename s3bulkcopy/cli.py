@@ -67,8 +67,8 @@ def run(**values: Any) -> None:  # noqa: ANN401 - click's own
     """
     output, life = options.output_settings(values), options.life_settings(values)
     selection = options.selection(values)
-    copy, aws = options.copy_settings(values, options.property_settings(values), selection), options.aws_settings(values)
-    engine = options.engine_settings(values, dry=copy.dry)
+    engine, aws = options.engine_settings(values, dry=values["dry_run"]), options.aws_settings(values)
+    copy = options.copy_settings(values, options.property_settings(values), selection)
     if copy.dry and life.detach:
         raise UsageError("a dry run queues nothing that could go on: --dry-run and --detach exclude each other")
     _speak(output)
@@ -141,7 +141,7 @@ def retry(context: click.Context, /, run_id: str | None, file: Path | None, **va
             if context.get_parameter_source(name) is ParameterSource.DEFAULT:
                 values[name] = size
         properties = PropertySettings(**job.policy._asdict())
-        copy, engine = options.copy_settings(values, properties), options.engine_settings(values)
+        engine, copy = options.engine_settings(values), options.copy_settings(values, properties)
         if copy.dry:
             raise UsageError("a retry cannot be tried dry", hint="`s3bulkcopy failures` shows what it would copy")
         copy = copy._replace(overwrite=copy.overwrite and job.overwrite)

@@ -117,6 +117,29 @@ class BucketPrefixType(click.ParamType[BucketPrefix]):
         return prefix
 
 
+class EndpointType(click.ParamType[str]):
+    """The URL of an endpoint: `https://host`, `http://host:9000`; few stores have a path behind it."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ANN401
+        """Check an endpoint; says what is wrong with it."""
+        from urllib.parse import urlsplit  # noqa: PLC0415 - seldom needed, and slow to import
+
+        text = str(value)
+        scheme, colon, rest = text.rpartition("://")
+        if scheme.lower() not in ("http", "https"):
+            cause = f"speaks {scheme}, and S3 is spoken over HTTP" if colon else "has no scheme"
+            self.fail(f"{text!r} {cause}: write https://{rest}, or http://{rest} if it has no TLS", param, ctx)
+        try:
+            parts = urlsplit(text)
+            if not parts.hostname or parts.port == 0 or parts.username or parts.query or parts.fragment:
+                raise ValueError("not just a host, or a host and a port")
+        except ValueError as error:
+            self.fail(f"{text!r}: {error}; write {scheme}://HOST or {scheme}://HOST:PORT", param, ctx)
+        return text
+
+
 class TagType(click.ParamType[tuple[str, str]]):
     """`KEY=VALUE`, as AWS takes it for tags, those of objects among them."""
 
@@ -371,7 +394,7 @@ aws_options = _under(
     "AWS and credentials",
     _option("--region", help="Region of the run's resources. `run` takes the destination bucket's and needs none."),
     _option("--profile", help="Profile of the AWS configuration."),
-    _option("--endpoint-url", help="Speak to this endpoint in place of AWS."),
+    _option("--endpoint-url", type=EndpointType(), help="Speak to this endpoint in place of AWS."),
 )
 
 #: A part, which may be as large as what one CopyObject copies (S3 user guide, "Multipart upload limits").
@@ -723,7 +746,8 @@ def engine_settings(values: dict[str, Any], *, dry: bool = False) -> StackSettin
     """
     is_local = values.pop("engine") == "local" or dry
     if not dry:
-        _refuse_other(_STACK_NAMES if is_local else ("processes",), "lambda" if is_local else "local")
+        _refuse_other(_STACK_NAMES if is_local else ("processes", "one_lister"), "lambda" if is_local else "local")
+    values["one_lister"] &= is_local
     processes, max_rate = values.pop("processes"), values.pop("max_rate")
     stack = _stack_settings(values, max_rate)
     return LocalSettings(processes or _processors(), max_rate) if is_local else stack

@@ -429,13 +429,14 @@ def bucket_region(session: AwsSession, bucket: str, owner: str = "") -> str:
     in its ARN.
     """
     pinned, at = {"ExpectedBucketOwner": owner} if owner else {}, bucket.split(":")[3] if bucket.startswith("arn:") else None
+    client = session.client("s3", at)
     try:
-        answer = session.client("s3", at).head_bucket(Bucket=bucket, **pinned)
+        answer = client.head_bucket(Bucket=bucket, **pinned)
     except ClientError as error:
         code, headers = error_code(error), error.response["ResponseMetadata"].get("HTTPHeaders", {})
         region = headers.get("x-amz-bucket-region")
         if code in ("404", "NoSuchBucket"):
-            raise BucketUnavailable(f"bucket '{bucket}' does not exist", hint="is the name spelled right?") from error
+            raise _missing(bucket, client.meta.endpoint_url) from error
         if code in ("301", "PermanentRedirect") and region:
             return str(region)
         if code in _DENIED and not _minutes_off(error):
@@ -449,6 +450,16 @@ def bucket_region(session: AwsSession, bucket: str, owner: str = "") -> str:
         raise translate(error, f"looking at bucket '{bucket}'") from error
     found = answer.get("BucketRegion") or answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
     return str(at or found or session.region or _ANY_REGION)
+
+
+def _missing(bucket: str, endpoint_url: str) -> S3BulkCopyError:
+    """Say that a bucket is not there: where the endpoint has a path, which belongs to few stores, for that reason perhaps."""
+    if (path := urlsplit(endpoint_url).path.rstrip("/")) == "":
+        return BucketUnavailable(f"bucket '{bucket}' does not exist", hint="is the name spelled right?")
+    return UsageError(
+        f"bucket '{bucket}' does not exist at {endpoint_url}",
+        hint=f"--endpoint-url need not have {path}, unless the store's own documentation says so: SRC and DST name buckets",
+    )
 
 
 def encryption_key(session: AwsSession, bucket: str, region: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from s3bulkcopy.aws.endpoint import check_scheme
 from s3bulkcopy.aws.session import AwsSession, identity
 from s3bulkcopy.aws.stack import is_run_id
 from s3bulkcopy.errors import UsageError
@@ -19,6 +20,7 @@ def look_in(session: AwsSession, aws: AwsSettings) -> str:
     region = aws.region or session.region
     if not region:
         raise UsageError("no region given", hint="give --region, or set AWS_REGION or a region in your profile")
+    check_scheme(aws.endpoint_url)
     identity(session)
     return region
 

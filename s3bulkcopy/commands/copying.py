@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from s3bulkcopy import __version__, failures
 from s3bulkcopy import run as runs
+from s3bulkcopy.aws.endpoint import check_scheme
 from s3bulkcopy.aws.objects import Files
 from s3bulkcopy.aws.preflight import Preflight, check_overlap, check_quota, look, preflight, what_lets_in
 from s3bulkcopy.aws.session import AwsSession
@@ -128,6 +129,7 @@ def count_named(named: KeyList, job: Job) -> Counts:
 
 def look_at(session: AwsSession, copy: CopySettings, settings: Settings, aws: AwsSettings, run_id: str) -> Found:
     """Look at what an engine needs to know, before anything is made."""
+    check_scheme(aws.endpoint_url)
     if isinstance(settings, LocalSettings):
         return look(session, copy, run_id)
     found = preflight(session, aws, copy, run_id, settings)

@@ -87,3 +87,21 @@ def test_a_certificate_for_another_host_is_told(tmp_path: Path) -> None:
 
     assert ended.code == 1, ended.err
     assert all(word in ended.err for word in ("127.0.0.1", "127.0.0.2", "must name the host"))
+
+
+def test_a_scheme_that_the_store_does_not_speak_is_told_at_once(secure: ModelServer) -> None:
+    with ModelServer("--objects", "here=hex:1", "--objects", "there=hex:0") as plain:
+        for url, other in ((secure.url, secure.url.replace("https", "http")), (plain.url, plain.url.replace("http", "https"))):
+            ended = run(other)
+
+            assert ended.code == 2, ended.err
+            assert f"--endpoint-url {other}: what answers there does not speak" in ended.err
+            assert f"hint: write {url}\n" in ended.err
+
+
+def test_a_path_in_the_endpoint_where_no_bucket_is_found_is_told() -> None:
+    with ModelServer("--objects", "here=hex:1", "--objects", "there=hex:0") as plain:
+        ended = run(f"{plain.url}/here")
+
+    assert ended.code == 2, ended.err
+    assert f"error: bucket 'here' does not exist at {plain.url}/here\nhint: --endpoint-url need not have /here" in ended.err

@@ -38,6 +38,16 @@ def test_an_option_of_the_other_engine_is_refused() -> None:
         assert (result.exit_code, settings, "is an option of the" in result.stderr) == (2, None, True)
 
 
+def test_one_lister_needs_the_local_engine_and_its_variable_is_ignored_without() -> None:
+    result, settings = chosen("--one-lister")
+    by_variable, of_variable = chosen(ONE_LISTER="1")
+
+    assert (result.exit_code, settings) == (2, None)
+    assert "--one-lister is an option of the local engine: leave it out, or add --engine local" in result.stderr
+    assert of_variable == StackSettings()
+    assert by_variable.stderr == "note: S3BULKCOPY_ONE_LISTER is ignored, as it is for the local engine\n"
+
+
 def test_a_variable_for_the_other_engine_is_named_and_ignored() -> None:
     local, lambdas = chosen("--engine", "local", "--processes", "2", WORKERS="20", TAG="a=b"), chosen(PROCESSES="3")
 
@@ -67,6 +77,30 @@ def test_without_a_number_there_is_a_process_for_each_processor(monkeypatch: pyt
 
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS
     assert chosen("--engine", "local")[1] == LocalSettings(os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("url", ["https://store.example", "http://127.0.0.1:9000/", "HTTP://[::1]:80", "https://a.b/with/path"])
+def test_an_endpoint_is_a_scheme_and_a_host(url: str) -> None:
+    assert options.EndpointType().convert(url, None, None) == url
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("store:9000", "'store:9000' has no scheme: write https://store:9000, or http://store:9000 if it has no TLS"),
+        ("ftp://store", "speaks ftp, and S3 is spoken over HTTP: write https://store, or http://store"),
+        ("http://store:99999", "Port out of range 0-65535; write http://HOST or http://HOST:PORT"),
+        ("https://store:port", "as 'port'; write https://HOST or https://HOST:PORT"),
+        *(
+            (f"http://{rest}", "not just a host, or a host and a port; write http://HOST")
+            for rest in ("", "a:0", "a?b", "a#b", "u:p@a")
+        ),
+    ],
+)
+def test_another_endpoint_is_refused_with_what_to_write(url: str, said: str) -> None:
+    with pytest.raises(click.BadParameter) as caught:
+        options.EndpointType().convert(url, None, None)
+    assert said in caught.value.message
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("15m", 900), ("1.5h", 5400), ("2d", 172_800)])
