@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from s3bulkcopy.settings import REQUEST_DOLLARS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from s3bulkcopy.worker.model import Counts, Job
+    from s3bulkcopy.worker.model import Counts, Job, Location
 
 #: Price of a GET or a HEAD request to S3 Standard in US dollars (S3 pricing, us-east-1, 2026).
 READ_DOLLARS = 0.0004 / 1000
@@ -44,6 +45,12 @@ def planned(counts: Counts, job: Job, *, is_named: bool = False) -> Requests:
         "ListObjectsV2": (0 if job.overwrite else large) + (small if is_named and policy.preserves_class else 0),
     }
     return tuple((name, number) for name, number in requests.items() if number)
+
+
+def is_in_aws(place: Location) -> bool:
+    """Tell whether a bucket is in AWS, by where it is asked for: another store has neither its regions nor its prices."""
+    host = urlsplit(place.url).hostname or ""
+    return bool(place.elsewhere) or host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def dollars(requests: Iterable[tuple[str, int]]) -> float:

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol
 
 from s3bulkcopy.aws.stack import RETENTION_SECONDS
-from s3bulkcopy.costs import planned
+from s3bulkcopy.costs import is_in_aws, planned
 from s3bulkcopy.engines import Proof
 from s3bulkcopy.errors import (
     BucketUnavailable,
@@ -94,6 +94,8 @@ class Result:
     #: Whether everything was only listed; and the requests that copying it would take then.
     dry: bool = False
     planned: Requests = ()
+    #: Whether they cost what AWS says.
+    has_prices: bool = True
     #: Why objects failed, the most frequent cause first.
     causes: tuple[Cause, ...] = ()
 
@@ -242,7 +244,7 @@ def _begin(job: Job, course: Course, prepare: Callable[[], tuple[Facts, list[Eve
         watcher.step(
             f"queueing {_some(number, 'task')}"
             if facts.more_roots
-            else f"queueing {_some(number, 'range')} that cover the key space"
+            else f"queueing {_some(number, 'range')} to cover the key space"
         )
         _submit(course)
         if detached:
@@ -324,6 +326,7 @@ def result_of(job: Job, tally: Tally, journal: Journal, engine: str) -> Result:
         seconds=0.0,
         dry=job.dry,
         planned=planned(snapshot.counts, job) if job.dry else (),
+        has_prices=is_in_aws(job.destination),
         causes=tuple(causes(journal.failures(tally))),
     )
 

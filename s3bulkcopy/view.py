@@ -679,14 +679,18 @@ def _dry_object(result: Result) -> dict[str, Any]:
     """Give what --dry-run adds: the requests that the listing took and those that copying would take, and their price."""
     copies, others = _planned(result)
     pages = result.snapshot.counts.pages
+
+    def price(exact: float) -> float | None:
+        return round(exact, 6) if result.has_prices else None
+
     return {
         "dry_run": True,
         "list_requests": pages,
-        "list_dollars": round(pages * REQUEST_DOLLARS, 6),
+        "list_dollars": price(pages * REQUEST_DOLLARS),
         "copy_requests": _number_of(copies),
-        "copy_dollars": round(dollars(copies), 6),
+        "copy_dollars": price(dollars(copies)),
         "other_requests": _number_of(others),
-        "other_dollars": round(dollars(others), 6),
+        "other_dollars": price(dollars(others)),
         "requests": dict(result.planned),
     }
 
@@ -715,7 +719,7 @@ def one_line(result: Result) -> str:
     if not result.snapshot.complete:
         line += ", the counts are incomplete"
     if result.resources_left:
-        line += f", {_many(len(result.resources_left), 'resource')} left in the account"
+        line += f", {_many(len(result.resources_left), 'resource')} left behind"
     return line
 
 
@@ -741,7 +745,7 @@ def summary_lines(result: Result) -> list[str]:
     # Of a run that another command began it is not known where its time went.
     known = phases != type(phases)()
     rate = f"  rate        {_rate_text(counts.copied, phases)} while at work"
-    spent = [rate, f"  time        {_times(phases)}"] if known else []
+    spent = [rate, f"  time        {_times(result)}"] if known else []
     owed = [] if snapshot.complete else ["  counts      incomplete: what the run's reports still told"]
     return [
         f"copied {_copied(counts)} {where} in {seconds_text(result.seconds)}",
@@ -770,8 +774,12 @@ def _dry_lines(result: Result) -> list[str]:
     )
     return [
         f"{_to_copy(result)} from {safe(result.source)} to {safe(result.destination)}",
-        f"  cost        {copying} for {wanted}{more} (S3 Standard, us-east-1), {listing} for LIST",
-        *([f"  to send     {kinds}"] if others else []),
+        *(
+            [f"  cost        {copying} for {wanted}{more} (S3 Standard, us-east-1), {listing} for LIST"]
+            if result.has_prices
+            else []
+        ),
+        *([f"  to send     {kinds}"] if kinds and (others or not result.has_prices) else []),
         *(f"  {word:10}  {count_text(number)} ({meaning})" for word, number, meaning in apart if number),
         f"  listed in   {seconds_text(result.seconds)}, {_rate_text(counts.listed, result.phases)}",
         f"  requests    {_requests(counts)}",
@@ -797,9 +805,10 @@ def _rate_text(objects: int, phases: Phases) -> str:
     return f"{objects / phases.work if phases.work else 0:,.0f} objects/s"
 
 
-def _times(phases: Phases) -> str:
+def _times(result: Result) -> str:
+    phases = result.phases
     words = {
-        "deploying": phases.deploy,
+        "deploying" if result.engine == "lambda" else "starting workers": phases.deploy,
         "checking rights": phases.probe,
         "at work": phases.work,
         "tearing down": phases.teardown,
@@ -841,7 +850,7 @@ def _some(texts: Iterable[str], number: int) -> list[str]:
 def _left(resources: Sequence[str]) -> list[str]:
     if not resources:
         return []
-    title = f"  left        {_many(len(resources), 'resource')} in the account; the command that removes it follows each"
+    title = f"  left        {_many(len(resources), 'resource')}; the command that removes it follows each"
     return [title, *(f"    {safe(line)}" for line in resources)]
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from s3bulkcopy import __version__, failures
 from s3bulkcopy import run as runs
@@ -23,7 +22,7 @@ from s3bulkcopy.aws.session import AwsSession
 from s3bulkcopy.aws.stack import RETENTION_SECONDS, begun, new_run_id
 from s3bulkcopy.commands import accounts
 from s3bulkcopy.commands.accounts import flags
-from s3bulkcopy.costs import planned
+from s3bulkcopy.costs import is_in_aws, planned
 from s3bulkcopy.errors import (
     CountsIncomplete,
     Detached,
@@ -145,9 +144,11 @@ def show_plan(found: Found, overwrite: bool, settings: Settings, view: View) -> 
     existing = "existing objects are overwritten" if overwrite else "existing objects are left alone"
     job = found.job
     here, there = job.source.region, job.destination.region
-    where = here if here == there else f"{here} to {there}"
-    what = f"run {job.run_id}: copying {job.source} to {job.destination} ({where}), current versions only; {existing}"
-    line = f"{what}; a million COPY requests cost ${REQUEST_DOLLARS * 1_000_000:.2f}"
+    where = price = ""
+    if is_in_aws(job.destination):
+        where = f" ({here})" if here == there else f" ({here} to {there})"
+        price = f"; a million COPY requests cost ${REQUEST_DOLLARS * 1_000_000:.2f}"
+    line = f"run {job.run_id}: copying {job.source} to {job.destination}{where}, current versions only; {existing}{price}"
     if job.dry:
         line = f"dry run {job.run_id}: listing {job.source}; nothing is made, and nothing is copied to {job.destination}"
     lines = [line, _workers(found, settings)]
@@ -197,7 +198,8 @@ def nothing_to_copy(
     name = engine_name(settings)
     result = runs.Result(job.run_id, name, str(job.source), str(job.destination), snapshot, (), (), runs.Phases(), 0.0)
     if job.dry:
-        result = replace(result, dry=True, planned=planned(snapshot.counts, job, is_named=counts is not None))
+        requests = planned(snapshot.counts, job, is_named=counts is not None)
+        result = replace(result, dry=True, planned=requests, has_prices=is_in_aws(job.destination))
     if life.failures is not None:
         failures.write(life.failures, failures.Header(job.run_id, name, job, portable(facts)), ())
     view.summary(result)
@@ -497,8 +499,7 @@ def portable(facts: Facts) -> tuple[tuple[str, str], ...]:
 
 def again(job: Job) -> str:
     """Say what copies the rest of a run; a store that is not AWS's may overwrite whatever it is asked."""
-    host = urlsplit(job.destination.url).hostname or ""
-    if job.destination.elsewhere or host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+    if is_in_aws(job.destination):
         return "run it again with --no-overwrite, which copies only what is missing"
     return "run it again"
 

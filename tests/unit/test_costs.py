@@ -9,8 +9,8 @@ import botocore.session
 import pytest
 
 from s3bulkcopy import costs
-from s3bulkcopy.costs import COPIES, dollars, planned
-from s3bulkcopy.worker.model import Counts, Item
+from s3bulkcopy.costs import COPIES, dollars, is_in_aws, planned
+from s3bulkcopy.worker.model import Counts, Item, Location
 from s3bulkcopy.worker.properties import Policy
 from s3bulkcopy.worker.sorting import Sorting, large_of
 from tests.unit.worker.worker_fakes import JOB, item
@@ -86,3 +86,17 @@ def test_only_of_a_dry_job_large_objects_are_counted_apart() -> None:
 
     assert sorting.counts(JOB) == Counts(listed=1, listed_bytes=5 * GIB)
     assert (sorting.counts(DRY).large, sorting.counts(DRY).parts) == (1, 20)
+
+
+@pytest.mark.parametrize(
+    ("url", "elsewhere", "expected"),
+    [
+        ("https://b.s3.eu-west-1.amazonaws.com", "", True),
+        ("https://s3.cn-north-1.amazonaws.com.cn/b", "", True),
+        ("https://s3.future.aws/b", "https://s3.{region}.aws/b", True),
+        ("http://127.0.0.1:9000/b", "", False),
+        ("https://amazonaws.com.store.example/b", "", False),
+    ],
+)
+def test_where_a_bucket_is_asked_for_tells_whether_it_is_in_aws(url: str, elsewhere: str, *, expected: bool) -> None:
+    assert is_in_aws(Location("b", "", "eu-west-1", url, elsewhere)) is expected

@@ -6,6 +6,7 @@ import doctest
 import errno
 import json
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO, StringIO, TextIOWrapper
@@ -146,6 +147,21 @@ def test_a_dry_run_says_what_copying_takes_and_costs() -> None:
     assert "  to send     1,000 CopyObject, 7,451 UploadPartCopy, 1 HeadObject" in desk.out
     desk.view().summary(replace(dry, planned=requests[:1]))
     assert "  cost        $0.01 for 1,000 COPY requests (S3 Standard, us-east-1), $0.00 for LIST" in desk.out
+
+
+def test_a_store_that_is_not_aws_has_no_prices_and_nothing_is_deployed_for_it() -> None:
+    desk, scripts = Desk(), Desk(OutputSettings(json=True))
+    local = replace(RESULT, engine="local", has_prices=False)
+    dry = replace(local, dry=True, planned=(("CopyObject", 1000),))
+    for result in (local, dry):
+        desk.view().summary(result)
+    scripts.view().summary(dry)
+
+    assert "  to send     1,000 CopyObject" in desk.out
+    assert "  time        starting workers 12.3 s, checking rights 3.0 s, at work 0:02:00, tearing down 4.6 s" in desk.out
+    assert not re.search(r"\$|us-east|deploy", desk.stdout.getvalue())
+    prices = {name: value for name, value in scripts.events[-1].items() if name.endswith("_dollars")}
+    assert prices == {"list_dollars": None, "copy_dollars": None, "other_dollars": None}
 
 
 # ----------------------------------------------------------------------------------------------------------- formatting
@@ -351,7 +367,7 @@ def test_quiet_does_not_hide_what_is_wrong() -> None:
     assert desk.out == [
         (
             "20261123-121632-4f2a91: copied 1,200,000 of 1,200,017 objects (5.1 GB) in 0:02:19, 11 failed, "
-            "5 skipped, 1 vanished, the listing is incomplete, 1 resource left in the account"
+            "5 skipped, 1 vanished, the listing is incomplete, 1 resource left behind"
         ),
     ]
 
@@ -394,7 +410,7 @@ def test_the_summary_of_a_bad_run() -> None:
         "  ranges      2 not listed to the end: the listing is incomplete",
         "    from the start until 'x/m': killed",
         "    after 'x/m' to the end: killed",
-        "  left        1 resource in the account; the command that removes it follows each",
+        "  left        1 resource; the command that removes it follows each",
         "    role s3bulkcopy-4f2a91 (throttled): s3bulkcopy teardown 4f2a91",
     ]
 
@@ -646,7 +662,7 @@ def test_foreign_text_is_harmless_on_every_face() -> None:
     assert desk.err == [f"warning: {EVIL_SHOWN}"]
     assert desk.out[4:] == [
         f"    1 x {EVIL_SHOWN}, such as {EVIL_SHOWN}",
-        "  left        1 resource in the account; the command that removes it follows each",
+        "  left        1 resource; the command that removes it follows each",
         f"    {EVIL_SHOWN}",
     ]
 
