@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import os
 import signal
 import sys
@@ -279,7 +280,11 @@ def main() -> NoReturn:
     try:
         cli.main(prog_name="s3bulkcopy", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        from s3bulkcopy.view import put_text  # noqa: PLC0415
+
+        said = io.StringIO()
+        error.show(said)
+        put_text(sys.stderr, said.getvalue().rstrip())
         code = error.exit_code
     except SystemExit as ended:
         code = int(ended.code or 0)

@@ -66,9 +66,14 @@ class Snapshot:
 
     @property
     def seen(self) -> Counts:
-        """Give all that was heard of, counted or not yet. What ended was listed, even if its lister has not reported yet."""
+        """Give all that was heard of, counted or not yet; of a run that is complete, what counts.
+
+        What ended was listed, even if its lister has not reported yet.
+        """
+        if self.complete:
+            return self.counts
         seen = self.counts + self.provisional + self.under_way
-        copied_bytes = seen.copied_bytes + (0 if self.complete else seen.bytes_under_way)
+        copied_bytes = seen.copied_bytes + seen.bytes_under_way
         return seen._replace(
             listed=max(seen.listed, seen.ended),
             listed_bytes=max(seen.listed_bytes, copied_bytes),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import re
 from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -53,6 +55,9 @@ _FRAMES_A_SECOND = 4
 
 #: Widths of a bar in the terminal, in cells: less is no bar, more tells no more.
 _BAR_CELLS = (8, 40)
+
+#: What a line is not broken in: a command that is to be pasted, up to what follows it, or else a word; and the gap before it.
+_UNITS = re.compile(r"(\s*)(`[^`]*`\S*|(?:s3bulkcopy|aws|pip) [a-z][^;]*;?|\S+)")
 
 #: Columns of the bars' table that give way in a narrow terminal, the first one first.
 _DISPENSABLE = ("bytes", "share", "rate", "bar")
@@ -151,6 +156,43 @@ def write_line(stream: TextIO, line: str) -> None:
         stream.flush()
 
 
+def put_text(stream: TextIO, text: str) -> None:
+    """Write lines for people: as put_line, and on a terminal broken as `wrapped` does it."""
+    with suppress(OSError):
+        write_text(stream, text)
+
+
+def write_text(stream: TextIO, text: str) -> None:
+    """Write lines for people: as write_line, and on a terminal broken as `wrapped` does it."""
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # it is no terminal, or no file
+        columns = 0
+    write_line(stream, wrapped(text, columns))
+
+
+def wrapped(text: str, columns: int) -> str:
+    """Break lines between words, unless `columns` is 0; commands stay in one piece, so that they can be copied.
+
+    >>> print(wrapped("go on with: s3bulkcopy attach RUN --region us-east-1; its reports wait until noon", 24))
+    go on with:
+      s3bulkcopy attach RUN --region us-east-1;
+      its reports wait until
+      noon
+    """
+    return "\n".join(part for line in text.split("\n") for part in _broken(line, columns)) if columns else text
+
+
+def _broken(line: str, columns: int) -> list[str]:
+    margin, parts = " " * (len(line) - len(line.lstrip()) + 2), [""]
+    for gap, unit in _UNITS.findall(line):
+        if parts[-1].strip() and len(parts[-1] + gap + unit) > columns:
+            parts.append(margin + unit)
+        else:
+            parts[-1] += gap + unit
+    return parts
+
+
 @contextmanager
 def _passing_over_lost_terminal() -> Iterator[None]:
     try:
@@ -230,7 +272,10 @@ class Progress:
     @property
     def share_text(self) -> str:
         """Give the share of the listed objects that has ended; nothing while more is being listed."""
-        return "" if self.listing else share_text(self.ended, self.counts.listed)
+        if self.listing:
+            return ""
+        share = share_text(self.ended, self.counts.listed)
+        return share if self.snapshot.complete or share != "100%" else "99%"
 
 
 class _Meter:
@@ -337,7 +382,7 @@ class _Lines:
         return self._clock() - self._began
 
     def _say(self, text: str) -> None:
-        put_line(self._err, safe(text))
+        put_text(self._err, safe(text))
 
     def plan(self, run_id: str, lines: Sequence[str], *, source: str = "", destination: str = "") -> None:
         self._run_id, self._route = run_id, f"{source} -> {destination}" if source else ""
@@ -364,12 +409,12 @@ class _Lines:
             self._say(text)
 
     def detached(self, run_id: str, attach: str, until: str, counts: Counts) -> None:  # noqa: ARG002
-        put_line(self._out, f"{run_id}: queued; it goes on without this command. Follow it with: {attach}")
+        put_text(self._out, f"{run_id}: queued; it goes on without this command. Follow it with: {attach}")
         self.note(f"its reports wait until {until}")
 
     def summary(self, result: Result, notes: Sequence[str] = ()) -> None:
         for line in [one_line(result)] if self._settings.quiet else summary_lines(result):
-            put_line(self._out, line)
+            put_text(self._out, line)
         for note in notes:
             self.note(note)
 
@@ -501,7 +546,7 @@ class LiveView(_Lines):
 
     def _say(self, text: str) -> None:
         with _passing_over_lost_terminal():
-            self._console.print(safe(text), soft_wrap=True)
+            self._console.print(wrapped(safe(text), self._console.width), soft_wrap=True)
 
     def step(self, text: str) -> None:
         """Show what is being done; with -v as a line that stays, too."""
@@ -559,7 +604,7 @@ def _bars(progress: Progress, elapsed: float, width: int) -> RenderableType:
         "rate": (rate_text(progress.list_rate), rate_text(progress.rate)),
         "share": ("", progress.share_text),
         # Always as wide, so that the bars stay where they are.
-        "eta": ("", f"{'listing goes on' if progress.listing else progress.eta_text:15}"),
+        "eta": ("", f"{f'of {count_text(counts.listed)}+ listed so far' if progress.listing else progress.eta_text:15}"),
     }
 
     def room() -> int:
@@ -575,7 +620,8 @@ def _bars(progress: Progress, elapsed: float, width: int) -> RenderableType:
     cells, total = min(most, room()), max(1, counts.listed)
     bars = (
         ProgressBar(width=cells, completed=total, total=total, pulse=progress.listing, animation_time=elapsed),
-        ProgressBar(width=cells, completed=progress.ended, total=total),
+        # Of what is still being listed nobody knows the whole that it is a share of.
+        "" if progress.listing else ProgressBar(width=cells, completed=progress.ended, total=total),
     )
     for n, bar in enumerate(bars):
         grid.add_row(*(bar if name == "bar" else texts[n] for name, texts in columns.items()))
@@ -856,6 +902,6 @@ def _left(resources: Sequence[str]) -> list[str]:
 
 def show_error(error: S3BulkCopyError, stderr: TextIO) -> None:
     """Say what went wrong, and what to do."""
-    put_line(stderr, f"error: {safe(error.message)}")
+    put_text(stderr, f"error: {safe(error.message)}")
     if error.hint:
-        put_line(stderr, f"hint: {safe(error.hint)}")
+        put_text(stderr, f"hint: {safe(error.hint)}")

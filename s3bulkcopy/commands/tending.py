@@ -31,7 +31,7 @@ from s3bulkcopy.status import (
     run_as_line,
     runs_as_text,
 )
-from s3bulkcopy.view import count_text, make_view, put_line, safe, write_line
+from s3bulkcopy.view import count_text, make_view, put_line, put_text, safe, write_line, write_text
 from s3bulkcopy.worker.model import Location, split_place
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _account(aws: AwsSettings, *, is_needed: bool) -> tuple[AwsSession, str] | N
     except S3BulkCopyError as error:
         if is_needed and not isinstance(error, NotAws):
             raise
-        put_line(sys.stderr, f"warning: runs in AWS are not shown: {error.message}")
+        put_text(sys.stderr, f"warning: runs in AWS are not shown: {error.message}")
         return None
 
 
@@ -118,7 +118,8 @@ def _lines_of(runs: Sequence[FoundRun], output: OutputSettings, region: str, fla
 def _show(lines: Sequence[str], output: OutputSettings, *, live: bool) -> None:
     clear = _CLEAR if live and sys.stdout.isatty() and not output.json else ""
     if lines:
-        write_line(sys.stdout, clear + "\n".join(lines))
+        write = write_line if output.json else write_text
+        write(sys.stdout, clear + "\n".join(lines))
 
 
 def look_on(run_id: str, aws: AwsSettings, output: OutputSettings, why: str) -> int:
@@ -126,7 +127,7 @@ def look_on(run_id: str, aws: AwsSettings, output: OutputSettings, why: str) -> 
 
     What became of it is not known here, which the exit code says.
     """
-    put_line(sys.stderr, why)
+    put_text(sys.stderr, why)
     if local_run(run_id) is not None:
         return _look_on_here(run_id, output)
     session = AwsSession(aws)
@@ -146,9 +147,9 @@ def look_on(run_id: str, aws: AwsSettings, output: OutputSettings, why: str) -> 
         time.sleep(WATCH_SECONDS)
         runs = _look(lambda: [found] if (found := find_run(session, region, run_id)) is not None else [], runs)
     if is_halted:
-        put_line(sys.stderr, f"run {run_id} was halted, and is gone")
+        put_text(sys.stderr, f"run {run_id} was halted, and is gone")
         return Halted.exit_code
-    put_line(sys.stderr, f"run {run_id} is gone: it ended, or was torn down; how, whoever followed it knows")
+    put_text(sys.stderr, f"run {run_id} is gone: it ended, or was torn down; how, whoever followed it knows")
     return CountsIncomplete.exit_code
 
 
@@ -208,11 +209,12 @@ def failures(run_id: str, form: Literal["text", "json", "csv"]) -> int:
     accounts.check_run_id(run_id)
     last = last_retry(run_id)
     if last != run_id:
-        put_line(sys.stderr, f"what had failed of run {run_id} was retried by run {last}: this is what failed again")
+        put_text(sys.stderr, f"what had failed of run {run_id} was retried by run {last}: this is what failed again")
     with Journal.resume(find_journal(last), to_write=False) as journal, journal.steady():
         has_any = False
+        write = write_text if form == "text" else write_line
         for line in _FORMS[form](all_failures(journal)):
-            write_line(sys.stdout, line)
+            write(sys.stdout, line)
             has_any = True
         if form == "text":
             _say_how_complete(journal, has_any=has_any)
@@ -222,12 +224,12 @@ def failures(run_id: str, form: Literal["text", "json", "csv"]) -> int:
 def _say_how_complete(journal: Journal, *, has_any: bool) -> None:
     facts = journal.facts
     if not has_any:
-        put_line(sys.stderr, f"nothing failed in run {facts.run_id}{'' if facts.ended is not None else ' so far'}")
+        put_text(sys.stderr, f"nothing failed in run {facts.run_id}{'' if facts.ended is not None else ' so far'}")
     elif facts.ended is None:
-        put_line(sys.stderr, f"run {facts.run_id} has not ended: more may follow")
+        put_text(sys.stderr, f"run {facts.run_id} has not ended: more may follow")
     else:
         flags = accounts.flags(dict(facts.aws))
-        put_line(sys.stderr, f"copy what failed with: s3bulkcopy retry {facts.run_id}{flags}")
+        put_text(sys.stderr, f"copy what failed with: s3bulkcopy retry {facts.run_id}{flags}")
 
 
 def _as_text(failed: Iterator[Failure | RangeFailure]) -> Iterator[str]:
@@ -282,7 +284,7 @@ def halt(run_id: str, aws: AwsSettings, output: OutputSettings) -> int:
     if output.json:
         put_line(sys.stdout, json.dumps({"run_id": run_id, "halted": True, "messages_left": left}))
     else:
-        put_line(sys.stdout, f"{run_id}: halted")
+        put_text(sys.stdout, f"{run_id}: halted")
     if left:
         view.warning(f"about {left:,} messages are still in its queues; nobody is given them any more")
     view.note(f"whoever watches it tears it down; where nobody does: {again}")
@@ -332,7 +334,7 @@ def _tear_down_in_account(
     if everything is not None:
         names = [*_meant(session, region, everything, view)]
     if not names and not output.json:
-        put_line(sys.stdout, f"no runs in {region}: nothing to remove" if everything == Everything() else "nothing to remove")
+        put_text(sys.stdout, f"no runs in {region}: nothing to remove" if everything == Everything() else "nothing to remove")
     return [line for name in names for line in _tear_down(session, region, name, output, view)]
 
 
@@ -348,9 +350,9 @@ def _dismiss(run_id: str, aws: AwsSettings, output: OutputSettings, view: View) 
     if output.json:
         put_line(sys.stdout, json.dumps({"run_id": run_id, "removed": [], "left": left}))
         return left
-    put_line(sys.stdout, f"{run_id}: dismissed; what it has copied stays")
+    put_text(sys.stdout, f"{run_id}: dismissed; what it has copied stays")
     for line in left:
-        put_line(sys.stderr, f"  left    {line}")
+        put_text(sys.stderr, f"  left    {line}")
     return left
 
 
@@ -402,12 +404,12 @@ def _tear_down(session: AwsSession, region: str, run_id: str, output: OutputSett
         put_line(sys.stdout, json.dumps({"run_id": run_id, "removed": list(done.removed), "left": left}))
         return left
     removed = f"removed {len(done.removed)} resources" if done.removed else "nothing was there"
-    put_line(sys.stdout, f"{run_id}: {removed}")
+    put_text(sys.stdout, f"{run_id}: {removed}")
     if not output.quiet:
         for name in done.removed:
-            put_line(sys.stdout, f"  removed {name}")
+            put_text(sys.stdout, f"  removed {name}")
     for line in left:
-        put_line(sys.stderr, f"  left    {line}")
+        put_text(sys.stderr, f"  left    {line}")
     return left
 
 

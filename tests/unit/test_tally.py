@@ -363,6 +363,7 @@ def test_an_orphan_s_copies_are_duplicates_and_count_for_nothing() -> None:
     snapshot = tallied(1, events).snapshot()
 
     assert (snapshot.counts, snapshot.duplicates, snapshot.complete, snapshot.unquiet) == (COPIED.counts, 2, True, True)
+    assert snapshot.seen == COPIED.counts
 
 
 def test_work_reported_before_it_was_announced_is_provisional_until_then() -> None:

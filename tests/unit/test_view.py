@@ -6,7 +6,9 @@ import doctest
 import errno
 import json
 import os
+import pty
 import re
+import termios
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from io import BytesIO, StringIO, TextIOWrapper
@@ -25,7 +27,20 @@ from s3bulkcopy.failures import Cause
 from s3bulkcopy.run import Phases, Result
 from s3bulkcopy.settings import OutputSettings
 from s3bulkcopy.tally import RangeFailure, Snapshot
-from s3bulkcopy.view import JsonView, LiveView, PlainView, Rate, bytes_text, make_view, safe, share_text, show_error, write_line
+from s3bulkcopy.view import (
+    JsonView,
+    LiveView,
+    PlainView,
+    Rate,
+    bytes_text,
+    make_view,
+    put_text,
+    safe,
+    share_text,
+    show_error,
+    wrapped,
+    write_line,
+)
 from s3bulkcopy.worker.model import Counts, Failure, Range
 
 if TYPE_CHECKING:
@@ -567,8 +582,8 @@ def test_the_live_view_shows_everything_at_eighty_columns() -> None:
     assert picture(*at_work(80)) == [
         "  0:00:05   20261123-121632-4f2a91",
         "  s3://some-bucket/prefix -> s3://some-other-bucket",
-        "  list  ━━━━━━━━━━━━━━━━━━━━━  ~1,234,567  5.2 GB  10,000/s",
-        "  copy  ━━━━━━━━━━━━━━━━━━━━   ~1,200,000  5.1 GB   9,800/s    listing goes on",
+        "  list  ━━━━━━━━━  ~1,234,567  5.2 GB  10,000/s",
+        "  copy             ~1,200,000  5.1 GB   9,800/s    of 1,234,567+ listed so far",
         "  waiting+in flight: list 7+2   copy 12+3   workers ~2   dead letters 0",
         "  tasks open 35 of 5,000   retries 10   throttled 3   failed 0",
         "| copying",
@@ -579,8 +594,8 @@ def test_the_live_view_gives_up_columns_before_it_wraps() -> None:
     assert picture(*at_work(60)) == [
         "  0:00:05   20261123-121632-4f2a91",
         "  s3://some-bucket/prefix -> s3://some-other-bucket",
-        "  list  ━━━━━━━━━  ~1,234,567  10,000/s",
-        "  copy  ━━━━━━━━╸  ~1,200,000   9,800/s    listing goes on",
+        "  list  ━━━━━━━━━  ~1,234,567",
+        "  copy             ~1,200,000  of 1,234,567+ listed so far",
         "  waiting+in flight: list 7+2   copy 12+3   workers ~2",
         "  dead letters 0",
         "  tasks open 35 of 5,000   retries 10   throttled 3",
@@ -638,12 +653,41 @@ def test_the_live_display_is_drawn_and_taken_away_and_leaves_the_cursor_visible(
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
 
 
-def test_long_lines_above_the_bars_are_left_to_the_terminal_so_that_commands_can_be_copied() -> None:
+def test_long_lines_above_the_bars_are_broken_between_words_but_not_in_commands_so_that_these_can_be_copied() -> None:
     shown, _, drawn = live(60)
-    command = "left behind: role x (throttled): " + " ".join(["s3bulkcopy teardown"] * 5)
-    shown.note(command)
+    command = "s3bulkcopy teardown 20261123-121632-4f2a91 --region eu-west-1 --profile some-profile"
+    shown.note(f"{'word ' * 14}left behind: role x (throttled): {command}; {'word ' * 4}")
 
-    assert drawn.getvalue() == f"{command}\n"
+    assert drawn.getvalue() == (
+        "word word word word word word word word word word word word\n"
+        "  word word left behind: role x (throttled):\n"
+        f"  {command};\n"
+        "  word word word word\n"
+    )
+
+
+def test_the_columns_of_a_summary_stay_where_they_are_and_its_lines_are_broken_in_a_terminal() -> None:
+    line = "  requests    1 LIST, 100 COPY; 0 repeated, 0 throttled"
+
+    assert wrapped(line, 0) == wrapped(line, 80) == line
+    assert wrapped(line, 40) == "  requests    1 LIST, 100 COPY; 0\n    repeated, 0 throttled"
+
+
+def test_what_is_written_to_a_terminal_is_broken_as_wide_as_that_is() -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 20))
+    with os.fdopen(ours, "rb", 0) as shown, os.fdopen(theirs, "w") as terminal:
+        put_text(terminal, "some words that are too long")
+        assert shown.read(100).split(b"\r\n") == [b"some words that are", b"  too long", b""]
+
+
+def test_while_more_may_be_listed_nothing_is_a_share_of_it_and_before_the_end_no_share_is_all() -> None:
+    shown, _, drawn = live(80)
+    all_copied = with_counts(listed=SNAPSHOT.counts.copied)
+    shown.progress(all_copied, LISTED)
+    assert "99%" in picture(shown, drawn)[2]
+    shown.progress(replace(all_copied, complete=True), LISTED)
+    assert "100%" in picture(shown, drawn)[2]
 
 
 # --------------------------------------------------------------------------------------------------------- foreign text
