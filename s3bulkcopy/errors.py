@@ -54,6 +54,15 @@ EXIT_CODES = {
 }
 
 
+def cause_of(error: Exception) -> str:
+    """Write an error of the system without the path, which the message around it names.
+
+    >>> cause_of(FileNotFoundError(2, "No such file or directory", "/a")), cause_of(EOFError("too short"))
+    ('No such file or directory', 'too short')
+    """
+    return getattr(error, "strerror", None) or str(error)
+
+
 class S3BulkCopyError(Exception):
     """Something a user can meet and mend."""
 

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from s3bulkcopy.errors import UsageError
+from s3bulkcopy.errors import UsageError, cause_of
 from s3bulkcopy.tally import RangeFailure
 from s3bulkcopy.view import count_text, range_text
 from s3bulkcopy.worker.model import ARCHIVED, CopyTask, Failure, Job, Range, decode_task, encode_task, to_json
@@ -151,7 +151,7 @@ def read_header(path: Path) -> Header:
             raise TypeError("no rules")
         return Header(str(head["run_id"]), str(head["engine"]), rules.job, tuple(dict(head["aws"]).items()))
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(f"cannot read {path}: {cause_of(error)}") from error
     except (ValueError, KeyError, TypeError) as error:
         hint = "`run --failures FILE` and `attach --failures FILE` write one"
         raise UsageError(f"{path} is not a file of failures, as this version of s3bulkcopy writes it: {error}", hint) from error

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from s3bulkcopy.errors import JournalDamaged, JournalForeign, JournalHeld, JournalMissing, JournalUnusable
+from s3bulkcopy.errors import JournalDamaged, JournalForeign, JournalHeld, JournalMissing, JournalUnusable, cause_of
 from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.worker.model import (
     WIRE_VERSION,
@@ -265,7 +265,7 @@ class Journal:
             _set_durable(database, facts)
         except (OSError, sqlite3.Error) as error:
             hint = "S3BULKCOPY_STATE_DIR names another folder for it"
-            raise JournalUnusable(f"cannot keep a journal in {path}: {error}", hint) from error
+            raise JournalUnusable(f"cannot keep a journal in {path}: {cause_of(error)}", hint) from error
         journal = cls(database, facts, path, lock)
         journal.note(facts)
         return journal

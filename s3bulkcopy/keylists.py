@@ -15,7 +15,7 @@ from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote_plus
 
-from s3bulkcopy.errors import UsageError
+from s3bulkcopy.errors import UsageError, cause_of
 from s3bulkcopy.worker.model import MAX_KEY_BYTES, Item
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _raw_lines(name: str, opened: Callable[[str], IO[bytes]]) -> Generator[str, 
     except UnicodeDecodeError as error:
         raise UsageError(f"{name}, line {number}: not UTF-8: {error.reason} at byte {error.start}") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise UsageError(f"cannot read {name}: {error}") from error
+        raise UsageError(f"cannot read {name}: {cause_of(error)}") from error
 
 
 def _from_json(line: str, where: str) -> Named:
@@ -203,7 +203,7 @@ def _manifest(name: str, opened: Callable[[str], IO[bytes]]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{name} is no manifest of an S3 Inventory: not JSON: {error}") from error
     except OSError as error:
-        raise UsageError(f"cannot read {name}: {error}") from error
+        raise UsageError(f"cannot read {name}: {cause_of(error)}") from error
     if not isinstance(data, dict):
         raise UsageError(f"{name} is no manifest of an S3 Inventory: not a JSON object")
     return data

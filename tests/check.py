@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import venv
@@ -44,8 +45,10 @@ def main() -> int:
     failed = []
     for name, command in (*CHECKS, tests):
         print(f"== {name}: {' '.join(command)}", flush=True)
-        if subprocess.run([programs / command[0], *command[1:]], cwd=ROOT, check=False).returncode:
-            failed.append(name)
+        code = subprocess.run([programs / command[0], *command[1:]], cwd=ROOT, check=False).returncode
+        if code:
+            # What was killed has said nothing itself.
+            failed.append(f"{name} (killed by {signal.Signals(-code).name})" if code < 0 else name)
     print(f"failed: {', '.join(failed)}" if failed else "all good", flush=True)
     return 1 if failed else 0
 

@@ -33,6 +33,7 @@ from s3bulkcopy.errors import (
     NotPermitted,
     ObjectsFailed,
     S3BulkCopyError,
+    cause_of,
 )
 from s3bulkcopy.interrupts import Interrupts
 from s3bulkcopy.journal import Facts, Journal, forget_old, journal_path, makeshift_path
@@ -468,7 +469,9 @@ class Work:
         try:
             number = failures.write(self.life.failures, header, all_failures(self.journal))
         except (OSError, JournalUnusable) as error:
-            self.view.warning(f"could not write {self.life.failures}: {error}; see `s3bulkcopy failures {self.job.run_id}`")
+            self.view.warning(
+                f"could not write {self.life.failures}: {cause_of(error)}; see `s3bulkcopy failures {self.job.run_id}`"
+            )
         else:
             self.view.note(f"wrote {number:,} failures to {self.life.failures}")
 
