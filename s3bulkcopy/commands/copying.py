@@ -336,7 +336,7 @@ class Work:
         snapshot = result.snapshot
         if snapshot.complete and not snapshot.counts.listed and not snapshot.ranges_failed:
             self.view.warning(why_nothing(self.job, snapshot.counts))
-        self.view.summary(result, ways_on(self.journal) if has_failures(snapshot) else ())
+        self.view.summary(result, ways_on(self.journal, self.job) if has_failures(snapshot) else ())
         runs.check_counts(result, again(self.job))
         return self._exit_code(result)
 
@@ -444,7 +444,7 @@ class Work:
         elif isinstance(error, ObjectsFailed):
             for line in cause_lines(failures.causes(all_failures(self.journal))):
                 self.view.note(line)
-            error.hint = "; ".join(filter(None, (error.hint, *ways_on(self.journal))))
+            error.hint = "; ".join(filter(None, (error.hint, *ways_on(self.journal, self.job))))
         if isinstance(self.settings, StackSettings) and (self.is_attached or self.journal.facts.has_roots):
             if self.settings.keep:
                 self.view.note(f"the run's resources stay in place (--keep); remove them with: {self._clean_up}")
@@ -482,9 +482,9 @@ def has_failures(snapshot: Snapshot) -> bool:
     return bool(counts.failed or counts.archived or snapshot.ranges_failed)
 
 
-def ways_on(journal: Journal) -> list[str]:
-    """Name the commands that show what failed and copy it; none where the journal ends with this one."""
-    facts, is_known = journal.facts, journal.outlives and bool(journal.job().source.bucket)
+def ways_on(journal: Journal, job: Job) -> list[str]:
+    """Name the commands that show what failed and copy it; none where the journal, which may be closed, ends with this one."""
+    facts, is_known = journal.facts, journal.outlives and bool(job.source.bucket)
     shows = [f"all that failed, and why: s3bulkcopy failures {facts.run_id}"] if journal.outlives else []
     return shows + ([f"copy it with: s3bulkcopy retry {facts.run_id}{flags(dict(facts.aws))}"] if is_known else [])
 

@@ -259,7 +259,7 @@ def _show_result(journal: Journal, code: int, view: View, life: LifeSettings) ->
             )
         result = runs.result_of(job, tally, journal, facts.engine)
         result = replace(result, seconds=float(facts.settings.get("seconds", 0.0)))
-        view.summary(result, ways_on(journal) if has_failures(result.snapshot) else ())
+        view.summary(result, ways_on(journal, job) if has_failures(result.snapshot) else ())
     return code
 
 
