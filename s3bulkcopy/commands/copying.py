@@ -145,9 +145,10 @@ def show_plan(found: Found, overwrite: bool, settings: Settings, view: View) -> 
     existing = "existing objects are overwritten" if overwrite else "existing objects are left alone"
     job = found.job
     here, there = job.source.region, job.destination.region
-    where = price = ""
+    where = f" ({here} to {there})" if here != there else ""
+    price = ""
     if is_in_aws(job.destination):
-        where = f" ({here})" if here == there else f" ({here} to {there})"
+        where = where or f" ({here})"
         price = f"; a million COPY requests cost ${REQUEST_DOLLARS * 1_000_000:.2f}"
     line = f"run {job.run_id}: copying {job.source} to {job.destination}{where}, current versions only; {existing}{price}"
     if job.dry:
