@@ -47,10 +47,10 @@ EXIT_CODES = {
     6: "could not deploy: what was made is gone again",
     7: "something was left behind: the command that removes it is printed",
     8: "the run ended, but the counts are incomplete, or do not add up",
-    9: "halted by someone",
+    9: "halted, or dismissed by `teardown`",
     10: "AWS was out of reach for a long time: the run goes on, `attach` follows it",
-    129: "the terminal was closed: the run goes on, `attach` follows it",
-    130: "interrupted: torn down first",
+    129: "the terminal was closed: the run goes on, and `attach` follows it",
+    130: "interrupted: torn down first; `attach` goes on with a run of the local engine",
 }
 
 

@@ -89,7 +89,8 @@ def _in_words(failed: Failure | RangeFailure) -> tuple[str, str]:
     if isinstance(failed, RangeFailure):
         what, _, _ = range_text(failed).rpartition(f": {failed.cause}")
         return f"range {what}", f"range not listed to its end: {failed.cause}; {RANGE_ADVICE}"
-    cause = f"{failed.code}: {failed.cause}; {advice(failed.code)}"
+    why = failed.code if failed.cause == failed.code else f"{failed.code}: {failed.cause}"
+    cause = f"{why}; {advice(failed.code)}"
     return f"{failed.key!r} ({count_text(failed.size)} B)", cause
 
 

@@ -167,6 +167,8 @@ def local_run_as_text(found: LocalRun, flags: str, now: datetime) -> str:
     if _may_go_on(found):
         lines.append(f"  go on with: {_attach(found, flags)}")
         lines.append(f"  or dismiss it with: s3bulkcopy teardown {facts.run_id}{flags}")
+    elif facts.ended is not None and found.counts.failed:
+        lines.append(f"  all that failed, and why: s3bulkcopy failures {facts.run_id}")
     return "\n".join(lines)
 
 

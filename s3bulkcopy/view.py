@@ -784,7 +784,7 @@ def summary_lines(result: Result) -> list[str]:
         ("filtered", counts.filtered, "left out by the filter, counted nowhere else"),
         ("skipped", counts.skipped - counts.archived, "there already"),
         ("archived", counts.archived, "skipped: in an archive class, and not restored"),
-        ("vanished", counts.vanished, "deleted after being listed"),
+        ("vanished", counts.vanished, "not there any more, or never"),
         ("duplicates", snapshot.duplicates, "copied more than once, counted once"),
         ("failed", counts.failed, "not at the destination"),
     )
@@ -869,7 +869,7 @@ def _requests(counts: Counts) -> str:
 
 def cause_lines(causes: Sequence[Cause]) -> list[str]:
     """Write why objects failed: each cause with its number and an object that failed of it."""
-    shown = (f"{count_text(cause.number)} x {cause.text}, such as {cause.examples[0]}" for cause in causes[:SHOWN_FAILURES])
+    shown = (f"{count_text(cause.number)} x {cause.text} (such as {cause.examples[0]})" for cause in causes[:SHOWN_FAILURES])
     return _some(shown, len(causes))
 
 

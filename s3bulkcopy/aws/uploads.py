@@ -14,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from s3bulkcopy.aws.session import Lack, answered_at, identity, lack, translate
 from s3bulkcopy.aws.stack import Names, begun, is_run_id
 from s3bulkcopy.aws.teardown import Left
+from s3bulkcopy.costs import is_in_aws
 from s3bulkcopy.errors import S3BulkCopyError
 
 if TYPE_CHECKING:
@@ -87,7 +88,13 @@ def _sweep(
 def _unseen(place: Location, why: str) -> Left:
     """Say that uploads could not be looked for although there may be some."""
     where = f"multipart uploads in s3://{place.bucket}/{place.prefix}"
-    return Left(where, why, f"aws s3api list-multipart-uploads --bucket {place.bucket} --region {place.region}")
+    return Left(where, why, f"aws s3api list-multipart-uploads --bucket {place.bucket} {_reached(place)}")
+
+
+def _reached(place: Location) -> str:
+    """Give the options by which the AWS CLI asks where a bucket is."""
+    endpoint = "" if not place.url or is_in_aws(place) else f" --endpoint-url {place.url.removesuffix(f'/{place.bucket}')}"
+    return f"--region {place.region}{endpoint}"
 
 
 def _asked(owner: str, job: Job) -> dict[str, str]:
@@ -134,7 +141,7 @@ def _abort(session: AwsSession, place: Location, upload: dict[str, Any], asked: 
 def _left(place: Location, upload: dict[str, Any], why: str) -> Left:
     key, name = upload["Key"], upload["UploadId"]
     again = f"aws s3api abort-multipart-upload --bucket {place.bucket} --key {quote(key)} --upload-id {quote(name)}"
-    return Left(f"multipart upload of {key!r}", why, f"{again} --region {place.region}")
+    return Left(f"multipart upload of {key!r}", why, f"{again} {_reached(place)}")
 
 
 class _Mark:

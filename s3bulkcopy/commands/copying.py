@@ -474,7 +474,7 @@ class Work:
                 f"could not write {self.life.failures}: {cause_of(error)}; see `s3bulkcopy failures {self.job.run_id}`"
             )
         else:
-            self.view.note(f"wrote {number:,} failures to {self.life.failures}")
+            self.view.note(f"wrote what failed ({number:,}) to {self.life.failures}")
 
 
 def has_failures(snapshot: Snapshot) -> bool:

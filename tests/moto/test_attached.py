@@ -318,7 +318,9 @@ def try_again(monkeypatch: pytest.MonkeyPatch) -> int:
 def test_a_retry_of_a_run_that_was_stopped_says_what_was_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(0)
 
-    with pytest.raises(UsageError, match=r"was stopped before its end \(code 9: halted by someone\): of 5 objects") as caught:
+    with pytest.raises(
+        UsageError, match=r"was stopped before its end \(code 9: halted, or dismissed by `teardown`\): of 5 objects"
+    ) as caught:
         try_again(monkeypatch)
     assert "nothing had failed until then" in caught.value.message
     assert caught.value.hint.startswith("run it again")

@@ -62,7 +62,7 @@ def test_the_summary_names_them_apart_from_what_exists() -> None:
     assert "  skipped     2 (there already)" in lines
     assert "  archived    1 (skipped: in an archive class, and not restored)" in lines
     assert lines[-1].startswith("    1 x Archived: in GLACIER, and not restored; it is archived, and was not tried")
-    assert lines[-1].endswith(", such as 'cold' (7 B)")
+    assert lines[-1].endswith(" (such as 'cold' (7 B))")
 
 
 def test_what_to_do_about_them_is_told() -> None:

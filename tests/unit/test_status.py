@@ -206,8 +206,16 @@ def test_nothing_goes_on_with_a_local_run_that_is_at_work_or_had_not_begun_or_ha
     lines = local_run_as_text(found, FLAGS, NOW).splitlines()
 
     assert lines[0].startswith(f"20261123-121632-k3f9xa  {state} (local engine, on this machine)")
-    assert len(lines) == 2
+    assert not [line for line in lines if "go on with" in line]
     assert local_run_as_json(found, FLAGS)["attach"] is None
+
+
+def test_what_failed_of_a_local_run_that_has_ended_is_shown_by_the_command_named() -> None:
+    found = replace(HERE, facts=replace(HERE.facts, ended=3))
+
+    assert local_run_as_text(found, FLAGS, NOW).splitlines()[2:] == [
+        "  all that failed, and why: s3bulkcopy failures 20261123-121632-k3f9xa"
+    ]
 
 
 def test_a_local_run_is_an_object_and_a_line_too() -> None:

@@ -417,11 +417,11 @@ def test_the_summary_of_a_bad_run() -> None:
 
     assert desk.out[4:] == [
         "  skipped     5 (there already)",
-        "  vanished    1 (deleted after being listed)",
+        "  vanished    1 (not there any more, or never)",
         "  duplicates  4 (copied more than once, counted once)",
         "  failed      12 (not at the destination)",
-        "    11 x AccessDenied: Access Denied; allow it, such as 'x/0' (1 B)",
-        r"    1 x Odd: \x1b; retry it, such as 'x/9'",
+        "    11 x AccessDenied: Access Denied; allow it (such as 'x/0' (1 B))",
+        r"    1 x Odd: \x1b; retry it (such as 'x/9')",
         "  ranges      2 not listed to the end: the listing is incomplete",
         "    from the start until 'x/m': killed",
         "    after 'x/m' to the end: killed",
@@ -447,7 +447,7 @@ def test_a_key_that_the_stream_cannot_encode_is_escaped() -> None:
     failed = replace(RESULT, causes=(Cause("NoSuchKey: ø", 1, (repr("日\udc80"),)),))
     make_view(OutputSettings(), stdout=stdout, stderr=StringIO(), is_terminal=False, clock=Clock()).summary(failed)
 
-    assert raw.getvalue().decode("ascii").splitlines()[-1] == r"    1 x NoSuchKey: \xf8, such as '\u65e5\udc80'"
+    assert raw.getvalue().decode("ascii").splitlines()[-1] == r"    1 x NoSuchKey: \xf8 (such as '\u65e5\udc80')"
 
 
 # ----------------------------------------------------------------------------------------------------------------- JSON
@@ -705,7 +705,7 @@ def test_foreign_text_is_harmless_on_every_face() -> None:
     desk.view().summary(replace(RESULT, causes=(Cause(EVIL, 1, (EVIL,)),), resources_left=(EVIL,)))
     assert desk.err == [f"warning: {EVIL_SHOWN}"]
     assert desk.out[4:] == [
-        f"    1 x {EVIL_SHOWN}, such as {EVIL_SHOWN}",
+        f"    1 x {EVIL_SHOWN} (such as {EVIL_SHOWN})",
         "  left        1 resource; the command that removes it follows each",
         f"    {EVIL_SHOWN}",
     ]

@@ -178,6 +178,13 @@ def test_an_upload_that_may_not_be_aborted_is_named_with_the_command_that_does()
     assert shlex.split(left.command) == ["aws", "s3api", "abort-multipart-upload", *said]
 
 
+def test_the_command_for_another_store_asks_that_store() -> None:
+    place = PLACE._replace(url="http://store:9000/destination")
+    (left,) = sweep(Session(Client([], denied="list")), place, RUN_ID, JOB).left_if(is_known=True)
+
+    assert "--bucket destination --region eu-west-1 --endpoint-url http://store:9000" in left.command
+
+
 def test_where_uploads_may_not_be_listed_that_counts_if_there_were_some() -> None:
     swept = sweep(Session(Client([], denied="list")), PLACE, RUN_ID, JOB)
 
