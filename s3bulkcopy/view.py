@@ -450,8 +450,7 @@ class JsonView(_Lines):
         """Write what stopped the run, if anything did before its summary; the last line."""
         error = Interrupted("interrupted") if KeyboardInterrupt in raised else raised[1]
         if isinstance(error, S3BulkCopyError) and not self._is_summed_up:
-            with suppress(BrokenPipeError):  # Ctrl-C has ended who reads this, too
-                put_line(self._out, json.dumps(stopped_object(self._run_id, error)))
+            put_line(self._out, json.dumps(stopped_object(self._run_id, error)))
 
     def _put(self, event: str, **values: object) -> None:
         if not self._settings.quiet:

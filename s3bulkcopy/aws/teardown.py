@@ -246,7 +246,7 @@ def _tag_halted(queues: Sequence[FoundResource], session: AwsSession, region: st
 
     with ThreadPoolExecutor(max(1, len(queues))) as pool:
         refused = [*pool.map(tag, queues)]
-    return next(iter(refused), None) if all(refused) else None
+    return refused[0] if refused and all(refused) else None
 
 
 def _brake(session: AwsSession, region: str, names: Names) -> None:

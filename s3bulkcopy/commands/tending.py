@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from s3bulkcopy import failures as failed_ones
@@ -71,8 +72,9 @@ def status(run_id: str | None, aws: AwsSettings, output: OutputSettings, *, watc
     here = _find_here(run_id)
     account = _account(aws, is_needed=not here) if run_id is None or not here else None
     flags = accounts.flags(accounts.words(aws, account[1])) if account is not None else ""
+    looks_here = chain([here], iter(lambda: _find_here(run_id), None))  # each reads the journals of all runs
     with suppress(KeyboardInterrupt):
-        for here, found in _again(lambda: (_find_here(run_id), _find(*account, run_id) if account else []), watch=watch):
+        for here, found in _again(lambda: (next(looks_here), _find(*account, run_id) if account else []), watch=watch):
             lines = _lines_here(here, output)
             if account is not None:
                 lines += _lines_of(found, output, account[1], flags if run_id is not None else None)

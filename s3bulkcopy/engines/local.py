@@ -466,7 +466,7 @@ class LocalEngine:
         self._take_from_shelf()
         for kind, queue in self._queues.items():
             while queue and (free := [worker for worker in workers if worker.has_room(kind, len(queue))]):
-                self._give(min(free, key=lambda one: one.loads[kind]), queue.take(self._next_in(queue)))
+                self._give(min(free, key=lambda one: one.loads[kind]), queue.take(self._next_copy() if kind == "copy" else 0))
             while kind == "copy" and self._unaccepted and self._has_room(queue, alone=not workers):
                 entry = self._unaccepted.popleft()
                 queue.append(entry[2])
@@ -474,10 +474,10 @@ class LocalEngine:
         self._accept_kept()
         self._share_rate()
 
-    def _next_in(self, queue: _Queue) -> int:
-        """Give the place of the delivery that is next: the first, or of copy tasks the one that is least like those in hand."""
+    def _next_copy(self) -> int:
+        """Give the place of the copy task that is next: the one that is least like those in hand."""
         in_hand = [delivery.key for worker in self._processes for delivery in worker.tasks.values() if delivery.kind == "copy"]
-        return rarest([delivery.key for delivery in queue], in_hand)
+        return rarest([delivery.key for delivery in self._queues["copy"]], in_hand)
 
     def _take_from_shelf(self) -> None:
         queue = self._queues["copy"]
@@ -751,8 +751,7 @@ def _name_in(body: str) -> str:
     >>> _name_in('{"t":"copy","v":1,"id":"n.1","keys":["a"]}')
     'n.1'
     """
-    start = body.index('"id":"') + 6
-    return body[start : body.index('"', start)]
+    return _text_behind('"id":"', body)
 
 
 def _first_key_in(body: str) -> str:
@@ -762,8 +761,12 @@ def _first_key_in(body: str) -> str:
     'a/1'
     """
     label = '"keys":["'
-    start = body.find(label) + len(label)
-    return body[start : body.index('"', start)] if start >= len(label) else ""
+    return _text_behind(label, body) if label in body else ""
+
+
+def _text_behind(label: str, body: str) -> str:
+    start = body.index(label) + len(label)
+    return body[start : body.index('"', start)]
 
 
 def _events(body: str) -> tuple[Event, ...]:

@@ -128,7 +128,7 @@ class _Group(NamedTuple):
 class _Gap:
     """Keys `(after, until]` that no answer has shown yet."""
 
-    __slots__ = ("after", "begin", "cuts", "groups", "keys", "offered", "pieces", "promised", "request", "run", "until")
+    __slots__ = ("after", "cuts", "groups", "keys", "offered", "pieces", "promised", "request", "run", "until")
 
     def __init__(self, after: str, until: str | None) -> None:
         self.after = after
@@ -140,7 +140,6 @@ class _Gap:
         self.keys = 0.0  # expected
         self.promised = 0.0  # keys expected in a row from where the run began
         self.run = 0  # keys listed in a row that ended where this gap begins
-        self.begin = after  # first key of the last page of them
         self.cuts = [0]  # how often it was cut without an answer from it; shared with the pieces
 
 
@@ -697,7 +696,6 @@ def _take(gap: _Gap, shown: Range, keys: Sequence[str]) -> tuple[slice, list[_Ga
         remains.append(lower)
     if shown.until is not None and _reaches_beyond(gap, shown.until):
         gap.run = (gap.run if goes_on else 0) + high - low
-        gap.begin = keys[low] if low < high else gap.begin
         gap.after = shown.until
         remains.append(gap)
     return slice(low, high), remains
