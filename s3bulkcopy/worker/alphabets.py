@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 #: How likely a character is that was seen after the same text, at the same place, in the same field, varying anywhere.
 _LIKELY = (0.95, 0.8, 0.4, 0.1)
@@ -146,19 +146,13 @@ class _Seen:
             kept[place] = kept.get(place, 0) + n
         return kept
 
-    def _happens(self, events: dict[tuple[int, str], int], letter: str, size: int) -> None:
+    def happens(self, events: dict[tuple[int, str], int], letter: str, size: int) -> None:
+        """Count that a character was come to, or was the last one."""
         place = size, letter if letter in self.letters or not letter else _OTHERS
         events[place] = events.get(place, 0) + 1
         self.news += 1
         if self.news > self.stages + self.stages // _STAGE:
             self._change()
-
-    def come_to(self, letter: str, size: int) -> None:
-        self.add(letter)
-        self._happens(self.came, letter, size)
-
-    def end_with(self, letter: str, size: int) -> None:
-        self._happens(self.ended, letter, size)
 
     def chances(self, size: int) -> tuple[float, float]:
         """Tell how likely an unseen character is, and how often one was the last.
@@ -222,7 +216,8 @@ class Alphabets:
         for seen in self._at(_contexts(high[:level])):
             if level < len(low):
                 seen.add(low[level])
-            seen.come_to(letter, size)
+            seen.add(letter)
+            seen.happens(seen.came, letter, size)
         if level >= len(low):
             return
         self._vary(low[level])
@@ -233,20 +228,27 @@ class Alphabets:
             for seen in self._at(contexts) if is_near else self._if_known(contexts):
                 if letter not in seen.letters:
                     seen.add(letter)
-                seen.end_with(letter, size)
+                seen.happens(seen.ended, letter, size)
 
     def comes(self, stem: str, letter: str, size: int) -> None:
         """Learn that this character follows behind a beginning of keys, after a lower one."""
         for seen in self._at(_contexts(stem)):
-            seen.come_to(letter, size)
+            seen.add(letter)
+            seen.happens(seen.came, letter, size)
 
-    def nothing(self, stem: str, letter: str, size: int, *, is_too: bool = True, is_near: bool = True) -> None:
-        """Learn that no higher character than this follows behind a beginning of keys, nor this one `is_too`."""
-        contexts = _contexts(stem)
-        for seen in self._at(contexts) if is_near else self._if_known(contexts):
-            letters = seen.in_order()
-            place = bisect_left(letters, letter) if is_too else bisect_right(letters, letter)
-            seen.end_with(letters[place - 1] if place else "", size)
+    def nothing(self, text: str, levels: range, sizes: Iterable[int], near: int, *, is_key: bool) -> None:
+        """Learn that behind the beginnings of a text that end at these levels no higher character follows than its own.
+
+        At its last character that one does not follow either, unless the text is a key. `sizes` tells for each level how much
+        is known that begins so. Places from `near` on are learned of where they are known, or the last.
+        """
+        last = len(text) - 1
+        for n, size, contexts in zip(levels, sizes, _along(text, levels.start), strict=False):
+            letter, is_last = text[n], n == last
+            for seen in self._at(contexts) if is_last or n < near else self._if_known(contexts):
+                letters = seen.in_order()
+                place = bisect_left(letters, letter) if is_last and not is_key else bisect_right(letters, letter)
+                seen.happens(seen.ended, letters[place - 1] if place else "", size)
 
     def _vary(self, letter: str) -> None:
         if len(self.varying) < _MOST_LETTERS and letter != "\0":
@@ -312,6 +314,8 @@ class Alphabets:
         for seen, likely in zip((*places[:3], self.varying), _LIKELY, strict=True):
             letters = () if seen is None else seen.in_order() if isinstance(seen, _Seen) else seen
             seldom, higher = rest * likely, max(rest, above) * likely
+            if higher < _LEAST:
+                break
             more = {c: higher if c > top else seldom for c in letters if c not in found}
             if seen is self.varying and found:
                 kinds = {*map(_kind, found)}

@@ -50,7 +50,7 @@ _LEAST_PAGE_KEYS = 100
 _LIST_PROOF_ATTEMPTS = 3
 
 #: How long a range may wait for others that promise more before it is asked for, in seconds; so each task gets on.
-_PATIENCE_SECONDS = 2.0
+_PATIENCE_SECONDS = 0.3
 
 #: Ranges are given away when what is open is expected to take more than so many rounds of all slots, to whoever has the time;
 #: each with so many pages at least, so that a message costs little beside what it brings; so many at a time, and of one task.

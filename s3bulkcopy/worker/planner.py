@@ -67,6 +67,9 @@ _LONG_RUN = 3.5
 #: How many times more than by its own a gap is expected to hold by what lies beside what it is part of, at so many levels.
 _MOST_LIKE, _LIKE_LEVELS = 8.0, 2
 
+#: And how many times more the rest of what it begins in, by what lies beside that.
+_MOST_LIKE_AT_END = 3.0
+
 #: Characters that a cut may have beyond what is known.
 _DEEPEST = 40
 
@@ -385,11 +388,9 @@ class Planner:
         level = agreed(low, high) + 1 if high else len(self._prefix)
         if high and known >= level:
             self._alphabets.comes(high[: level - 1], high[level - 1], self._size(self._known(low[: level - 1], low)))
-        last = len(low) - 1
-        for n in range(level, min(known, last, level + _WHOLE) + 1):
-            stem = low[:n]
-            size = self._size(self._known(stem, low))
-            self._alphabets.nothing(stem, low[n], size, is_too=n == last and not is_key, is_near=n < level + _NEAR or n == last)
+        levels = range(level, min(known, len(low) - 1, level + _WHOLE) + 1)
+        sizes = (self._size(self._known(low[:n], low)) for n in levels)
+        self._alphabets.nothing(low, levels, sizes, level + _NEAR, is_key=is_key)
 
     def _sizes(self, first: str, low: str, level: int) -> list[int]:
         """Give how much is known that begins like a key, up to each level at which what begins so reaches back to another."""
@@ -451,8 +452,11 @@ class Planner:
         branchings = self._branchings(low)
         rising, below = self._side(gap, low, fork, branchings, is_low=True, is_open=is_open)
         rising = self._with_repeats(rising, low, high, branchings)
+        around_it = [level for level in branchings if level < fork][:_LIKE_LEVELS]
         if high is None:
-            return self._like_others(gap, rising, low, fork, branchings)
+            return self._like_others(gap, rising, low, around_it, _MOST_LIKE)
+        if fork >= len(self._prefix):
+            rising = self._like_others(gap, rising, low, [fork], _MOST_LIKE_AT_END)
         falling, above = self._side(gap, high, fork, self._branchings(high), is_low=False, is_open=is_open)
         stem, first, last = low[:fork], low[fork : fork + 1], high[fork : fork + 1]
         middle: list[_Group] = []
@@ -466,19 +470,19 @@ class Planner:
                 around += 1.0 + self._alphabets.weight(stem, "", first)
             each = (below + above) / around
             middle = [_Group(each * sum(p for _, p in letters), stem, letters, each)]
-        return self._like_others(gap, rising + middle + falling[::-1], low, fork, branchings)
+        return self._like_others(gap, rising + middle + falling[::-1], low, around_it, _MOST_LIKE)
 
-    def _like_others(self, gap: _Gap, groups: list[_Group], path: str, fork: int, branchings: list[int]) -> list[_Group]:
-        """Expect as much in what a gap is part of as in what is known beside that, on average."""
+    def _like_others(self, gap: _Gap, groups: list[_Group], path: str, levels: list[int], most: float) -> list[_Group]:
+        """Expect as much in what groups are part of as in what is known beside that, on average, but at most so many times."""
         inside = total = sum(group.keys for group in groups)
-        for level in [level for level in branchings if level < fork][:_LIKE_LEVELS]:
+        for level in levels:
             stem, own = path[:level], path[: level + 1]
             others = self._alphabets.weight(stem, "", "") - 1
             beside = self._outside(gap, stem, own) + self._outside(gap, own + _TOP, stem + _TOP)
             known, expected = self._mass(own, own + _TOP, gap)
             missing = beside / max(1.0, others) - known
             if total and missing > expected + total:
-                total = min(missing / (expected + total) * total, _MOST_LIKE * inside)
+                total = min(missing / (expected + total) * total, most * inside)
         return [_times(group, total / inside) for group in groups] if total > inside else groups
 
     def _revise(self, gap: _Gap) -> None:

@@ -56,7 +56,7 @@ def test_where_all_lower_characters_of_a_script_were_found_the_higher_ones_that_
     assert higher == dict.fromkeys("დევ", 0.75)
 
     for _ in range(3):
-        alphabets.nothing("", "გ", 0, is_too=False)
+        alphabets.nothing("გ", range(1), [0], 1, is_key=True)
     assert sum(likely for letter, likely in alphabets.between("", "გ", "") if letter in "დევ") < 1
 
 
