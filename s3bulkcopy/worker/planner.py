@@ -29,7 +29,7 @@ _MOST_CHARACTERS = 2_000_000
 _LEAST_PAGES = 1.0
 
 #: Pages' worth of requests that may show nothing new: so many a slot, and such a share of the pages shown.
-_WASTE_PER_SLOT, _WASTE = 1.4, 0.2
+_WASTE_PER_SLOT, _WASTE = 1.4, 0.18
 
 #: Pages that a cut must promise: so many when all of that is used up, within limits.
 _PROMISE, _LEAST_PROMISE, _MOST_PROMISE = 0.8, 0.1, 2.0
@@ -38,7 +38,7 @@ _PROMISE, _LEAST_PROMISE, _MOST_PROMISE = 0.8, 0.1, 2.0
 _OPTIMISM = 10.0
 
 #: And how many more times while only few gaps are left, fewer than such a share of the slots, unless too much was wasted.
-_LAST_OPTIMISM, _LAST, _MOST_WASTE = 2.0, 0.3, 1.6
+_LAST_OPTIMISM, _LAST, _MOST_WASTE = 2.8, 0.6, 1.6
 
 #: Cuts of a gap before its own next answer: so many, or so many for each slot divided among the gaps; and after much waste.
 _CUTS, _CUTS_PER_SLOT, _CUTS_WHEN_COSTLY = 10, 0.3, 2
