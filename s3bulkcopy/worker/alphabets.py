@@ -154,6 +154,10 @@ class _Seen:
         if self.news > self.stages + self.stages // _STAGE:
             self._change()
 
+    def come_to(self, letter: str, size: int) -> None:
+        self.add(letter)
+        self.happens(self.came, letter, size)
+
     def chances(self, size: int) -> tuple[float, float]:
         """Tell how likely an unseen character is, and how often one was the last.
 
@@ -216,8 +220,7 @@ class Alphabets:
         for seen in self._at(_contexts(high[:level])):
             if level < len(low):
                 seen.add(low[level])
-            seen.add(letter)
-            seen.happens(seen.came, letter, size)
+            seen.come_to(letter, size)
         if level >= len(low):
             return
         self._vary(low[level])
@@ -233,8 +236,7 @@ class Alphabets:
     def comes(self, stem: str, letter: str, size: int) -> None:
         """Learn that this character follows behind a beginning of keys, after a lower one."""
         for seen in self._at(_contexts(stem)):
-            seen.add(letter)
-            seen.happens(seen.came, letter, size)
+            seen.come_to(letter, size)
 
     def nothing(self, text: str, levels: range, sizes: Iterable[int], near: int, *, is_key: bool) -> None:
         """Learn that behind the beginnings of a text that end at these levels no higher character follows than its own.
