@@ -62,7 +62,11 @@ _CROWDED = 2.5
 _PROMPT = 1.3
 _FORGOTTEN = 1.002
 
-#: A process with less than this part of its time to spare has enough to do.
+#: Answers that take no longer than this, in seconds, are soon enough whatever they need: to wait so long costs nobody anything,
+#: and of many that come at a time each costs this process less.
+_SOON_SECONDS = 0.02
+
+#: A process with less than this part of its time to spare has enough to do: its window does not grow.
 _BUSY = 0.1
 
 #: How long an answer takes where none has come yet, in seconds.
@@ -93,8 +97,8 @@ class Pace:
     """When one worker's next request may be sent, so that a store is asked for what it bears and for hardly more.
 
     Two things bound it. The *window* is how many requests may be in flight. It doubles each round trip while that brings more
-    answers a second; from then on it grows only while answers come as soon as they ever did, and shrinks where they take far
-    longer or this process has no time to spare: more would only wait. Failures in a row halve it.
+    answers a second; from then on it grows only while answers come about as soon as they ever did and this process has time to
+    spare, and shrinks where they take far longer: more would only wait. Failures in a row halve it.
 
     The *rate*, in requests a second, is unknown until a store refuses more than a few. Each refusal takes a little from it and
     each good answer adds much less, so that it settles where a small, known share of the answers are refusals: just above what
@@ -242,10 +246,12 @@ class Pace:
         self._best_latency = min(self._best_latency * _FORGOTTEN, latency)
         is_busy = self._idle_seconds is not None and self._idle_seconds() - self._round_idle < _BUSY * seconds
         self._doubling = self._ramping and not is_busy
+        is_crowded = latency > max(_SOON_SECONDS, _CROWDED * self._best_latency)
         if is_busy:
-            self._window = max(self._start, min(self._window, answers) * 9 // 10)
+            if is_crowded:
+                self._window = max(self._start, min(self._window, answers) * 9 // 10)
         elif self._ramping:
-            if rate > _GAIN * self._best_rate and latency <= _CROWDED * self._best_latency:
+            if rate > _GAIN * self._best_rate and not is_crowded:
                 self._best_rate, self._best_window, self._stalled = rate, answers, 0
                 return
             self._stalled += 1
@@ -253,9 +259,9 @@ class Pace:
             if self._stalled >= _STALLED_ROUNDS:
                 self._ramping = False
                 self._window = max(self._start, self._best_window)
-        elif latency > _CROWDED * self._best_latency:
+        elif is_crowded:
             self._window = max(self._start, self._window - 1 - self._window // 10)
-        elif latency <= _QUEUED * self._best_latency:
+        elif latency <= max(_SOON_SECONDS, _QUEUED * self._best_latency):
             self._window = min(self._most, self._window + 1 + self._window // 10)
 
     # --------------------------------------------------------------------------------------------------- the rate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 
 import pytest
 from hypothesis import given
@@ -48,6 +49,53 @@ def test_a_store_that_queues_is_not_flooded() -> None:
 
     assert done.goodput(1, 9) == pytest.approx(2000, rel=0.01)
     assert max(done.in_flight[20:]) < 150  # a thousandth of a second of it is two requests
+
+
+def test_answers_that_come_soon_may_queue_so_that_many_come_at_a_time() -> None:
+    done = run(Store(capacity=10_000, latency=0.0005), 50_000)
+
+    assert 150 < max(done.in_flight) < 300  # twenty milliseconds of it are two hundred requests
+
+
+@pytest.mark.parametrize(("latency", "is_kept"), [(0.1, True), (0.3, False)])
+def test_a_busy_process_keeps_its_window_unless_answers_take_far_longer(*, latency: float, is_kept: bool) -> None:
+    idle = Idle()
+    pace = Pace(16, 1024, idle_seconds=idle.seconds)
+    answer(pace, 0.0, 0.25, latency=0.05)
+    before = pace.in_flight
+    idle.is_over = True
+    answer(pace, 1.0, 15.0, latency=latency)
+
+    assert 64 < before < 1024
+    assert pace.in_flight == pytest.approx(before, rel=0.2) if is_kept else pace.in_flight < 20
+
+
+class Idle:
+    """The idle time of a process that has much of it, until that is over."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._seconds = 0.0
+
+    def seconds(self) -> float:
+        self._seconds += not self.is_over
+        return self._seconds
+
+
+def answer(pace: Pace, begin: float, seconds: float, *, latency: float) -> None:
+    """Answer each request of a worker after so many seconds, for a while; what is in flight at its end stays so."""
+    while pace.in_flight:
+        pace.answered(begin - latency, begin)
+    sent: deque[float] = deque()
+    now = begin
+    while now < begin + seconds:
+        while pace.wait(now) == 0.0:
+            pace.sent(now)
+            sent.append(now)
+            now += 1e-6
+        sent_at = sent.popleft()
+        now = max(now, sent_at + latency)
+        pace.answered(sent_at, now)
 
 
 def test_failures_in_a_row_halve_the_window_and_good_answers_bring_it_back() -> None:
