@@ -303,7 +303,10 @@ def translate(error: Exception, doing: str) -> S3BulkCopyError:  # noqa: PLR0911
             f"no AWS credentials found: {error}",
             hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, give --profile, or run `aws configure`",
         )
-    if isinstance(error, (SSOError, TokenRetrievalError, CredentialRetrievalError, RefreshWithMFAUnsupportedError)):
+    if isinstance(error, CredentialRetrievalError):
+        hint = "look at what the profile has its credentials from; after a login, `aws sso login` renews it"
+        return NotPermitted(f"{doing}: {error}".strip(), hint=hint)
+    if isinstance(error, (SSOError, TokenRetrievalError, RefreshWithMFAUnsupportedError)):
         return NotPermitted(f"{doing}: {error}", hint="log in again: `aws sso login`")
     if isinstance(error, NoRegionError):
         return UsageError(f"{doing}: no region", hint="give --region, or set AWS_REGION")

@@ -26,10 +26,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
 import s3bulkcopy
+from s3bulkcopy.aws.session import Lack, lack
 from s3bulkcopy.engines import Depth, Depths, Proof, Signs
 from s3bulkcopy.engines.order import rarest
 from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, S3BulkCopyError, UsageError
 from s3bulkcopy.worker.attempts import LIST_SLOTS
+from s3bulkcopy.worker.copying import OUTAGE_SECONDS
 from s3bulkcopy.worker.local import Config, encode_config, line
 from s3bulkcopy.worker.model import (
     Attempt,
@@ -82,7 +84,7 @@ _HAND_BYTES = 2_500_000
 _BACKLOG = 32
 _BACKLOG_BYTES = 4_000_000
 
-#: Deliveries of a task after which it is given up.
+#: Deliveries of a task after which it is given up, unless what troubles it may pass: that is put up with for OUTAGE_SECONDS.
 _DELIVERIES = 5
 
 #: Workers that died with a task in hand after which it is given to one that has nothing else in hand, for others' sake.
@@ -110,6 +112,9 @@ _MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072
 #: How often credentials are looked at, in seconds; boto3 renews those that are about to expire.
 _CREDENTIALS_SECONDS = 30.0
 
+#: How long to wait before others are looked for again in place of those that have expired, where nobody answered, in seconds.
+_RENEWAL_SECONDS = 5.0
+
 #: How long workers may take to end, in seconds, beyond what their requests may take to land.
 _STOP_SECONDS = 20.0
 
@@ -127,6 +132,8 @@ class _Delivery:
     number: int = 1
     #: Workers that died with it in hand.
     deaths: int = 0
+    #: When an attempt failed first of what may pass, by the engine's clock.
+    troubled_since: float | None = None
     #: The first key of a copy task, as the message writes it.
     key: str = field(init=False)
 
@@ -258,6 +265,11 @@ class LocalEngine:
         #: How often others were found in place of those that had expired, since a task has ended.
         self._renewals = 0
         self._said_at = float("-inf")
+        #: Since when others were looked for and nobody answered, and when last.
+        self._unrenewed_since: float | None = None
+        self._looked_at = float("-inf")
+        #: Whether it was said that credentials cannot be had for now.
+        self._is_lack_said = False
 
     # -------------------------------------------------------------------------------------------- making and unmaking
 
@@ -549,9 +561,9 @@ class LocalEngine:
                 self._deaths = self._renewals = 0
             case "progress":
                 worker.under_way = Counts(*json.loads(token))
-            case "trouble":
+            case "trouble" | "passing":
                 self._note(worker, rest)
-                self._deliver_again(self._release(worker, token))
+                self._deliver_again(self._release(worker, token), is_passing=verb == "passing")
             case "fatal":
                 self._note(worker, rest)
                 self._release(worker, token)
@@ -571,12 +583,13 @@ class LocalEngine:
         """Renew the credentials that have expired, unless that is done, and queue again what they were used for."""
         if self._is_ending:
             return
-        if int(token) > self._said_since:
-            self._renew()
+        are_others = int(token) <= self._said_since or self._renew(is_patient=worker is not self._prober)
         if worker is self._prober:
             self._send_probe(worker)
-        else:
+        elif are_others:
             self._queue_again(self._release(worker, token))
+        else:
+            self._queue_later(self._release(worker, token), _RENEWAL_SECONDS)
 
     def _accept(self, worker: _Process, sequence: int, delivery: _Delivery) -> None:
         if delivery.kind == "copy":
@@ -602,9 +615,12 @@ class LocalEngine:
             if isinstance(event, Done):
                 worker.under_way = Counts(*(max(0, left) for left in worker.under_way - event.counts))
 
-    def _deliver_again(self, delivery: _Delivery) -> None:
-        """Queue a task for its next attempt, or give it up."""
-        if delivery.number >= _DELIVERIES:
+    def _deliver_again(self, delivery: _Delivery, *, is_passing: bool = False) -> None:
+        """Queue a task for its next attempt, or give it up; where its trouble may pass, not before that has lasted long."""
+        if is_passing and delivery.troubled_since is None:
+            delivery.troubled_since = self._clock()
+        is_put_up_with = is_passing and self._clock() - (delivery.troubled_since or 0.0) < OUTAGE_SECONDS
+        if delivery.number >= _DELIVERIES and not is_put_up_with:
             task = decode_task(delivery.body)
             if not isinstance(task, Nothing):
                 self._dead += 1
@@ -613,7 +629,10 @@ class LocalEngine:
             return
         pause = self._pauses(delivery.number + 1)
         delivery.number += 1
-        heapq.heappush(self._later, (self._clock() + pause, next(self._numbers), delivery))
+        self._queue_later(delivery, pause)
+
+    def _queue_later(self, delivery: _Delivery, seconds: float) -> None:
+        heapq.heappush(self._later, (self._clock() + seconds, next(self._numbers), delivery))
 
     # ---------------------------------------------------------------------------------------------------- the workers
 
@@ -690,14 +709,39 @@ class LocalEngine:
     # ---------------------------------------------------------------------------------------------------- credentials
 
     def _look_at_credentials(self) -> None:
-        """Tell the workers of credentials that boto3 has renewed."""
-        if self._clock() - self._said_at >= _CREDENTIALS_SECONDS:
-            self._said_at = self._clock()
-            self._spread(self._credentials())
+        """Tell the workers of credentials that boto3 has renewed; where it cannot for now, those in use may do for a while."""
+        if self._clock() - self._said_at < _CREDENTIALS_SECONDS:
+            return
+        self._said_at = self._clock()
+        try:
+            found = self._credentials()
+        except S3BulkCopyError as error:
+            if lack(error) is None:
+                raise
+            if not self._is_lack_said:
+                self._say(f"{error}; going on with the credentials in use")
+            self._is_lack_said = True
+        else:
+            self._is_lack_said = False
+            self._spread(found)
 
-    def _renew(self) -> None:
-        """Find other credentials in place of those that have expired, or end the run."""
-        found = self._renewed()
+    def _renew(self, *, is_patient: bool) -> bool:
+        """Find other credentials in place of those that have expired, or end the run.
+
+        Tells whether they were found: `is_patient` puts up for a while with nobody answering.
+        """
+        if is_patient and self._clock() - self._looked_at < _RENEWAL_SECONDS:
+            return False
+        try:
+            found = self._renewed()
+        except S3BulkCopyError as error:
+            self._looked_at = now = self._clock()
+            if self._unrenewed_since is None:
+                self._unrenewed_since = now
+            if is_patient and lack(error) is Lack.NETWORK and now - self._unrenewed_since < OUTAGE_SECONDS:
+                return False
+            raise
+        self._unrenewed_since, self._looked_at = None, float("-inf")
         if found == self._said:
             raise NotPermitted(
                 "the credentials have expired",
@@ -710,6 +754,7 @@ class LocalEngine:
                 hint="look at this machine's clock, and at where the credentials come from",
             )
         self._spread(found)
+        return True
 
     def _spread(self, credentials: Credentials) -> None:
         if credentials != self._said:

@@ -17,6 +17,7 @@ and the worker:
     emit SEQUENCE KIND JSON   a child: `list`, `copy`, or `more` where a copy task hands it on
     done TOKEN JSON           a task has ended, with this event
     trouble TOKEN JSON        an attempt failed, with this event
+    passing TOKEN JSON        the same, of what may pass: the store does not answer, or not for now
     fatal TOKEN JSON          the run cannot go on, with this event
     expired TOKEN             these credentials are of no use any more
     progress JSON             what the copy tasks in hand have achieved so far, as Counts; the engine shows it, and no more
@@ -290,8 +291,9 @@ class LocalWorker:
             if isinstance(error, Failed) and error.fault.next is Next.EXPIRED:
                 self._say("expired", token)
                 return
+            is_passing = isinstance(error, Failed) and error.fault.next in (Next.RETRY, Next.SLOW_DOWN)
             cause = clip(f"{type(error).__name__}: {error}")
-            self._say("trouble", token, encode_event(Trouble(task.id, attempt, cause)))
+            self._say("passing" if is_passing else "trouble", token, encode_event(Trouble(task.id, attempt, cause)))
         else:
             self._say("done", token, encode_event(done))
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.exceptions import CredentialRetrievalError, EndpointConnectionError
 
 from s3bulkcopy.aws.teardown import Left
 from s3bulkcopy.aws.uploads import Swept
@@ -20,6 +21,7 @@ from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, S3Bu
 from s3bulkcopy.journal import Facts, Journal
 from s3bulkcopy.settings import LocalSettings
 from s3bulkcopy.tally import Tally
+from s3bulkcopy.worker.copying import OUTAGE_SECONDS
 from s3bulkcopy.worker.local import line
 from s3bulkcopy.worker.model import (
     Attempt,
@@ -107,13 +109,14 @@ class Stage:
         self.steps: list[str] = []
         self.now = 0.0
         self.found = [Credentials("first", "s")]
+        self.lack: Exception | None = None
         self.check: Callable[[], None] = lambda: None
         monkeypatch.setattr(local, "_spawn", self._spawn)
         self.engine = LocalEngine(
             JOB,
             LocalSettings(processes, max_rate),
-            credentials=lambda: self.found[-1],
-            renewed_credentials=lambda: self.found[-1],
+            credentials=self._find,
+            renewed_credentials=self._find,
             ca_file=None,
             say=self.steps.append,
             check=lambda: self.check(),  # noqa: PLW0108 - tests replace it
@@ -131,6 +134,11 @@ class Stage:
                 for worker in self.workers:
                     if worker.returncode is None:
                         worker.die(0)
+
+    def _find(self) -> Credentials:
+        if self.lack is not None:
+            raise NotPermitted("looking for credentials") from self.lack
+        return self.found[-1]
 
     def _clock(self) -> float:
         self.now += 0.02
@@ -574,6 +582,81 @@ def test_expired_credentials_that_were_renewed_are_told_and_the_task_begins_anew
     heard = worker.heard()
     assert [words[0] for words in heard] == ["credentials", "task", "task"]
     assert [words[2] for words in heard[1:]] == ["1", "1"]
+
+
+def test_credentials_that_boto3_has_renewed_are_told_before_the_old_ones_expire(stage: Stage) -> None:
+    stage.engine.submit([copying()])
+    stage.workers[0].heard()
+    stage.found.append(Credentials("second", "s"))
+    stage.go_on()
+    assert stage.workers[0].heard() == []
+
+    stage.now += local._CREDENTIALS_SECONDS
+    stage.go_on()
+
+    ((verb, words),) = stage.workers[0].heard()
+    assert verb == "credentials"
+    assert json.loads(words)["access_key"] == "second"
+
+
+def test_credentials_in_use_are_gone_on_with_where_boto3_cannot_renew_them_for_now(stage: Stage) -> None:
+    stage.lack = CredentialRetrievalError(provider="process", error_msg="trouble")
+    for _ in range(3):
+        stage.now += local._CREDENTIALS_SECONDS
+        stage.go_on()
+    assert stage.steps[1:] == ["looking for credentials; going on with the credentials in use"]
+
+    stage.lack = None
+    stage.found.append(Credentials("second", "s"))
+    stage.now += local._CREDENTIALS_SECONDS
+    stage.go_on()
+    assert [words[0] for words in stage.workers[0].heard()] == ["credentials"]
+
+
+def test_expired_credentials_are_looked_for_again_while_nobody_answers(stage: Stage) -> None:
+    stage.engine.submit([copying("run.1"), copying("run.2")])
+    stage.lack = EndpointConnectionError(endpoint_url="https://sts")
+    for token in stage.workers[0].tasks():
+        stage.workers[0].say("expired", token)
+    stage.go_on()
+    assert stage.workers[0].heard() == []
+
+    stage.lack = None
+    stage.found.append(Credentials("second", "s"))
+    stage.now += local._RENEWAL_SECONDS
+    stage.go_on()
+    for token in stage.workers[0].tasks():
+        stage.workers[0].say("expired", token)
+    stage.go_on()
+    assert [words[0] for words in stage.workers[0].heard()] == ["credentials", "task", "task"]
+
+
+def test_nobody_who_has_credentials_answering_for_long_ends_the_run(stage: Stage) -> None:
+    stage.engine.submit([copying()])
+    stage.lack = EndpointConnectionError(endpoint_url="https://sts")
+    begun = stage.now
+
+    with pytest.raises(NotPermitted, match="looking for credentials"):  # noqa: PT012 - until it does
+        while True:
+            for token in stage.workers[0].tasks():
+                stage.workers[0].say("expired", token)
+            stage.now += local._RENEWAL_SECONDS
+            stage.go_on()
+    assert OUTAGE_SECONDS <= stage.now - begun < OUTAGE_SECONDS + 60
+
+
+@pytest.mark.parametrize(("verb", "seconds"), [("trouble", 0.0), ("passing", OUTAGE_SECONDS)])
+def test_a_task_is_given_up_after_five_attempts_unless_its_trouble_may_pass(stage: Stage, verb: str, seconds: float) -> None:
+    stage.engine.submit([listing()])
+    begun, attempts = stage.now, 0
+    while not any(isinstance(event, Dead) for event in stage.engine._events):
+        (token,) = stage.workers[0].tasks()
+        attempts += 1
+        stage.workers[0].say(verb, token, encode_event(Trouble("run.1", Attempt(attempts, "n"), "no answer")))
+        stage.now += 10.0
+        stage.go_on()
+
+    assert attempts == max(5, round(seconds / 10) + 1) == pytest.approx((stage.now - begun) / 10, rel=0.02)
 
 
 def test_credentials_that_expired_for_good_end_the_run(stage: Stage) -> None:
