@@ -80,9 +80,9 @@ _CHOICE_BYTES = 300_000
 #: Bytes of copy tasks from which on a worker is given no other; where keys are of usual length the slots end before.
 _HAND_BYTES = 2_500_000
 
-#: Copy tasks that wait here, for each worker, before no more are accepted: how many, and of how many bytes.
+#: Copy tasks that wait here before no more are accepted: how many for each worker, and of how many bytes in all.
 _BACKLOG = 32
-_BACKLOG_BYTES = 4_000_000
+_BACKLOG_BYTES = 8_000_000
 
 #: Deliveries of a task after which it is given up, unless what troubles it may pass: that is put up with for OUTAGE_SECONDS.
 _DELIVERIES = 5
@@ -525,7 +525,7 @@ class LocalEngine:
     def _has_room(self, queue: _Queue, *, alone: bool) -> bool:
         """Tell whether another copy task may wait here; a worker that is set apart and `alone` would wait for ever."""
         size = len(self._processes)
-        return alone or (len(queue) < _BACKLOG * size and queue.bytes < _BACKLOG_BYTES * size)
+        return alone or (len(queue) < _BACKLOG * size and queue.bytes < _BACKLOG_BYTES)
 
     def _assign_suspects(self) -> None:
         """Give each task that workers have died with to one that has nothing else in hand; one worker at a time does that."""
