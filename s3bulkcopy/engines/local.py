@@ -480,7 +480,7 @@ class LocalEngine:
             while queue and (free := [worker for worker in workers if worker.has_room(kind, len(queue))]):
                 self._give(min(free, key=lambda one: one.loads[kind]), queue.take(self._next_copy() if kind == "copy" else 0))
             while kind == "copy" and self._unaccepted and self._has_room(queue, alone=not workers):
-                entry = self._unaccepted.popleft()
+                entry = self._take_unaccepted()
                 queue.append(entry[2])
                 self._unkept.append(entry)
         self._accept_kept()
@@ -490,6 +490,14 @@ class LocalEngine:
         """Give the place of the copy task that is next: the one that is least like those in hand."""
         in_hand = [delivery.key for worker in self._processes for delivery in worker.tasks.values() if delivery.kind == "copy"]
         return rarest([delivery.key for delivery in self._queues["copy"]], in_hand)
+
+    def _take_unaccepted(self) -> tuple[_Process, int, _Delivery]:
+        """Take the child that is accepted next: the one that is least like those that wait."""
+        waiting = [delivery.key for delivery in self._queues["copy"]]
+        place = rarest([delivery.key for _, _, delivery in self._unaccepted], waiting)
+        entry = self._unaccepted[place]
+        del self._unaccepted[place]
+        return entry
 
     def _take_from_shelf(self) -> None:
         queue = self._queues["copy"]

@@ -39,6 +39,9 @@ _FIRST_SLOTS = 3
 #: Answers of which something waits to be sent on, from which on nothing more is asked: what waits is held in memory.
 _MOST_HELD = 8
 
+#: Of those, so many say that listing is held up by what is done with the keys.
+_HELD_UP = 4
+
 #: Faults of one list request after which the attempt is given up, and the queue delivers the task again.
 _LIST_TRIES = 10
 
@@ -245,7 +248,10 @@ class Lister:
         """Begin requests while there are free slots, and something to ask that is worth it."""
         now = aio.get_running_loop().time()
         for plan in self._plans:
-            while self._has_slot() and (asked := plan.next(self._window - self._busy, now)) is not None:
+            while self._has_slot():
+                asked = plan.next(self._window - self._busy, now, is_held_up=self._held >= _HELD_UP)
+                if asked is None:
+                    break
                 self._busy += 1
                 answer = _Answer(self._release)
                 plan.begin(self._ask(plan, *asked, answer)).add_done_callback(answer.release)
@@ -517,9 +523,9 @@ class _Plan:
 
     # --------------------------------------------------------------------------------------------------------- requests
 
-    def next(self, free: int, now: float) -> tuple[Request, _Share] | None:
+    def next(self, free: int, now: float, *, is_held_up: bool = False) -> tuple[Request, _Share] | None:
         """Give what to ask next, and for whom, or None where nothing is worth a request now."""
-        while (request := self._overdue(now) or self.planner.request(free)) is not None:
+        while (request := self._overdue(now) or self.planner.request(free, is_held_up=is_held_up)) is not None:
             share = self._plots[bisect_right(self._plots, request.after, key=_AFTER) - 1].share
             if not (share.is_stopping or share.is_spent()):
                 share.asked += 1

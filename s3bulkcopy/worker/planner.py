@@ -8,7 +8,7 @@ docs/listing.md explains it on one page.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from itertools import islice, pairwise
+from itertools import accumulate, islice, pairwise
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -94,6 +94,12 @@ _NEAR = 6
 #: Gaps of which nothing is known, behind one that is being listed: its answer may show them too, so they wait for it.
 _SPACING = 1
 
+#: While listing is held up, a gap that is expected to hold more than one part in so many of the whole is cut where its turn is,
+#: into pieces of so many pages at least. Turns are this part of the whole apart, going round: however many there were, they lie
+#: about as evenly as so many can.
+_EVEN_PARTS, _LEAST_EVEN_PAGES = 32, 2
+_APART = (5**0.5 - 1) / 2
+
 _TOP = "\U0010ffff"
 
 
@@ -167,6 +173,7 @@ class Planner:
         self._requests = 0
         self._answers = 0
         self._revised = 0
+        self._turn = 0.0  # as a share of what is expected
 
     # ------------------------------------------------------------------------------------------------------ what is ours
 
@@ -213,8 +220,11 @@ class Planner:
         """Give the ranges that remain; none overlaps another."""
         return [Range(gap.after, gap.until) for gap in self._gaps]
 
-    def request(self, free: int = 1) -> Request | None:
-        """Give what to ask for with one of `free` slots, or None where nothing is worth a request until an answer comes."""
+    def request(self, free: int = 1, *, is_held_up: bool = False) -> Request | None:
+        """Give what to ask for with one of `free` slots, or None where nothing is worth a request until an answer comes.
+
+        Where listing `is_held_up` by what is done with the keys, all parts of the key space get on at the same pace.
+        """
         self._slots = max(self._slots, free)
         if self._answers >= self._revised + _STALE_AFTER:
             self._revised = self._answers
@@ -231,7 +241,7 @@ class Planner:
             busy = _largest(gap for gap in self._gaps if gap.request >= 0 and gap.cuts[0] < most_cuts)
             room = (busy.keys * optimism - self._page) / 2 if busy else 0.0
             if idle and (room < least or idle.keys * optimism >= room):
-                return self._ask(idle)
+                return self._ask(self._in_turn() if is_held_up and idle.keys else idle)
             if not busy or room < least:
                 return None
             upper = self._cut(busy, (self._page + room) / optimism)
@@ -250,6 +260,19 @@ class Planner:
                 since = 0
             elif gap.keys or since > _SPACING:
                 yield gap
+
+    def _in_turn(self) -> _Gap:
+        """Give the gap in which the next turn lies, or the part of it that begins there."""
+        waiting = [*self._waiting()]
+        ends = [*accumulate(gap.keys for gap in waiting)]
+        self._turn = (self._turn + _APART) % 1
+        place = bisect_right(ends, self._turn * ends[-1], hi=len(ends) - 1)
+        gap = waiting[place]
+        lower = self._turn * ends[-1] - (ends[place] - gap.keys)
+        least = _LEAST_EVEN_PAGES * self._page
+        if gap.keys > ends[-1] / _EVEN_PARTS and least < lower < gap.keys - least:
+            return self._cut(gap, lower) or gap
+        return gap
 
     def first_request(self, whole: Range) -> Request | None:
         """Give what to ask for in a range that has waited for long, whatever it promises; None where that is under way."""
@@ -430,7 +453,7 @@ class Planner:
         while place and least <= (one := agreed(samples[place - 1], text)) < level:
             levels.add(level := one)
             place = bisect_left(samples, text[:level])
-        place, level = bisect_right(samples, text), len(text)
+        place, level = bisect_right(samples, text + _TOP), len(text)
         while place < len(samples) and least <= (one := agreed(samples[place], text)) < level:
             levels.add(level := one)
             place = bisect_right(samples, text[:level] + _TOP)

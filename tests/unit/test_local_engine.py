@@ -389,6 +389,21 @@ def test_the_part_of_the_key_space_that_fewest_tasks_in_hand_are_of_is_next(stag
     assert [json.loads(words[3])["id"] for words in stage.workers[0].heard()] == ["run.101"]
 
 
+def test_the_child_that_is_least_like_those_that_wait_is_accepted_next(stage: Stage) -> None:
+    many = SLOTS["copy"] + local._BACKLOG
+    stage.engine.submit([listing()])
+    worker = stage.workers[0]
+    worker.tasks()
+    for n in range(many + 2):
+        worker.say("emit", n, "copy", encode_task(keyed(f"a.{n}", "a")))
+    worker.say("emit", many + 2, "copy", encode_task(keyed("b.1", "b")))
+    stage.go_on()
+    stage.go_on()
+    heard = worker.heard()
+    taken, accepted = ([words[1] for words in heard if words[0] == verb] for verb in ("task", "accepted"))
+    assert (len(taken), len(accepted), f"{many + 2}" in accepted) == (SLOTS["copy"], many, True)
+
+
 def test_a_worker_with_enough_to_do_waits_for_a_choice(stage: Stage) -> None:
     large = "k" * local._CHOICE_BYTES
     stage.engine.submit([keyed("run.1", f"a{large}"), keyed("run.2", f"a{large}")])

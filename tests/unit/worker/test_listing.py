@@ -31,6 +31,7 @@ from s3bulkcopy.worker.model import (
     encode_task,
 )
 from s3bulkcopy.worker.pacing import Pace, full_jitter
+from s3bulkcopy.worker.planner import Planner, Request
 from s3bulkcopy.worker.work import Worker
 from tests.unit.worker.worker_fakes import (
     DENIED,
@@ -498,6 +499,22 @@ def test_listing_waits_until_the_queue_takes_what_was_listed() -> None:
 
     assert by_key([*queue.items, *(it for piece in queue.ranges for it in inside(store, piece))]) == numbered(2000)
     assert max(held) <= 10 * (8 + 16 + 8 + 1)  # slots, sends under way, pages that wait, and the batch that is being filled
+
+
+def test_the_plan_knows_when_listing_is_held_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    request_of = Planner.request
+
+    def spy(planner: Planner, free: int, *, is_held_up: bool) -> Request | None:
+        told.append(is_held_up)
+        return request_of(planner, free, is_held_up=is_held_up)
+
+    monkeypatch.setattr(Planner, "request", spy)
+
+    work(FakeS3.of(numbered(2000), page_keys=10), ListTask("run.0", JOB, (ALL,)), Queue(seconds=1.0), slots=8)
+
+    assert not told[0]
+    assert any(told)
 
 
 @pytest.mark.parametrize("which", [0, 5, 59])

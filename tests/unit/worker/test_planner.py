@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from math import ceil
 from random import Random
 
@@ -66,8 +67,12 @@ def test_every_key_is_listed_once_whatever_the_answers_and_their_order(
     rng = Random(data.draw(st.integers(0, 2**32)))  # noqa: S311 - repeatable
     under_way: list[Request] = []
     offers: list[Range] = []
+
+    def ask() -> Request | None:
+        return planner.request(slots - len(under_way), is_held_up=rng.random() < 0.5)
+
     while not planner.is_done():
-        while len(under_way) < slots and (request := planner.request(slots - len(under_way))):
+        while len(under_way) < slots and (request := ask()):
             assert legal(request.after)
             under_way.append(request)
         match rng.randrange(8):
@@ -247,6 +252,45 @@ def test_answers_that_come_one_at_a_time_keep_all_slots_busy(shape: str) -> None
     assert sorted(store.listed) == names
     assert now <= 3 * 1.25 * 300 / 16 + 16
     assert requests <= 2 * 300 + 32
+
+
+def test_where_listing_is_held_up_all_parts_of_the_key_space_get_on_at_the_same_pace() -> None:
+    """Half of them are ranges of their own, the others in four pieces each, the first of which begin in the part before."""
+    names = keys_of("hex-random", 32_000)
+    parts = [f"{n:x}" for n in range(16)]
+    cuts = parts[1:8] + [f"{part}{letter}" for part in parts[8:] for letter in "159d"]
+    ranges = [Range(after, until) for after, until in zip(["", *cuts], [*cuts, None], strict=True)]
+    store, planner = Store(names, 50), Planner(ranges, page_size=50)
+    for request in [planner.first_request(one) for one in ranges]:
+        assert request
+        store.answer(planner, request)
+
+    def spread() -> int:
+        """The pages by which the part that got on best is ahead of the one that is furthest behind."""
+        listed = Counter(name[0] for name in store.listed)
+        return (max(listed.values()) - min(listed[part] for part in parts)) // 50
+
+    spreads = []
+    while (request := planner.request(is_held_up=True)) is not None:
+        store.answer(planner, request)
+        spreads.append(spread())
+
+    assert sorted(store.listed) == names
+    assert max(spreads[100:]) <= 12  # and 39 where the largest comes first
+
+
+def test_what_lies_before_a_cut_is_expected_to_be_like_what_lies_behind_it() -> None:
+    """All of a0… to af… is listed and the upper half of b0… to bf…, whose lower half ends at a cut."""
+    names = sorted(f"{a}{b}{n:03}" for a in "ab" for b in "0123456789abcdef" for n in range(100))
+    lower, upper = Range("", "b8"), Range("b8", None)
+    store, planner = Store(names, 100), Planner([lower, upper], page_size=100)
+    for whole in [upper] * 8 + [lower] * 16:
+        request = planner.first_request(whole)
+        assert request
+        store.answer(planner, request)
+
+    assert planner.rest() == [Range("af099", "b8")]
+    assert planner.expected() == pytest.approx(9, rel=0.5)  # pages
 
 
 @pytest.mark.parametrize(
