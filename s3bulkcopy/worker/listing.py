@@ -201,15 +201,14 @@ class Lister:
     async def _tend(self, plan: _Plan, share: _Share, outlet: _Outlet, children: Children) -> None:
         """Send on what is found for a task until nothing is open, or what is open is to be handed on."""
         while True:
-            while share.found:
+            while share.offers:  # first: nobody lists them meanwhile
+                await self._give(plan, share, share.offers.popleft(), children)
+            if share.found:
                 with share.found.popleft() as sorting:
                     await outlet.send(sorting)
-            while share.offers:
-                await self._give(plan, share, share.offers.popleft(), children)
+                continue
             if share.is_stopping or share.error is not None or share.is_spent():
                 plan.stop(share)
-            if share.found or share.offers:
-                continue
             if share.has_ended:
                 return
             await share.change()

@@ -434,6 +434,17 @@ def test_what_is_too_much_for_the_slots_is_given_away_and_what_was_given_is_not_
     assert done.children == len(queue.accepted)
 
 
+def test_what_is_given_away_goes_before_what_was_found() -> None:
+    """Nobody lists it meanwhile, and what was found may wait for as long as there is something to list."""
+    job = JOB._replace(batch_keys=10)
+
+    _, queue = work(FakeS3.of(numbered(4000), page_keys=10), ListTask("run.0", job, (ALL,)), Queue(seconds=1.0), slots=8)
+
+    given = [n for n, task in enumerate(queue.accepted) if isinstance(task, ListTask)]
+    assert len(given) >= 2
+    assert max(given) < len(queue.accepted) // 3, given
+
+
 @pytest.mark.usefixtures("generous")
 def test_what_was_given_away_may_come_back_to_the_same_worker() -> None:
     found = numbered(4000)
