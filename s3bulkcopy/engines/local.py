@@ -134,6 +134,8 @@ class _Delivery:
     deaths: int = 0
     #: When an attempt failed first of what may pass, by the engine's clock.
     troubled_since: float | None = None
+    #: The worker that gave it away, which has enough to do.
+    giver: _Process | None = None
     #: The first key of a copy task, as the message writes it.
     key: str = field(init=False)
 
@@ -478,7 +480,8 @@ class LocalEngine:
         self._take_from_shelf()
         for kind, queue in self._queues.items():
             while queue and (free := [worker for worker in workers if worker.has_room(kind, len(queue))]):
-                self._give(min(free, key=lambda one: one.loads[kind]), queue.take(self._next_copy() if kind == "copy" else 0))
+                delivery = queue.take(self._next_copy() if kind == "copy" else 0)
+                self._give(min(free, key=lambda one: (one is delivery.giver, one.loads[kind])), delivery)
             while kind == "copy" and self._unaccepted and self._has_room(queue, alone=not workers):
                 entry = self._take_unaccepted()
                 queue.append(entry[2])
@@ -606,6 +609,8 @@ class LocalEngine:
         if delivery.kind == "more":  # whoever waited for room would take the place of those who make it
             delivery.kind = "copy"
             self._signs.known |= delivery.body.startswith('{"t":"part"')
+        else:
+            delivery.giver = worker
         self._queues[delivery.kind].append(delivery)
         self._unkept.append((worker, sequence, delivery))
 

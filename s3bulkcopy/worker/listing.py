@@ -12,6 +12,7 @@ from collections import deque
 from contextlib import contextmanager
 from functools import partial
 from itertools import compress
+from math import inf
 from operator import attrgetter, lt
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,7 +53,7 @@ _LEAST_PAGE_KEYS = 100
 #: Deliveries of a list task after which a denial is believed: until then a permission may be on its way.
 _LIST_PROOF_ATTEMPTS = 3
 
-#: How long a range may wait for others that promise more before it is asked for, in seconds; so each task gets on.
+#: How long a range or a plan may wait for others before it is asked for, in seconds; so each task gets on.
 _PATIENCE_SECONDS = 0.3
 
 #: Ranges are given away when what is open is expected to take more than so many rounds of all slots, to whoever has the time;
@@ -246,16 +247,23 @@ class Lister:
     def _ask_on(self) -> None:
         """Begin requests while there are free slots, and something to ask that is worth it."""
         now = aio.get_running_loop().time()
+        while self._has_slot() and (found := self._next(now)) is not None:
+            plan, request, share = found
+            self._busy += 1
+            answer = _Answer(self._release)
+            plan.begin(self._ask(plan, request, share, answer)).add_done_callback(answer.release)
         for plan in self._plans:
-            while self._has_slot():
-                asked = plan.next(self._window - self._busy, now, is_held_up=self._held >= _HELD_UP)
-                if asked is None:
-                    break
-                self._busy += 1
-                answer = _Answer(self._release)
-                plan.begin(self._ask(plan, *asked, answer)).add_done_callback(answer.release)
             if self._busy >= self._slots:
                 plan.offer(self._slots)
+
+    def _next(self, now: float) -> tuple[_Plan, Request, _Share] | None:
+        """Give what to ask next: of the plan that has waited longest, if that is long, else of the first."""
+        for plan in sorted(self._plans, key=lambda one: min(one.asked_at, now - _PATIENCE_SECONDS)):
+            asked = plan.next(self._window - self._busy, now, is_held_up=self._held >= _HELD_UP)
+            if asked is not None:
+                plan.asked_at = now
+                return plan, *asked
+        return None
 
     def _has_slot(self) -> bool:
         return self._busy < self._window and self._held < _MOST_HELD
@@ -472,6 +480,8 @@ class _Plan:
         self._plots: list[_Plot] = []
         self._waiting: deque[tuple[float, _Plot]] = deque()
         self._offers = 0
+        #: When it was last asked for anything.
+        self.asked_at = -inf
         self._deserts: deque[_Desert] = deque(maxlen=_DESERTS_KEPT)
 
     # ------------------------------------------------------------------------------------------------------------ tasks

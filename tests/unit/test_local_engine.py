@@ -404,6 +404,19 @@ def test_the_child_that_is_least_like_those_that_wait_is_accepted_next(stage: St
     assert (len(taken), len(accepted), f"{many + 2}" in accepted) == (SLOTS["copy"], many, True)
 
 
+def test_what_a_worker_gives_away_goes_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, processes=2)
+    with stage.running():
+        stage.engine.submit([listing(f"run.{n}") for n in range(3)])
+        first, second = stage.workers
+        assert (len(first.tasks()), len(second.tasks())) == (2, 1)
+
+        second.say("emit", 1, "list", encode_task(listing("n.1")))
+        stage.go_on()
+
+        assert (len(first.tasks()), len(second.tasks())) == (1, 0)
+
+
 def test_a_worker_with_enough_to_do_waits_for_a_choice(stage: Stage) -> None:
     large = "k" * local._CHOICE_BYTES
     stage.engine.submit([keyed("run.1", f"a{large}"), keyed("run.2", f"a{large}")])

@@ -329,6 +329,23 @@ def test_a_task_that_overlaps_one_in_hand_is_listed_for_itself() -> None:
     assert [len(queue.items_of(one.attempt.nonce)) for one in done] == [151, 99]
 
 
+def test_a_task_that_is_listed_for_itself_gets_on_while_listing_is_held_up() -> None:
+    job = JOB._replace(batch_keys=10)
+    store, queue = FakeS3.of(numbered(6000), page_keys=10), Queue(seconds=1.0)
+    environment = Environment(store, 8, queue)
+
+    async def main() -> None:
+        large = aio.create_task(environment.work(ListTask("run.1", job, (Range("", "k05000"),))))
+        await aio.sleep(2.0)
+        await aio.gather(large, environment.work(ListTask("run.2", job, (Range("k04900", "k05100"),))))
+
+    run(main())
+
+    sent = [task.items[0].key for task in queue.accepted if isinstance(task, CopyTask)]
+    first = next(n for n, key in enumerate(sent) if key > "k05000")
+    assert first < 0.8 * len(sent)
+
+
 @few
 @given(stores, st.lists(keys, min_size=1, max_size=6, unique=True), st.floats(0.0, 0.6), st.integers(1, 8))
 def test_a_task_that_is_cut_off_leaves_those_beside_it_exact_and_may_be_delivered_again(
