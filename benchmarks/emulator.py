@@ -3,7 +3,7 @@
     python benchmarks/emulator.py [--objects 20000] [--rounds 3]
 
 Raw: one process that copies listed keys on kept connections and does nothing else, at its best number of connections; as the
-account's root, whose requests the emulator does not check, and as a role, whose requests it evaluates as it does the workers'.
+account's root, whose requests the emulator does not check, and as a role with the workers' rights, which it checks as theirs.
 Pipeline: `s3bulkcopy run`, its working phase alone (listing, copying, accounting; not deploying and tearing down). They take
 turns on the same keys, and the ratio is to the role's rate.
 """
@@ -20,8 +20,10 @@ import time
 
 import boto3
 
+from s3bulkcopy.aws.policy import worker_policy
+from s3bulkcopy.aws.stack import Names
 from s3bulkcopy.demo import Store, keys
-from s3bulkcopy.emulator import CREDENTIALS, Emulator
+from s3bulkcopy.emulator import ACCOUNT, CREDENTIALS, Emulator
 from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.copying import Copier
 from s3bulkcopy.worker.model import Item, Job
@@ -32,13 +34,14 @@ from s3bulkcopy.worker.sigv4 import Credentials
 CONNECTIONS = (4, 16, 64)
 
 
-def role_credentials() -> Credentials:
-    """Make a role that may copy anything, and give credentials of it."""
+def role_credentials(job: Job) -> Credentials:
+    """Make a role with the rights that a run gives to its workers, and give credentials of it."""
     iam, sts = boto3.client("iam"), boto3.client("sts")
-    allow = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
+    names = Names(job.run_id)
+    rights = worker_policy(job, names, ACCOUNT, "aws", job.destination.region)
     trust = {"Statement": [{"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}]}
-    role = iam.create_role(RoleName="bench", AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", **trust}))
-    iam.put_role_policy(RoleName="bench", PolicyName="copy", PolicyDocument=json.dumps(allow))
+    role = iam.create_role(RoleName=names.stem, AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", **trust}))
+    iam.put_role_policy(RoleName=names.stem, PolicyName="work", PolicyDocument=json.dumps(rights))
     made = sts.assume_role(RoleArn=role["Role"]["Arn"], RoleSessionName="bench")["Credentials"]
     return Credentials(made["AccessKeyId"], made["SecretAccessKey"], made["SessionToken"])
 
@@ -75,14 +78,15 @@ def main() -> None:
         store.make("bench-source")
         store.fill("bench-source", keys(chosen.objects))
         items = list(store.items("bench-source").values())
-        root, role = Credentials(*CREDENTIALS.values()), role_credentials()
+        root = Credentials(*CREDENTIALS.values())
         ratios = []
         print(f"{'raw/s, root':>12} {'raw/s, role':>12} {'pipeline/s':>11} {'ratio':>6} {'whole run/s':>12}")
         for n in range(chosen.rounds):
             store.make(f"bench-raw-{n}")
             store.make(f"bench-pipeline-{n}")
-            job = Job("bench", store.location("bench-source"), store.location(f"bench-raw-{n}"))
-            as_root, as_role = (max(aio.run(copy_raw(who, job, items, some)) for some in CONNECTIONS) for who in (root, role))
+            job = Job(f"bench-{n}", store.location("bench-source"), store.location(f"bench-raw-{n}"))
+            clients = root, role_credentials(job)
+            as_root, as_role = (max(aio.run(copy_raw(who, job, items, some)) for some in CONNECTIONS) for who in clients)
             rate, whole = copy_by_pipeline("bench-source", f"bench-pipeline-{n}", chosen.objects)
             ratios.append(rate / as_role)
             print(f"{as_root:12,.0f} {as_role:12,.0f} {rate:11,.0f} {ratios[-1]:6.2f} {whole:12,.0f}")
