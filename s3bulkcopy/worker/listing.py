@@ -257,9 +257,11 @@ class Lister:
                 plan.offer(self._slots)
 
     def _next(self, now: float) -> tuple[_Plan, Request, _Share] | None:
-        """Give what to ask next: of the plan that has waited longest, if that is long, else of the first."""
-        for plan in sorted(self._plans, key=lambda one: min(one.asked_at, now - _PATIENCE_SECONDS)):
-            asked = plan.next(self._window - self._busy, now, is_held_up=self._held >= _HELD_UP)
+        """Give what to ask next: of the first plan, or while listing is held up of the one that has waited longest."""
+        is_held_up = self._held >= _HELD_UP
+        since = now - _PATIENCE_SECONDS if is_held_up else -inf
+        for plan in sorted(self._plans, key=lambda one: min(one.asked_at, since)):
+            asked = plan.next(self._window - self._busy, now, is_held_up=is_held_up)
             if asked is not None:
                 plan.asked_at = now
                 return plan, *asked
