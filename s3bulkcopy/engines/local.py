@@ -480,8 +480,8 @@ class LocalEngine:
         self._take_from_shelf()
         for kind, queue in self._queues.items():
             while queue and (free := [worker for worker in workers if worker.has_room(kind, len(queue))]):
-                delivery = queue.take(self._next_copy() if kind == "copy" else 0)
-                self._give(min(free, key=lambda one: (one is delivery.giver, one.loads[kind])), delivery)
+                worker = min(free, key=lambda one: (one is queue[0].giver, one.loads[kind]))
+                self._give(worker, queue.take(self._next_copy(worker) if kind == "copy" else 0))
             while kind == "copy" and self._unaccepted and self._has_room(queue, alone=not workers):
                 entry = self._take_unaccepted()
                 queue.append(entry[2])
@@ -489,10 +489,15 @@ class LocalEngine:
         self._accept_kept()
         self._share_rate()
 
-    def _next_copy(self) -> int:
-        """Give the place of the copy task that is next: the one that is least like those in hand."""
-        in_hand = [delivery.key for worker in self._processes for delivery in worker.tasks.values() if delivery.kind == "copy"]
-        return rarest([delivery.key for delivery in self._queues["copy"]], in_hand)
+    def _next_copy(self, worker: _Process) -> int:
+        """Give the place of the copy task that a worker is given next: the one that is least like those in its own hand.
+
+        Of those that are as little so, it is the one that is least like those in any. Otherwise workers would have parts of the
+        key space for themselves, and a part whose worker is slower would be copied last, at its own rate.
+        """
+        in_all = [delivery.key for one in self._processes for delivery in one.tasks.values() if delivery.kind == "copy"]
+        in_its_own = [delivery.key for delivery in worker.tasks.values() if delivery.kind == "copy"]
+        return rarest([delivery.key for delivery in self._queues["copy"]], in_its_own, in_all)
 
     def _take_unaccepted(self) -> tuple[_Process, int, _Delivery]:
         """Take the child that is accepted next: the one that is least like those that wait."""

@@ -389,6 +389,15 @@ def test_the_part_of_the_key_space_that_fewest_tasks_in_hand_are_of_is_next(stag
     assert [json.loads(words[3])["id"] for words in stage.workers[0].heard()] == ["run.101"]
 
 
+def test_each_worker_has_every_part_of_the_key_space_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch, processes=2)
+    with stage.running():
+        stage.engine.submit([keyed(f"run.{key}", key) for key in ("a1", "a2", "b1", "b2")])
+
+        hands = [sorted(delivery.key[0] for delivery in worker.tasks.values()) for worker in stage.engine._processes]
+        assert hands == [["a", "b"], ["a", "b"]]
+
+
 def test_the_child_that_is_least_like_those_that_wait_is_accepted_next(stage: Stage) -> None:
     many = SLOTS["copy"] + local._BACKLOG
     stage.engine.submit([listing()])

@@ -31,6 +31,22 @@ def test_next_is_what_fewest_of_its_like_are_in_hand_of(waiting: list[str], in_h
     assert waiting[rarest(waiting, in_hand)] == expected
 
 
+@pytest.mark.parametrize(
+    ("own", "every", "expected"),
+    [
+        pytest.param(["a0"], ["a0", "b0", "b9"], "b1", id="its own hand, whatever others hold"),
+        pytest.param([], ["a0"], "b1", id="others', where its own tells nothing"),
+        pytest.param(["a0", "b0"], ["a0", "b0", "a9"], "b1", id="others', where its own has as many of both"),
+        pytest.param(["x/a0"], ["x/a0", "x/b0", "x/b9", "y"], "b1", id="its own, behind what all share"),
+    ],
+)
+def test_of_two_hands_the_first_tells_and_then_the_other(own: list[str], every: list[str], expected: str) -> None:
+    head = "x/" if "y" in every else ""
+    waiting = [f"{head}a1", f"{head}b1"]
+
+    assert waiting[rarest(waiting, own, every)] == head + expected
+
+
 @given(KEYS, KEYS)
 def test_no_way_at_the_first_fork_has_fewer_in_hand(waiting: list[str], in_hand: list[str]) -> None:
     chosen = waiting[rarest(waiting, in_hand)]
