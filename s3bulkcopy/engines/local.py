@@ -22,6 +22,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
 
@@ -133,7 +134,7 @@ class _Delivery:
     #: Workers that died with it in hand.
     deaths: int = 0
     #: When an attempt failed first of what may pass, by the engine's clock.
-    troubled_since: float | None = None
+    troubled_since: float = inf
     #: The worker that gave it away, which has enough to do.
     giver: _Process | None = None
     #: The first key of a copy task, as the message writes it.
@@ -635,9 +636,10 @@ class LocalEngine:
 
     def _deliver_again(self, delivery: _Delivery, *, is_passing: bool = False) -> None:
         """Queue a task for its next attempt, or give it up; where its trouble may pass, not before that has lasted long."""
-        if is_passing and delivery.troubled_since is None:
-            delivery.troubled_since = self._clock()
-        is_put_up_with = is_passing and self._clock() - (delivery.troubled_since or 0.0) < OUTAGE_SECONDS
+        now = self._clock()
+        if is_passing:
+            delivery.troubled_since = min(delivery.troubled_since, now)
+        is_put_up_with = is_passing and now - delivery.troubled_since < OUTAGE_SECONDS
         if delivery.number >= _DELIVERIES and not is_put_up_with:
             task = decode_task(delivery.body)
             if not isinstance(task, Nothing):

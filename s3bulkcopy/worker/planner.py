@@ -237,11 +237,12 @@ class Planner:
             optimism += _LAST_OPTIMISM * max(0.0, 1 - len(self._gaps) / (_LAST * self._slots))
         most_cuts = self._most_cuts(waste)
         while True:
-            idle = _largest(self._waiting())
+            waiting = [*self._waiting()]
+            idle = _largest(waiting)
             busy = _largest(gap for gap in self._gaps if gap.request >= 0 and gap.cuts[0] < most_cuts)
             room = (busy.keys * optimism - self._page) / 2 if busy else 0.0
             if idle and (room < least or idle.keys * optimism >= room):
-                return self._ask(self._in_turn() if is_held_up and idle.keys else idle)
+                return self._ask(self._in_turn(waiting) if is_held_up and idle.keys else idle)
             if not busy or room < least:
                 return None
             upper = self._cut(busy, (self._page + room) / optimism)
@@ -261,9 +262,8 @@ class Planner:
             elif gap.keys or since > _SPACING:
                 yield gap
 
-    def _in_turn(self) -> _Gap:
+    def _in_turn(self, waiting: Sequence[_Gap]) -> _Gap:
         """Give the gap in which the next turn lies, or the part of it that begins there."""
-        waiting = [*self._waiting()]
         ends = [*accumulate(gap.keys for gap in waiting)]
         self._turn = (self._turn + _APART) % 1
         place = bisect_right(ends, self._turn * ends[-1], hi=len(ends) - 1)

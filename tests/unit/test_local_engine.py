@@ -81,6 +81,11 @@ class Played:
     def say(self, *words: str | int) -> None:
         self.end.send(line(*words))
 
+    def expire(self) -> None:
+        """Say of every task that has arrived that the credentials have expired."""
+        for token in self.tasks():
+            self.say("expired", token)
+
     def say_at_length(self, lines: list[bytes]) -> None:
         """Say what is too much to go at once, in a thread."""
         self.end.setblocking(True)
@@ -653,8 +658,7 @@ def test_credentials_in_use_are_gone_on_with_where_boto3_cannot_renew_them_for_n
 def test_expired_credentials_are_looked_for_again_while_nobody_answers(stage: Stage) -> None:
     stage.engine.submit([copying("run.1"), copying("run.2")])
     stage.lack = EndpointConnectionError(endpoint_url="https://sts")
-    for token in stage.workers[0].tasks():
-        stage.workers[0].say("expired", token)
+    stage.workers[0].expire()
     stage.go_on()
     assert stage.workers[0].heard() == []
 
@@ -662,8 +666,7 @@ def test_expired_credentials_are_looked_for_again_while_nobody_answers(stage: St
     stage.found.append(Credentials("second", "s"))
     stage.now += local._RENEWAL_SECONDS
     stage.go_on()
-    for token in stage.workers[0].tasks():
-        stage.workers[0].say("expired", token)
+    stage.workers[0].expire()
     stage.go_on()
     assert [words[0] for words in stage.workers[0].heard()] == ["credentials", "task", "task"]
 
@@ -675,8 +678,7 @@ def test_nobody_who_has_credentials_answering_for_long_ends_the_run(stage: Stage
 
     with pytest.raises(NotPermitted, match="looking for credentials"):  # noqa: PT012 - until it does
         while True:
-            for token in stage.workers[0].tasks():
-                stage.workers[0].say("expired", token)
+            stage.workers[0].expire()
             stage.now += local._RENEWAL_SECONDS
             stage.go_on()
     assert OUTAGE_SECONDS <= stage.now - begun < OUTAGE_SECONDS + 60
@@ -698,7 +700,7 @@ def test_a_task_is_given_up_after_five_attempts_unless_its_trouble_may_pass(stag
 
 def test_credentials_that_expired_for_good_end_the_run(stage: Stage) -> None:
     stage.engine.submit([copying()])
-    stage.workers[0].say("expired", *stage.workers[0].tasks())
+    stage.workers[0].expire()
 
     with pytest.raises(NotPermitted, match="the credentials have expired"):
         stage.engine.poll(1)
@@ -708,10 +710,10 @@ def test_credentials_that_are_renewed_and_refused_again_and_again_end_the_run(st
     stage.engine.submit([copying()])
     for number in range(local._RENEWALS):
         stage.found.append(Credentials(f"renewed {number}", "s"))
-        stage.workers[0].say("expired", *stage.workers[0].tasks())
+        stage.workers[0].expire()
         stage.go_on()
     stage.found.append(Credentials("one more", "s"))
-    stage.workers[0].say("expired", *stage.workers[0].tasks())
+    stage.workers[0].expire()
 
     with pytest.raises(NotPermitted, match="and so had 5 others in a row"):
         stage.engine.poll(1)
@@ -721,7 +723,7 @@ def test_credentials_may_expire_as_often_as_tasks_end_in_between(stage: Stage) -
     for number in range(2 * local._RENEWALS):
         stage.engine.submit([copying(f"run.{number}")])
         stage.found.append(Credentials(f"renewed {number}", "s"))
-        stage.workers[0].say("expired", *stage.workers[0].tasks())
+        stage.workers[0].expire()
         stage.go_on()
         stage.workers[0].say("done", *stage.workers[0].tasks(), done(f"run.{number}"))
         stage.go_on()
