@@ -133,9 +133,9 @@ class _Delivery:
     number: int = 1
     #: Workers that died with it in hand.
     deaths: int = 0
-    #: When an attempt failed first of what may pass, by the engine's clock.
+    #: When an attempt failed first of what may pass, by the engine's clock; infinity where none has.
     troubled_since: float = inf
-    #: The worker that gave it away, which has enough to do.
+    #: The worker that gave a list task away, which has enough to do.
     giver: _Process | None = None
     #: The first key of a copy task, as the message writes it.
     key: str = field(init=False)
@@ -491,10 +491,11 @@ class LocalEngine:
         self._share_rate()
 
     def _next_copy(self, worker: _Process) -> int:
-        """Give the place of the copy task that a worker is given next: the one that is least like those in its own hand.
+        """Give the place of the copy task that a worker is given next.
 
-        Of those that are as little so, it is the one that is least like those in any. Otherwise workers would have parts of the
-        key space for themselves, and a part whose worker is slower would be copied last, at its own rate.
+        At each fork of the keys it is of the way that its own hand has fewest of; where it has as few of others, that all hands
+        have fewest of, so that no part waits while another has two workers. By all hands alone workers would come to have parts
+        for themselves, and those of a slower one would be copied last, at their own rate.
         """
         in_all = [delivery.key for one in self._processes for delivery in one.tasks.values() if delivery.kind == "copy"]
         in_its_own = [delivery.key for delivery in worker.tasks.values() if delivery.kind == "copy"]

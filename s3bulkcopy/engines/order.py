@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def rarest(waiting: Sequence[str], *hands: Sequence[str]) -> int:
     """Give the index of the waiting key whose like is least in hand: at each fork of all these keys, the way that fewest took.
 
-    Of several hands the first tells, and each further one where those before it have as many of both. Of those alike it is the
-    first. S3 limits requests by parts of the key space that nobody knows, and taking keys as they were listed would ask one of
-    them for too much, and others for nothing.
+    At a fork the first hand tells, and each further one only between ways that those before it have as many of. Of keys alike
+    the first is next. S3 limits requests by parts of the key space that nobody knows, and taking keys as they were listed would
+    ask one of them for too much, and others for nothing.
 
     >>> rarest(["a1", "a2", "b1"], ["a3"]), rarest(["a1", "a2"], ["a1", "b1"]), rarest(["a1"], [])
     (2, 1, 0)

@@ -32,28 +32,33 @@ def test_next_is_what_fewest_of_its_like_are_in_hand_of(waiting: list[str], in_h
 
 
 @pytest.mark.parametrize(
-    ("own", "every", "expected"),
+    ("waiting", "own", "every", "expected"),
     [
-        pytest.param(["a0"], ["a0", "b0", "b9"], "b1", id="its own hand, whatever others hold"),
-        pytest.param([], ["a0"], "b1", id="others', where its own tells nothing"),
-        pytest.param(["a0", "b0"], ["a0", "b0", "a9"], "b1", id="others', where its own has as many of both"),
-        pytest.param(["x/a0"], ["x/a0", "x/b0", "x/b9", "y"], "b1", id="its own, behind what all share"),
+        pytest.param(["a1", "b1"], ["a0"], ["a0", "b0", "b9"], "b1", id="its own hand, whatever others hold"),
+        pytest.param(["a1", "b1"], ["b0"], ["b0", "a0", "a9"], "a1", id="its own hand, also where the first is next"),
+        pytest.param(["a1", "b1"], [], ["a0"], "b1", id="all hands, where its own is empty"),
+        pytest.param(["a1", "b1"], ["a0", "b0"], ["a0", "b0", "a9"], "b1", id="all hands, where its own has as many"),
+        pytest.param(["x/a1", "x/b1"], ["x/a0"], ["x/a0", "x/b0", "x/b9", "y"], "x/b1", id="behind what they share"),
     ],
 )
-def test_of_two_hands_the_first_tells_and_then_the_other(own: list[str], every: list[str], expected: str) -> None:
-    head = "x/" if "y" in every else ""
-    waiting = [f"{head}a1", f"{head}b1"]
+def test_of_two_hands_the_first_tells_and_then_the_other(
+    waiting: list[str], own: list[str], every: list[str], expected: str
+) -> None:
+    assert waiting[rarest(waiting, own, every)] == expected
 
-    assert waiting[rarest(waiting, own, every)] == head + expected
 
+@given(KEYS, KEYS, KEYS)
+def test_no_way_at_the_first_fork_has_fewer_in_hand(waiting: list[str], own: list[str], others: list[str]) -> None:
+    every = own + others
+    chosen = waiting[rarest(waiting, own, every)]
 
-@given(KEYS, KEYS)
-def test_no_way_at_the_first_fork_has_fewer_in_hand(waiting: list[str], in_hand: list[str]) -> None:
-    chosen = waiting[rarest(waiting, in_hand)]
+    fork = next((n for n in range(5) if len({key[: n + 1] for key in waiting + every}) > 1), 0)
 
-    fork = next((n for n in range(5) if len({key[: n + 1] for key in waiting + in_hand}) > 1), 0)
-    held = Counter(key[fork : fork + 1] for key in in_hand)
-    assert held[chosen[fork : fork + 1]] == min(held[key[fork : fork + 1]] for key in waiting)
+    def held(key: str) -> tuple[int, int]:
+        in_own, in_every = (Counter(other[fork : fork + 1] for other in hand) for hand in (own, every))
+        return in_own[key[fork : fork + 1]], in_every[key[fork : fork + 1]]
+
+    assert held(chosen) == min(map(held, waiting))
 
 
 @given(KEYS, KEYS)
