@@ -192,6 +192,10 @@ class _Process:
         enough = _HAND_BYTES if waiting > load else _CHOICE_BYTES
         return load < SLOTS[kind] and (kind == "list" or self.copy_bytes < enough)
 
+    def copy_keys(self) -> list[str]:
+        """Give the keys that the copy tasks in hand begin with."""
+        return [delivery.key for delivery in self.tasks.values() if delivery.kind == "copy"]
+
     def end(self) -> str:
         """Wait for the process to end; say how it did."""
         code = self.process.wait()
@@ -493,13 +497,13 @@ class LocalEngine:
     def _next_copy(self, worker: _Process) -> int:
         """Give the place of the copy task that a worker is given next.
 
-        At each fork of the keys it is of the way that its own hand has fewest of; where it has as few of others, that all hands
-        have fewest of, so that no part waits while another has two workers. By all hands alone workers would come to have parts
-        for themselves, and those of a slower one would be copied last, at their own rate.
+        At each fork of the keys it is of the way that its own hand has fewest of; where it has as few of others, that the other
+        hands have fewest of, so that no part waits while another has two workers. By all hands alone workers would come to have
+        parts for themselves, and those of a slower one would be copied last, at their own rate.
         """
-        in_all = [delivery.key for one in self._processes for delivery in one.tasks.values() if delivery.kind == "copy"]
-        in_its_own = [delivery.key for delivery in worker.tasks.values() if delivery.kind == "copy"]
-        return rarest([delivery.key for delivery in self._queues["copy"]], in_its_own, in_all)
+        waiting = [delivery.key for delivery in self._queues["copy"]]
+        in_other_hands = [key for one in self._processes if one is not worker for key in one.copy_keys()]
+        return rarest(waiting, worker.copy_keys(), in_other_hands)
 
     def _take_unaccepted(self) -> tuple[_Process, int, _Delivery]:
         """Take the child that is accepted next: the one that is least like those that wait."""

@@ -30,7 +30,8 @@ def rarest(waiting: Sequence[str], *hands: Sequence[str]) -> int:
         keys = [*(waiting[place] for place in places), *chain(*hands)]
         fork = agreed(min(keys), max(keys))
         taken = [Counter(key[fork : fork + 1] for key in hand) for hand in hands]
-        way = min((waiting[place][fork : fork + 1] for place in places), key=lambda one: [counts[one] for counts in taken])
+        ways = dict.fromkeys(waiting[place][fork : fork + 1] for place in places)
+        way = min(ways, key=lambda one: [counts[one] for counts in taken])
         places = [place for place in places if waiting[place][fork : fork + 1] == way]
         hands = tuple([key for key in hand if key[fork : fork + 1] == way] for hand in hands)
     return places[0]

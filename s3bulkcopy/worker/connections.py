@@ -96,6 +96,7 @@ class SocketConnection:
         self._receiver: Receiver | None = None
         self._deadline = 0.0
         self._unsent = b""
+        self._defer = host.loop.defer
         host.opened(self)
         host.loop.add_reader(connected.fileno(), self._readable)
 
@@ -108,7 +109,6 @@ class SocketConnection:
         """Send a request."""
         self._receiver = receiver
         self._deadline = deadline
-        self._reader.begin()
         if self._socket is None:
             self.host.loop.call_soon(self._fail, ConnectionLost("the connection was closed"))
             return
@@ -161,7 +161,7 @@ class SocketConnection:
         except self.not_yet:
             return
         except OSError as error:
-            self._abort(ConnectionLost(str(error)))
+            self._defer(self._abort, ConnectionLost(str(error)))  # what has arrived before comes first
             return
         if not self._unsent:
             self.host.loop.remove_writer(self._socket.fileno())
@@ -174,15 +174,15 @@ class SocketConnection:
         except self.not_yet:
             return
         except OSError as error:
-            self._abort(ConnectionLost(str(error)))
+            self._defer(self._abort, ConnectionLost(str(error)))
             return
-        if data:
-            self._take(data)
-        else:
-            self._end()
+        self._defer(self._take, data)
 
     def _take(self, data: bytes) -> None:
-        """Hand what arrived to the reader, and its answer to who waits."""
+        """Hand what arrived to the reader, and its answer to who waits; nothing is the end of the stream."""
+        if not data:
+            self._end()
+            return
         receiver = self._receiver
         if receiver is None:
             self.close()

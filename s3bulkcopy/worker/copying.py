@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from s3bulkcopy.worker import aio
 from s3bulkcopy.worker.connections import ConnectionLost
 from s3bulkcopy.worker.failures import NOT_KNOWN, Failed, Fault, Next, Stop, lost, stop_for
-from s3bulkcopy.worker.http import Response
 from s3bulkcopy.worker.model import Counts, Failure, Item, Job, clip
 from s3bulkcopy.worker.s3 import PATIENCE_SECONDS, PATIENCE_SECONDS_PER_BYTE, Page, is_copied, read_copy
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 
     from s3bulkcopy.worker.connections import Connection
+    from s3bulkcopy.worker.http import Response
     from s3bulkcopy.worker.pacing import Pace
     from s3bulkcopy.worker.s3 import S3, JobCopies
 
@@ -68,6 +68,9 @@ _LOOK_SECONDS = 0.02
 
 #: Of an item, as its attributes say it; half the price.
 _KEY = itemgetter(0)
+
+#: Copies that are accounted for together, at most: many cost less each, and those sent in their place wait for the last.
+_AT_ONCE = 64
 
 #: The shortest sleep for the pace's sake, in seconds; many requests go at once after it.
 _TICK_SECONDS = 0.002
@@ -264,8 +267,17 @@ class _Turn:
         self.batch, self.item, self.request, self.tries, self.unanswered = batch, item, request, 0, False
         self.more, self.is_again = None, False
 
+    def free(self, now: float) -> None:
+        """Give the connection back, if there is one."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.host.give_back(connection, now)
+
     def answered(self, response: Response) -> None:
-        self._copier.take(self, response)
+        if is_copied(response):
+            self._copier.copied(self)
+        else:
+            self._copier.take(self, response)
 
     def failed(self, error: OSError) -> None:
         self._copier.take(self, error)
@@ -284,6 +296,8 @@ class Copier:
         #: Turns that wait for another try: when, a number that makes each differ, and the turn.
         self._paused: list[tuple[float, int, _Turn]] = []
         self._numbers = count()
+        #: Turns whose objects are at the destination, which is still to be accounted for.
+        self._landed: list[_Turn] = []
         self._wake: aio.TimerHandle | None = None
         self._dials: dict[aio.Task, _Turn] = {}
         self._inquiries: set[aio.Task] = set()
@@ -482,38 +496,68 @@ class Copier:
 
     # ---------------------------------------------------------------------------------------------------- the chain
 
-    def _fill(self, now: float, free: Connection | None = None, ended: _Turn | None = None) -> None:
+    def _fill(self, now: float, ended: list[_Turn] | None = None) -> None:
         """Send what the pace allows.
 
-        A turn that has ended, and the connection that it has left free, serve again if they can.
+        Turns that have ended serve again, each on the connection that it has left free if it can.
         """
-        host = free.host if free is not None else None
-        while (wait := self._pace.wait(now)) == 0.0:
-            turn = self._next(now, ended)
-            if turn is None:
-                if self._paused:
-                    self._wake_at(self._paused[0][0])
-                break
-            ended = None
-            self._pace.sent(now)
-            batch = turn.batch
-            batch.requests += 1
-            batch.in_flight.add(turn)
-            if free is not None and batch.copies.host is host:
-                self._send_on(free, turn, now)
-                free = None
-            else:
-                self._send(turn, now)
-        else:
+        ended = ended or []
+        room = self._pace.room(now)
+        while room and self._paused and self._paused[0][0] <= now:
+            if ended:
+                ended.pop().free(now)
+            self._repeat(heapq.heappop(self._paused)[2], now)
+            room -= 1
+        share = max(1, room // max(1, len(self._batches)))
+        sends: list[tuple[Connection, bytes, float, _Turn]] = []
+        while room and (batch := self._next(now)) is not None:
+            room -= self._begin(batch, min(share, room), now, ended, sends)
+        for connection, request, deadline, turn in sends:  # in a row, with nothing of ours between two calls of the kernel
+            connection.send(request, deadline, turn)
+        for turn in ended:
+            turn.free(now)
+        if not room:
+            wait = self._pace.wait(now)
             if wait < inf:
                 self._wake_at(now + max(wait, _TICK_SECONDS))
-        if free is not None and host is not None:
-            host.give_back(free, now)
+        elif self._paused:
+            self._wake_at(self._paused[0][0])
 
-    def _next(self, now: float, ended: _Turn | None) -> _Turn | None:
-        """Give the next item: one whose pause is over, or one of each batch in turn."""
-        if self._paused and self._paused[0][0] <= now:
-            return heapq.heappop(self._paused)[2]
+    def _repeat(self, turn: _Turn, now: float) -> None:
+        """Send a request again."""
+        self._pace.sent(now)
+        turn.batch.requests += 1
+        turn.batch.in_flight.add(turn)
+        self._send(turn, now)
+
+    def _begin(
+        self, batch: _Batch, most: int, now: float, ended: list[_Turn], sends: list[tuple[Connection, bytes, float, _Turn]]
+    ) -> int:
+        """Begin with so many items of a batch at most, and give how many those are.
+
+        What goes out on the connection that a turn has left free is added to `sends`.
+        """
+        some = batch.copies.take(batch.items, most, now)
+        self._pace.sent(now, len(some))
+        batch.requests += len(some)
+        host, in_flight = batch.copies.host, batch.in_flight
+        for item, request in some:
+            turn = ended.pop() if ended else _Turn(self)
+            # As `begin` does, without the price of a call.
+            turn.batch, turn.item, turn.request, turn.tries, turn.unanswered = batch, item, request, 0, False
+            turn.more, turn.is_again = None, False
+            in_flight.add(turn)
+            connection = turn.connection
+            if connection is not None and connection.host is host and request is not None:
+                turn.is_kept, turn.sent_at, turn.request = True, now, None
+                sends.append((connection, request, now + PATIENCE_SECONDS + item[1] * PATIENCE_SECONDS_PER_BYTE, turn))
+            else:
+                turn.free(now)
+                self._send(turn, now)
+        return len(some)
+
+    def _next(self, now: float) -> _Batch | None:
+        """Give the next batch of which something may be copied now, each in turn."""
         batches = self._batches
         for _ in range(len(batches)):
             batch = batches[0]
@@ -523,12 +567,7 @@ class Copier:
             elif batch.asks_first:
                 self._ask_ahead(batch, now)
             elif batch.troubled < MOST_TROUBLED and now < batch.deadline:
-                item, request = batch.copies.take(batch.items, now)
-                turn = _Turn(self) if ended is None else ended
-                # As `begin` does, without the price of a call.
-                turn.batch, turn.item, turn.request, turn.tries, turn.unanswered = batch, item, request, 0, False
-                turn.more, turn.is_again = None, False
-                return turn
+                return batch
         return None
 
     def _wake_at(self, when: float) -> None:
@@ -584,7 +623,8 @@ class Copier:
         now = self._clock()
         if turn not in batch.in_flight:  # given up meanwhile
             self._pace.failed()
-            self._fill(now, connection)
+            host.give_back(connection, now)
+            self._fill(now)
         elif batch.copies.host is not host:  # the bucket has turned out to be elsewhere
             host.give_back(connection, now)
             self._send(turn, now)
@@ -596,35 +636,59 @@ class Copier:
         if dial.cancelled():
             self._pace.failed()
 
+    def copied(self, turn: _Turn) -> None:
+        """Learn that a turn's object is at the destination; what has landed is accounted for together."""
+        self._landed.append(turn)
+        if len(self._landed) == 1:
+            aio.get_running_loop().defer(self._go_on)
+        elif len(self._landed) == _AT_ONCE:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Account for what has landed, and send what may go now."""
+        now = self._clock()
+        self._fill(now, self._account(now))
+
+    def _account(self, now: float) -> list[_Turn]:
+        """Account for what has landed; give the turns, with the connections that are still of use."""
+        landed, self._landed = self._landed, []
+        if not landed:
+            return landed
+        self._copied_at, self._proven = now, True
+        usual = [turn.sent_at for turn in landed if turn.item[1] < LARGE_BYTES]
+        if usual:
+            self._pace.answered(usual, now)
+        if len(usual) < len(landed):
+            self._pace.answered([turn.sent_at for turn in landed if turn.item[1] >= LARGE_BYTES], now, is_telling=False)
+        for turn in landed:
+            batch, connection = turn.batch, turn.connection
+            if turn in batch.in_flight:
+                batch.in_flight.discard(turn)
+                batch.count_copied(turn)
+            if connection is not None and not connection.usable:
+                turn.free(now)
+        return landed
+
     def take(self, turn: _Turn, answer: Response | OSError) -> None:
-        """Account for what came of a turn's request, and send what may go now."""
-        batch, free, now = turn.batch, turn.connection, self._clock()
-        if free is not None and not free.usable:
-            free.close()
-            free = None
-        ended = None
-        fault = None if type(answer) is Response and is_copied(answer) else self._fault(turn, answer, now)
+        """Account for what came of a turn's request where that is not plainly a copy, and send what may go now."""
+        now = self._clock()
+        fault = self._fault(turn, answer, now)
+        if fault is None:
+            self.copied(turn)
+            return
+        ended, batch = self._account(now), turn.batch
         is_ours = turn in batch.in_flight
         batch.in_flight.discard(turn)
-        if fault is None:
-            self._pace.answered(turn.sent_at, now, is_telling=turn.item[1] < LARGE_BYTES)
-            self._copied_at, self._proven = now, True
-            if is_ours:
-                batch.count_copied(turn)
-            ended = turn
-        else:
-            self._tell_pace(turn, fault, now)
-            turn.unanswered |= turn.connection is not None and isinstance(answer, OSError)
-            if is_ours:
-                try:
-                    self._consider(turn, fault, now, is_stale=turn.is_kept and isinstance(answer, ConnectionLost))
-                except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
-                    batch.in_flight.add(turn)
-                    self._break_off(batch, error, turn)
-        if free is not None and ended is None:
-            free.host.give_back(free, now)
-            free = None
-        self._fill(now, free, ended)
+        self._tell_pace(turn, fault, now)
+        turn.unanswered |= turn.connection is not None and isinstance(answer, OSError)
+        if is_ours:
+            try:
+                self._consider(turn, fault, now, is_stale=turn.is_kept and isinstance(answer, ConnectionLost))
+            except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
+                batch.in_flight.add(turn)
+                self._break_off(batch, error, turn)
+        turn.free(now)
+        self._fill(now, ended)
 
     @staticmethod
     def _fault(turn: _Turn, answer: Response | OSError, now: float) -> Fault | None:
@@ -643,7 +707,7 @@ class Copier:
         elif fault.next in (Next.SLOW_DOWN, Next.RETRY):
             self._pace.failed()
         else:
-            self._pace.answered(turn.sent_at, now, is_telling=False)
+            self._pace.answered([turn.sent_at], now, is_telling=False)
 
     def _is_telling(self, batch: _Batch) -> bool:
         """Tell whether a refusal says something of the store, and not only of the partition that a batch is in."""
@@ -671,7 +735,7 @@ class Copier:
         batch.meet(fault)
         if is_in_doubt(fault) and not (turn.is_again and fault.next is Next.CHANGED):
             batch.in_flight.add(turn)
-            self._begin(self._inquire(turn, fault))
+            self._look_into(self._inquire(turn, fault))
             return
         self._conclude(turn, fault)
 
@@ -683,7 +747,7 @@ class Copier:
         if unproven or fault.next is Next.EXPIRED:
             raise Failed(fault, doing)
 
-    def _begin(self, inquiry: Coroutine[None, None, None]) -> aio.Task:
+    def _look_into(self, inquiry: Coroutine[None, None, None]) -> aio.Task:
         task = aio.create_task(inquiry)
         self._inquiries.add(task)
         task.add_done_callback(self._inquiries.discard)
@@ -868,7 +932,7 @@ class Copier:
     def _begin_asking(self, turn: _Turn) -> None:
         turn.batch.in_flight.add(turn)
         self._asking += 1
-        self._begin(self._ask_first(turn)).add_done_callback(self._end_asking)
+        self._look_into(self._ask_first(turn)).add_done_callback(self._end_asking)
 
     def _end_asking(self, _: aio.Task) -> None:
         self._asking -= 1

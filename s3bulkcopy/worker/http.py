@@ -70,10 +70,6 @@ class AnswerReader:
         self._layout: _Layout | None = None
         #: Of the body, as they came.
         self._pieces: list[bytes] = []
-        self.begin()
-
-    def begin(self) -> None:
-        """Get ready for the answer to a new request."""
         #: What is not understood before more of it comes: a piece of the head, or of a line between chunks.
         self._rest = b""
         self._head = b""
@@ -119,9 +115,9 @@ class AnswerReader:
 
     def _whole(self, length: int | None = None) -> Response:
         """Give the answer, and keep nothing of it: a connection would else hold the page that it last listed."""
-        body = b"".join(self._pieces)[:length]
-        self._pieces = []
-        return _make_response((self._status, self._head, body))
+        body, head = b"".join(self._pieces)[:length], self._head
+        self._pieces, self._head = [], b""
+        return _make_response((self._status, head, body))
 
     def _read_head(self, head: bytes) -> None:
         if head.startswith(_OK_LINE):

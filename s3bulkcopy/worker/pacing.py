@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 #: What one refusal takes from a rate: this over the square root of the rate, as few answers tell less than many, within bounds.
 _CUT = 1.5
@@ -155,31 +155,45 @@ class Pace:
             return math.inf
         return self._due - now if self._due > now else 0.0
 
-    def sent(self, now: float) -> None:
-        """Take note of a request."""
-        self.in_flight += 1
+    def room(self, now: float) -> int:
+        """Tell how many requests may be sent now, and take note where the window leaves no room."""
+        room = self._window - self.in_flight
+        if room <= 0:
+            self._is_full = True
+            return 0
+        if not self._interval:
+            return room
+        since_due = now - max(self._due, now - _SLACK_SECONDS)
+        return min(room, 1 + int(since_due / self._interval)) if since_due >= 0.0 else 0
+
+    def sent(self, now: float, requests: int = 1) -> None:
+        """Take note of requests."""
+        self.in_flight += requests
         if not self._round_sent:
             self._asked_at = now
-        self._round_sent += 1
+        self._round_sent += requests
         if self._interval:
-            self._due = max(self._due, now - _SLACK_SECONDS) + self._interval
+            self._due = max(self._due, now - _SLACK_SECONDS) + requests * self._interval
 
-    def answered(self, sent_at: float, now: float, *, is_telling: bool = True) -> None:
-        """Take note of a good answer to a request sent at `sent_at`; tell whether such answers all take about as long."""
-        self.in_flight -= 1
-        self._good += 1
+    def answered(self, sent_at: Sequence[float], now: float, *, is_telling: bool = True) -> None:
+        """Take note of good answers to requests sent at these times; tell whether such answers all take about as long."""
+        answers = len(sent_at)
+        self._good += answers
         if is_telling:
-            self._round_telling += 1
-            self._round_latency += now - sent_at
-        if self._doubling and self._window < self._most and self._window <= 2 * self.in_flight + 2:
-            self._window += now - sent_at <= _PROMPT * self._best_latency
+            self._round_telling += answers
+            self._round_latency += answers * now - sum(sent_at)
+        if self._doubling and self._window < self._most and self._window <= 2 * self.in_flight:
+            prompt_since = now - _PROMPT * self._best_latency
+            prompt = sum([one >= prompt_since for one in sent_at])
+            self._window = min(self._most, self._window + prompt, 2 * self.in_flight + 1)
         if self._good >= self._round_end:
             self._end_round(now)
         if self._rate < self._most_rate:
             self._grow(sent_at, now)
         elif self._credit < _MOST_CREDIT:
-            self._credit += max(self._chance, _IGNORED)
+            self._credit = min(_MOST_CREDIT, self._credit + answers * max(self._chance, _IGNORED))
             self._forget_chance()
+        self.in_flight -= answers
 
     def refused(self, sent_at: float, now: float) -> None:
         """Take note of an answer that asks for fewer requests."""
@@ -228,7 +242,7 @@ class Pace:
         self._round_began = now
         self._round_sent = 0
         self._round_good, self._round_telling, self._round_latency = self._good, 0, 0.0
-        self._round_end = self._good + max(1, self.in_flight)
+        self._round_end = self._good + max(1, self.in_flight - 1)  # others go in place of those just answered, but for one
         self._round_idle = self._idle_seconds() if self._idle_seconds else 0.0
         self._is_full = False
 
@@ -287,9 +301,10 @@ class Pace:
         self._half = self._rate / 2
         self._begin_fall(now)
 
-    def _grow(self, sent_at: float, now: float) -> None:
-        self._calm += 1
-        self._fall_good += sent_at >= self._fall_began
+    def _grow(self, sent_at: Sequence[float], now: float) -> None:
+        answers = len(sent_at)
+        self._calm += answers
+        self._fall_good += sum([one >= self._fall_began for one in sent_at])
         self._forget_chance()
         if self._due <= now - _SLACK_SECONDS:
             return  # it is not the rate that binds
@@ -298,7 +313,7 @@ class Pace:
         unusual = max(self._calm * sought, (self._calm - _CALM) / self._rate)
         haste = min(_MOST_HASTE, 1 + (_HASTE * unusual) ** 2)
         most = _BLIND_GROWTH / max(_LEAST_NOTICE_SECONDS, self._notice_seconds)  # a second, hence by the rate for an answer
-        self._set_rate(self._rate + min(self._rate * cut * sought * haste, most))
+        self._set_rate(self._rate + answers * min(self._rate * cut * sought * haste, most))
         self._half = max(self._half, self._rate / 2)
         if self._rate > _RISE * self._fall_rate:
             self._shares = []

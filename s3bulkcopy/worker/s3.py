@@ -271,10 +271,13 @@ def copy_source(bucket: str, key: str) -> str:
 
 
 class _Template(NamedTuple):
-    """A request to copy without the source, its ETag and the path: what is signed of it, and what is sent."""
+    """A request to copy without what an object's key adds to the path and to the source, and without its ETag.
 
-    canonical: tuple[str, str, str]
-    wire: tuple[str, str, str]
+    What is signed of it, and what is sent.
+    """
+
+    canonical: tuple[str, str, str, str]
+    wire: tuple[str, str, str, str]
 
 
 class CopyRequests:
@@ -300,8 +303,8 @@ class CopyRequests:
 
     def _template(self, storage_class: str) -> _Template:
         headers = {"host": self._bucket.host, "x-amz-content-sha256": EMPTY_SHA256}
-        headers |= {"x-amz-copy-source": "\0", "x-amz-copy-source-if-match": '"\1"', "x-amz-date": self._date} | self._constant
-        headers |= class_headers(self._job.policy, storage_class)
+        headers |= {"x-amz-copy-source": f"{self._source_head}\0", "x-amz-copy-source-if-match": '"\1"'}
+        headers |= {"x-amz-date": self._date} | self._constant | class_headers(self._job.policy, storage_class)
         if self.credentials.token:
             headers["x-amz-security-token"] = self.credentials.token
         names = sorted(headers)
@@ -311,7 +314,10 @@ class CopyRequests:
         wire = (
             "".join(f"{name}: {headers[name]}\r\n" for name in names) + f"Content-Length: 0\r\nAuthorization: {authorization}"
         )
-        return _Template(_around_blanks(canonical), _around_blanks(wire))
+        return _Template(
+            _around_blanks(f"PUT\n{self._target_head}\0\n\n{canonical}"),
+            _around_blanks(f"PUT {self._target_head}\0 HTTP/1.1\r\n{wire}"),
+        )
 
     def write(self, items: Sequence[Item], date: str) -> list[bytes]:
         """Write the requests that copy these items, as they were when listed; many at a time take a third less each."""
@@ -328,18 +334,18 @@ class CopyRequests:
         """Write the requests for items of one storage class, or of any where that is not preserved."""
         if storage_class not in self._templates:
             self._templates[storage_class] = self._template(storage_class)
-        (before, between, behind), (wire_before, wire_between, wire_behind) = self._templates[storage_class]
-        source_head, target_head, cut = self._source_head, self._target_head, self._cut
+        (put, before, between, behind), (wire_put, wire_before, wire_between, wire_behind) = self._templates[storage_class]
+        cut = self._cut
         signature = self._bucket.signer.dated(self._date)
         requests = []
         for tail, item in zip(encode_paths([item[0][cut:] for item in items]), items, strict=True):
-            source, target, etag = source_head + tail, target_head + tail, item[2]
+            etag = item[2]
             if not etag:
                 requests.append(self.write_one(item, {}, self._date))
                 continue
-            signed = signature(f"PUT\n{target}\n\n{before}{source}{between}{etag}{behind}".encode())
-            words = f"{wire_before}{source}{wire_between}{etag}{wire_behind}{signed}"
-            requests.append(f"PUT {target} HTTP/1.1\r\n{words}\r\n\r\n".encode("latin-1"))
+            signed = signature(f"{put}{tail}{before}{tail}{between}{etag}{behind}".encode())
+            words = f"{wire_put}{tail}{wire_before}{tail}{wire_between}{etag}{wire_behind}{signed}\r\n\r\n"
+            requests.append(words.encode("latin-1"))
         return requests
 
     def write_one(self, item: Item, more: dict[str, str], date: str) -> bytes:
@@ -364,10 +370,10 @@ class Writer(Protocol):
         """Write the request for an item that has more to say than others."""
 
 
-def _around_blanks(text: str) -> tuple[str, str, str]:
-    before, rest = text.split("\0")
+def _around_blanks(text: str) -> tuple[str, str, str, str]:
+    path, source, rest = text.split("\0")
     between, behind = rest.split("\1")
-    return before, between, behind
+    return path, source, between, behind
 
 
 def is_copied(response: Response) -> bool:
@@ -596,19 +602,20 @@ class JobCopies:
         """Give what writes the requests."""
         return CopyRequests(self._job, credentials)
 
-    def take(self, items: deque[Item], now: float) -> tuple[Item, bytes | None]:
-        """Take the next item, and the request that copies it, which was written with others ahead.
+    def take(self, items: deque[Item], most: int, now: float) -> list[tuple[Item, bytes | None]]:
+        """Take the next items, `most` of them or fewer, each with the request that copies it, which was written ahead.
 
         None in its place where one of them cannot be written; then `write` tells of which. Other items are only to be added
         at the end, and taken only here. `now` as in `write`.
         """
-        if not self._ahead or now >= self._ahead_until:
+        ahead = self._ahead
+        if not ahead or now >= self._ahead_until:
             try:
-                self._ahead = deque(self._write([*islice(items, _AHEAD)], now))
+                ahead = self._ahead = deque(self._write([*islice(items, _AHEAD)], now))
             except ValueError:
-                return items.popleft(), None
+                return [(items.popleft(), None)]
             self._ahead_until = now + _AHEAD_SECONDS
-        return items.popleft(), self._ahead.popleft()
+        return [(items.popleft(), ahead.popleft()) for _ in range(min(most, len(ahead)))]
 
     def write(self, item: Item, now: float, more: dict[str, str] | None = None) -> bytes:
         """Write the request that copies an item, signed for `now`: seconds of a clock that does not jump.

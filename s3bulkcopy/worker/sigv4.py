@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from binascii import hexlify
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -132,7 +133,7 @@ class Signer:
 
         def signature(canonical_request: bytes) -> str:
             inner, outer = begin(), begin_outer()
-            inner.update(sha256(canonical_request).hexdigest().encode())
+            inner.update(hexlify(sha256(canonical_request).digest()))
             outer.update(inner.digest())
             return outer.hexdigest()
 

@@ -35,7 +35,7 @@ class TlsConnection(SocketConnection):
             super()._readable()
 
     def _take(self, data: bytes) -> None:
-        if not self._session_kept:
+        if data and not self._session_kept:
             # Not before: in TLS 1.3 what is needed to resume a session comes with the first answer.
             self._session_kept = True
             self.host.tls_session = self._secured.session

@@ -57,6 +57,17 @@ class NeverEnds(AssertionError):
     """A schedule that goes on and on."""
 
 
+class _Future(aio.Future):
+    """A future of an environment; of one that was killed nobody hears anything any more."""
+
+    _loop: EnvironmentLoop
+
+    def __del__(self) -> None:
+        """Tell of an exception that nobody has asked for."""
+        if not self._loop.is_dead:
+            super().__del__()
+
+
 class World:
     """What time it is, what happens next, and chance."""
 
@@ -144,6 +155,10 @@ class EnvironmentLoop(aio.Loop):
         """Give a process that always has time to spare."""
         return self.world.now
 
+    def create_future(self) -> aio.Future:
+        """Make a future."""
+        return _Future(self)
+
     def call_at(self, when: float, call: Callable[[], object]) -> aio.TimerHandle:
         """Call something at a time, or when this is thawed after it."""
         timer = aio.TimerHandle(when, call)
@@ -181,11 +196,11 @@ class EnvironmentLoop(aio.Loop):
 
     def run(self) -> None:
         """Take steps until there is nothing to do now."""
-        ready = self._ready
+        ready, deferred = self._ready, self._deferred
         aio._running = self
         try:
-            while ready and not self.is_frozen:
-                call, arguments = ready.popleft()
+            while (deferred or ready) and not self.is_frozen:
+                call, arguments = (deferred or ready).popleft()
                 call(*arguments)
                 self.steps_left -= 1
                 if self.steps_left <= 0:
@@ -217,5 +232,6 @@ class EnvironmentLoop(aio.Loop):
                     else:
                         break
             self._ready.clear()
+            self._deferred.clear()
         finally:
             aio._running = before

@@ -63,12 +63,25 @@ class Run:
 
 
 class Model:
-    """Some workers that copy `items` in all, each with its own part of them; one joins every `joins` seconds."""
+    """Some workers that copy `items` in all, each with its own part of them; one joins every `joins` seconds.
+
+    Good answers are accounted for together with those that come within `gathers` seconds, or before a refusal.
+    """
 
     def __init__(
-        self, store: Store, paces: list[Pace], items: int, *, cpu_seconds: float = 2e-5, joins: float = 0.0, seed: int = 1
+        self,
+        store: Store,
+        paces: list[Pace],
+        items: int,
+        *,
+        cpu_seconds: float = 2e-5,
+        joins: float = 0.0,
+        gathers: float = 0.0,
+        seed: int = 1,
     ) -> None:
         self._store, self._paces = store, paces
+        self._gathers = gathers
+        self._gathered: list[list[float]] = [[] for _ in paces]
         self._cpu_seconds = cpu_seconds
         self._random = Random(seed).random  # noqa: S311 - a model
         self._rates = [store.rate] * store.partitions
@@ -106,7 +119,7 @@ class Model:
         while self._left or self._again_left[worker]:
             if self._cpu_free[worker] > now + self._cpu_seconds:
                 return self._set_timer(worker, self._cpu_free[worker])
-            seconds = pace.wait(now)
+            seconds = 0.0 if pace.room(now) else pace.wait(now)
             if seconds:
                 return self._set_timer(worker, now + seconds + _TIMER_SECONDS * self._random())
             if self._again_left[worker]:
@@ -148,13 +161,23 @@ class Model:
 
     def _answered(self, worker: int, sent_at: float, now: float) -> None:
         self._count(self.run.good, now)
-        self._paces[worker].answered(sent_at, now)
+        self._gathered[worker].append(sent_at)
+        if not self._gathers:
+            self._account(worker, now)
+        elif len(self._gathered[worker]) == 1:
+            self._at(now + self._gathers, lambda worker, _, now: self._account(worker, now), worker)
         self._unfinished -= 1
         if not self._unfinished:
             self.run.finished.append(now)
 
+    def _account(self, worker: int, now: float) -> None:
+        gathered, self._gathered[worker] = self._gathered[worker], []
+        if gathered:
+            self._paces[worker].answered(gathered, now)
+
     def _refused(self, worker: int, sent_at: float, now: float) -> None:
         self._count(self.run.refused, now)
+        self._account(worker, now)
         self._paces[worker].refused(sent_at, now)
         self._at(now + self._random() * _PAUSE_SECONDS, self._again, worker)
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -754,6 +754,88 @@ def test_a_callback_may_close_a_socket_that_is_ready_too(either: Any) -> None:
             return calls
 
     assert either.run(main()) == 1
+
+
+@pytest.mark.usefixtures("poller")
+def test_what_is_deferred_waits_for_the_sockets_that_are_ready_and_for_nothing_else() -> None:
+    async def main() -> list[str]:
+        loop, seen = aio.get_running_loop(), []
+        async with pair() as (here, there):
+
+            def read(end: socket.socket) -> None:
+                seen.append(f"read {end.recv(9).decode()}")
+                loop.call_soon(seen.append, "soon")
+                loop.defer(answer, seen[-1])
+
+            def answer(what: str) -> None:
+                seen.append(f"deferred after {what}")
+                loop.defer(seen.append, "deferred again")
+
+            for end in (here, there):
+                end.send(b"x")
+                loop.add_reader(end.fileno(), partial(read, end))
+            await aio.sleep(0.002)
+            for end in (here, there):
+                loop.remove_reader(end.fileno())
+            loop.defer(seen.append, "not while waiting")
+            await aio.sleep(0)
+        return seen
+
+    assert aio.run(main()) == [
+        *["read x"] * 2, *["deferred after read x"] * 2, *["deferred again"] * 2, *["soon"] * 2, "not while waiting"
+    ]  # fmt: skip
+
+
+def note_sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Give what will have the seconds of each sleep of this process."""
+    slept: list[float] = []
+    sleep = time.sleep
+
+    def noted(seconds: float) -> None:
+        slept.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", noted)
+    return slept
+
+
+@pytest.mark.parametrize(("sockets", "ready", "sleeps"), [(64, 1, 2), (64, 31, 2), (64, 32, 1), (63, 1, 0)])
+def test_among_many_sockets_more_are_waited_for_where_few_were_ready_before(
+    monkeypatch: pytest.MonkeyPatch, sockets: int, ready: int, sleeps: int
+) -> None:
+    slept = note_sleeps(monkeypatch)
+
+    async def main() -> float:
+        loop = aio.get_running_loop()
+        async with AsyncExitStack() as stack:
+            pairs = [await stack.enter_async_context(pair()) for _ in range(sockets)]
+            for here, _ in pairs:
+                loop.add_reader(here.fileno(), partial(here.recv, 1))
+            for _, there in pairs[:ready]:
+                there.send(b"x")
+            await aio.sleep(0.5)  # two looks: what is ready, and until the time is over
+            for here, _ in pairs:
+                loop.remove_reader(here.fileno())
+        return loop.idle_seconds()
+
+    assert 0.4 < aio.run(main()) < 5.0
+    assert slept == [0.001] * sleeps
+
+
+def test_to_wait_for_more_sockets_delays_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept = note_sleeps(monkeypatch)
+
+    async def main() -> None:
+        loop = aio.get_running_loop()
+        async with AsyncExitStack() as stack:
+            for _ in range(64):
+                here, _ = await stack.enter_async_context(pair())
+                loop.add_reader(here.fileno(), partial(here.recv, 1))
+            for _ in range(20):
+                await aio.sleep(0.0005)
+
+    aio.run(main())
+    assert 0.0 < max(slept) <= 0.0005
 
 
 @pytest.mark.usefixtures("poller")

@@ -280,6 +280,26 @@ def test_old_addresses_stay_in_use_while_resolving_takes_long(monkeypatch: pytes
     aio.run(main())
 
 
+def test_an_answer_to_a_request_that_is_not_whole_is_heard_though_the_rest_cannot_be_sent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+        def refuse() -> None:
+            peer, _ = listening.accept()
+            peer.recv(100)
+            peer.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            peer.close()  # with bytes unread: a reset
+
+        async def main() -> int:
+            host = Host(url=f"http://127.0.0.1:{listening.getsockname()[1]}")
+            return (await host.exchange(b"POST / HTTP/1.1\r\n\r\n" + b"x" * 8_000_000, 5)).status
+
+        refusing = threading.Thread(target=refuse)
+        refusing.start()
+        assert aio.run(main()) == 413
+        refusing.join()
+
+
 def test_a_cancelled_exchange_closes_its_connection() -> None:
     async def main() -> None:
         async with serving(silent) as (server, host):

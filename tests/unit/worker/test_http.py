@@ -16,7 +16,6 @@ HEAD = b"HTTP/1.1 200 OK\r\nDate: x\r\n"
 def read(wire: bytes, *, cut_at: tuple[int, ...] = ()) -> tuple[int, bytes, bool] | None:
     """Feed bytes in pieces, then the end of the stream where they were not enough; give status, body and keep."""
     reader = AnswerReader()
-    reader.begin()
     answer = None
     for start, end in zip((0, *cut_at), (*cut_at, len(wire)), strict=True):
         assert answer is None, "an answer before the end"
@@ -63,7 +62,6 @@ def test_an_answer_is_the_same_wherever_it_is_cut(name: str) -> None:
 def test_an_answer_is_the_same_whatever_came_before_it(first: str, second: str) -> None:
     reader = AnswerReader()
     reader.feed(ANSWERS[first][0])
-    reader.begin()
     answer = reader.feed(ANSWERS[second][0])
 
     assert answer is not None
@@ -74,9 +72,7 @@ def test_an_answer_is_the_same_whatever_came_before_it(first: str, second: str) 
 def test_answers_that_look_alike_have_bodies_of_their_own(body: bytes) -> None:
     reader = AnswerReader()
     for length in (5, 10, 99):
-        reader.begin()
         reader.feed(HEAD + b"Content-Length: %d\r\nETag: x\r\n\r\n" % length + b"y" * length)
-        reader.begin()
         wire = HEAD + b"Content-Length: %d\r\nETag: x\r\n\r\n" % len(body) + body
 
         assert reader.feed(wire) == Response(200, wire[: len(wire) - len(body) - 2], body)
@@ -173,11 +169,8 @@ def test_an_answer_to_head_has_no_body_and_the_next_one_has_its_own(length: int,
     reader = AnswerReader()
     usual = HEAD + b"Content-Length: %d\r\n\r\n" % length
     if not is_first:  # another answer has the same layout
-        reader.begin()
         assert reader.feed(usual + b"x" * length) == Response(200, usual[:-2], b"x" * length)
-    reader.begin()
     reader.expect_no_body()
     assert reader.feed(usual) == Response(200, usual[:-2], b"")
     assert reader.keep
-    reader.begin()
     assert reader.feed(usual + b"y" * length) == Response(200, usual[:-2], b"y" * length)

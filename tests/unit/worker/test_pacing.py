@@ -32,8 +32,10 @@ def run(store: Store, items: int, workers: int = 2, most: int = 1024, most_a_sec
 # ------------------------------------------------------------------------------------------------------ the window
 
 
-def test_the_window_doubles_each_round_trip_while_that_brings_more() -> None:
-    sent_at = run(Store(latency=0.1, jitter=0.0), 20_000).sent_at
+@pytest.mark.parametrize("gathers", [0.0, 0.003])
+def test_the_window_doubles_each_round_trip_while_that_brings_more(gathers: float) -> None:
+    paces = [Pace(16, 1024) for _ in range(2)]
+    sent_at = Model(Store(latency=0.1 - gathers, jitter=0.0), paces, 20_000, gathers=gathers).until().sent_at
 
     in_round = [sum(1 for at in sent_at if n * 0.1 <= at < (n + 1) * 0.1) for n in range(6)]
     assert in_round[0] == 2 * 16
@@ -56,6 +58,32 @@ def test_answers_that_come_soon_may_queue_so_that_many_come_at_a_time() -> None:
 
     assert min(done.in_flight[3:12]) > 150  # twenty milliseconds of it are two hundred requests
     assert max(done.in_flight) < 300
+
+
+@given(
+    st.floats(10.0, 5000.0) | st.just(math.inf),
+    st.lists(st.tuples(st.floats(0.0, 0.02), st.integers(0, 40), st.integers(0, 40))),
+)
+def test_there_is_room_for_as_many_as_may_be_sent_one_after_another(
+    most_a_second: float, steps: list[tuple[float, int, int]]
+) -> None:
+    single, several = (Pace(16, 64, most_a_second) for _ in range(2))
+    now = 1000.0
+    for seconds, sent, answered in steps:
+        now += seconds
+        room = several.room(now)
+        count = 0
+        while single.wait(now) == 0.0 and count < sent:
+            single.sent(now)
+            count += 1
+        assert abs(count - min(sent, room)) <= (most_a_second < math.inf)  # where one falls due just now, or just does not
+        several.sent(now, count)
+        several.wait(now)
+        answers = [now] * min(answered, single.in_flight)
+        for pace in (single, several):
+            pace.answered(answers, now)
+        assert several.in_flight == single.in_flight
+        assert several.wait(now) == pytest.approx(single.wait(now), abs=1e-9)
 
 
 @pytest.mark.parametrize(("latency", "least", "most"), [(0.05, 200, 400), (0.1, 200, 400), (0.3, 15, 16)])
@@ -89,7 +117,7 @@ class Idle:
 def answer(pace: Pace, begin: float, seconds: float, *, latency: float) -> None:
     """Answer each request of a worker after so many seconds, for a while; what is in flight at its end stays so."""
     while pace.in_flight:
-        pace.answered(begin - latency, begin)
+        pace.answered([begin - latency], begin)
     sent: deque[float] = deque()
     now = begin
     while now < begin + seconds:
@@ -99,7 +127,7 @@ def answer(pace: Pace, begin: float, seconds: float, *, latency: float) -> None:
             now += 1e-6
         sent_at = sent.popleft()
         now = max(now, sent_at + latency)
-        pace.answered(sent_at, now)
+        pace.answered([sent_at], now)
 
 
 def test_failures_in_a_row_halve_the_window_and_good_answers_bring_it_back() -> None:
@@ -110,13 +138,13 @@ def test_failures_in_a_row_halve_the_window_and_good_answers_bring_it_back() -> 
         if pace.in_flight == 1024:
             break
         for _ in range(pace.in_flight):
-            pace.answered(n * 0.1, n * 0.1 + 0.1)
+            pace.answered([n * 0.1], n * 0.1 + 0.1)
     for _ in range(1024):
         pace.failed()
 
     assert widest(pace) == 16
     for _ in range(16):
-        pace.answered(1000.0, 1000.1)
+        pace.answered([1000.0], 1000.1)
     assert widest(pace) > 16
 
 
@@ -131,8 +159,12 @@ def widest(pace: Pace) -> int:
 
 @pytest.mark.parametrize("workers", [1, 2, 6])
 @pytest.mark.parametrize("items", [20_000, 100_000])
-def test_one_partition_is_made_full_use_of_from_a_cold_start_with_few_refusals(items: int, workers: int) -> None:
-    done = run(Store(rate=PARTITION), items, workers, most=1024 // workers)
+@pytest.mark.parametrize("gathers", [0.0, 0.003])
+def test_one_partition_is_made_full_use_of_from_a_cold_start_with_few_refusals(
+    items: int, workers: int, gathers: float
+) -> None:
+    paces = [Pace(16, 1024 // workers) for _ in range(workers)]
+    done = Model(Store(rate=PARTITION), paces, items, gathers=gathers).until()
 
     assert (items - PARTITION) / PARTITION >= 0.9 * done.seconds  # the first second's worth is there from the start
     assert done.refused_share < 0.02
@@ -242,7 +274,7 @@ def test_a_limit_that_changes_holds_from_then_on() -> None:
         now = sent_at[-1] if sent_at else 0.0
         while (now := now + pace.wait(now)) < until:
             pace.sent(now)
-            pace.answered(now, now)
+            pace.answered([now], now)
             sent_at.append(now)
 
     counts = [sum(1 for at in sent_at if since <= at < since + 10) for since in (0, 10, 20)]
@@ -274,11 +306,25 @@ def test_many_workers_share_what_a_partition_bears() -> None:
     assert sum(done.refused[50:]) / sum(done.good[50:]) < 0.06
 
 
+@pytest.mark.parametrize("at_once", [1, 10, 1000])
+def test_however_many_answers_come_together_only_so_many_refusals_in_a_row_say_nothing(at_once: int) -> None:
+    pace = Pace(2000, 2000)
+    pace.sent(0.0, 1100)
+    for _ in range(1000 // at_once):
+        pace.answered([0.0] * at_once, 0.1)
+
+    for _ in range(4):
+        pace.refused(0.0, 0.1)
+    assert pace.room(0.1) > 1000
+    pace.refused(0.0, 0.1)
+    assert pace.room(0.1) < 1000
+
+
 def test_a_refusal_as_the_very_first_round_begins_finds_a_rate() -> None:
     pace = Pace()
     for _ in range(10):
         pace.sent(0.0)
-    pace.answered(0.0, 1.0)
+    pace.answered([0.0], 1.0)
 
     for _ in range(9):
         pace.refused(0.0, 1.0)

@@ -91,6 +91,27 @@ def test_a_new_connection_goes_on_from_the_session_of_an_earlier_one(identity: I
     aio.run(main())
 
 
+def test_a_connection_without_an_answer_leaves_the_session_that_is_kept(identity: Identity) -> None:
+    def but_second(server: Server, peer: Peer) -> None:
+        peer.request()
+        if server.connections != 2:
+            peer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+            peer.wait_for_the_end()
+
+    async def main() -> None:
+        context = identity.context()
+        async with serving(but_second, context, ca_file=identity.authority) as (server, host):
+            await host.exchange(get("/"), 5)
+            server.tls = identity.context()
+            with pytest.raises(ConnectionLost):
+                await host.exchange(get("/"), 5)
+            server.tls = context
+            await host.exchange(get("/"), 5)
+            assert server.resumed == [False, False, True]
+
+    aio.run(main())
+
+
 @pytest.mark.parametrize("size", [16_384, 65_536, 1_000_000])
 def test_an_answer_may_come_in_many_records(identity: Identity, size: int) -> None:
     def serve(_: Server, peer: Peer) -> None:
