@@ -91,27 +91,28 @@ def test_the_items_of_all_tasks_are_copied(batches: list[list[Item]], window: in
     assert store.copied == {it.key: it for batch in batches for it in batch}
 
 
-def test_work_of_several_tasks_is_interleaved() -> None:
-    store = FakeS3.of(item(f"{batch}{n}") for batch in "abc" for n in range(4))
+def order_of(tasks: str, items_each: int, window: int) -> str:
+    """Copy tasks of a letter each at the same time; give the letters in the order in which their items were copied."""
+    batches = [[item(f"{task}{n:03}") for n in range(items_each)] for task in tasks]
+    store = FakeS3.of(it for batch in batches for it in batch)
 
     async def main() -> None:
-        one = copier(store, Pace(1, 1))
-        await aio.gather(*(one.copy(JOB, [item(f"{b}{n}") for n in range(4)], ANY_TIME, attempt=1) for b in "abc"))
+        one = copier(store, Pace(window, window))
+        await aio.gather(*(one.copy(JOB, batch, ANY_TIME, attempt=1) for batch in batches))
 
     run(main())
-    order = [key[0] for key in store.copied]
+    return "".join(key[0] for key in store.copied)
+
+
+def test_work_of_several_tasks_is_interleaved() -> None:
+    order = order_of("abc", 4, window=1)
+
     assert [sorted(order[n : n + 3]) for n in range(0, 12, 3)] == [["a", "b", "c"]] * 4
 
 
 def test_tasks_share_what_has_become_free_at_a_time() -> None:
-    store = FakeS3.of(item(f"{batch}{n:03}") for batch in "ab" for n in range(100))
+    order = order_of("ab", 100, window=16)
 
-    async def main() -> None:
-        one = copier(store, Pace(16, 16))
-        await aio.gather(*(one.copy(JOB, [item(f"{b}{n:03}") for n in range(100)], ANY_TIME, attempt=1) for b in "ab"))
-
-    run(main())
-    order = "".join(key[0] for key in store.copied)
     assert order[:16] == "a" * 16  # of the task that came first
     assert [order[n : n + 16].count("a") for n in range(16, 160, 16)] == [8] * 9
 
