@@ -30,7 +30,7 @@ _RESOLVE_PATIENCE_SECONDS = 1.0
 #: How often running requests are looked at for their time, in seconds.
 _SWEEP_SECONDS = 0.5
 #: Most that is read at a time, in bytes: below what malloc asks the kernel for each time (128 KiB).
-_ARRIVAL_BYTES = 64 * 1024
+_ARRIVAL_BYTES = 16 * 1024
 
 
 class ConnectionLost(ConnectionError):

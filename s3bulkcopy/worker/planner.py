@@ -49,8 +49,8 @@ _MOST_LEVELS = 32
 #: Of those at which no known key differs, so many that are known to vary elsewhere come first.
 _VARYING = 8
 
-#: Answers after which what is expected of every gap is predicted again.
-_STALE_AFTER = 32
+#: Answers after which what is expected of every gap is predicted again; later so many of all as a part of them: they tell less.
+_STALE_AFTER, _STALE_PART = 32, 4
 
 #: What is expected beside all places together at which no known key differs, as a multiple of what is known.
 _AGREED_IN_ALL = 1.0
@@ -226,7 +226,7 @@ class Planner:
         Where listing `is_held_up` by what is done with the keys, all parts of the key space get on at the same pace.
         """
         self._slots = max(self._slots, free)
-        if self._answers >= self._revised + _STALE_AFTER:
+        if self._answers >= self._revised + max(_STALE_AFTER, self._answers // _STALE_PART):
             self._revised = self._answers
             for gap in self._gaps:
                 self._revise(gap)
