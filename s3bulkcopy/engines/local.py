@@ -107,8 +107,8 @@ _LIST_SLOTS = 16
 #: a task, and as its report where every object has failed.
 _MESSAGE_BYTES = 512 * 1024
 
-#: What keeps glibc (mallopt(3)) from putting pages of listings among all else, where what is free between them is not given back;
-#: and from giving its last 4 MiB back, only to take them again: the kernel clears each of their pages anew.
+#: What keeps glibc (mallopt(3)) from putting pages of listings among all else, where what is free between them is not given
+#: back; and from giving its last 4 MiB back, only to take them again: the kernel clears each of their pages anew.
 _MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_TOP_PAD_": "4194304"}
 
 #: How often credentials are looked at, in seconds; boto3 renews those that are about to expire.
