@@ -29,7 +29,8 @@ RESOLVE_SECONDS = 30.0
 _RESOLVE_PATIENCE_SECONDS = 1.0
 #: How often running requests are looked at for their time, in seconds.
 _SWEEP_SECONDS = 0.5
-#: Most that is read at a time, in bytes: below what malloc asks the kernel for each time (128 KiB).
+#: Most that is read at a time, in bytes. Room for so much is made for each read and cut to what came, which costs more the
+#: larger it is; the answer to a copy is less than one KiB, and a page of a listing some hundreds.
 _ARRIVAL_BYTES = 16 * 1024
 
 

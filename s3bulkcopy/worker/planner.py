@@ -49,7 +49,8 @@ _MOST_LEVELS = 32
 #: Of those at which no known key differs, so many that are known to vary elsewhere come first.
 _VARYING = 8
 
-#: Answers after which what is expected of every gap is predicted again; later so many of all as a part of them: they tell less.
+#: What is expected of every gap is predicted again after so many answers, or one in so many of all that came, if that is more:
+#: the more are known, the less each tells.
 _STALE_AFTER, _STALE_PART = 32, 4
 
 #: What is expected beside all places together at which no known key differs, as a multiple of what is known.
