@@ -50,8 +50,9 @@ if TYPE_CHECKING:
 _APPLICATION_ID = 0x53334243  # "S3BC"
 FORMAT = 100 + WIRE_VERSION
 
-#: Events after which the tally takes their place.
+#: Events after which the tally takes their place: so many, and this part of what it keeps, which is all written anew.
 COMPACT_AFTER = 20_000
+_COMPACT_PART = 10
 
 #: What SQLite says of a file that is no journal, or not a whole one; all else that it says is the machine's trouble.
 _SQLITE_DAMAGE = frozenset({sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -331,7 +332,7 @@ class Journal:
 
     def compact_into(self, tally: Tally) -> None:
         """Keep a tally, which counts all events so far, in their place, once they are many."""
-        if self._since >= COMPACT_AFTER:
+        if self._since >= max(COMPACT_AFTER, tally.size // _COMPACT_PART):
             with self._writing():
                 self._put("tally", to_json(tally.dump()))
                 self._database.execute("DELETE FROM events")

@@ -23,7 +23,7 @@ from zlib import compress, crc32, decompress
 from s3bulkcopy.worker.model import ARCHIVED, Attempt, Counts, Dead, Done, Event, Failure, Fatal, Listing, Trouble
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sized
 
     from s3bulkcopy.worker.model import Range
 
@@ -147,6 +147,12 @@ class Tally:
     def would_reopen(self, event: Event) -> bool:
         """Tell whether an event is the late `Done` of a task that is taken for dead, and announces children."""
         return isinstance(event, Done) and event.children > 0 and event.id in self._dead
+
+    @property
+    def size(self) -> int:
+        """How many things it keeps, with which what `dump` takes grows."""
+        kept: tuple[Sized, ...] = (self._families, self._waiting, self._dead, self._words, self._troubles, self._losers)
+        return self._tasks + sum(map(len, kept))
 
     @property
     def complete(self) -> bool:

@@ -18,7 +18,9 @@ ALPHABET: tuple[str, ...] = (*_ASCII, *_BLOCKS)
 #: Fewest ranges that a bucket of more than one page is first cut into.
 MIN_ROOTS = 100
 
-_TOP = 0x10FFFF
+#: The highest characters of one to four bytes.
+_HIGHEST = (0x7F, 0x7FF, 0xFFFF, 0x10FFFF)
+_TOP = _HIGHEST[-1]
 _SURROGATES = range(0xD800, 0xE000)
 
 
@@ -45,7 +47,7 @@ def fan_out(prefix: str, first_page: Sequence[str], after: str, learned: Iterabl
     ranges = cut(whole, boundaries)
     steps = MIN_ROOTS
     while len(ranges) < MIN_ROOTS and steps <= _TOP:
-        boundaries |= {b for b in map(prefix.__add__, _spread(steps)) if is_key(b)}
+        boundaries |= {prefix + c for c in _spread(steps, MAX_KEY_BYTES - _size(prefix))}
         ranges = cut(whole, boundaries)
         steps *= 4
     last = first_page[-1] if first_page else after
@@ -76,10 +78,16 @@ def agreed(one: str, other: str) -> int:
     return low
 
 
-def _spread(steps: int) -> list[str]:
-    return [chr(c) for c in range(1, _TOP, _TOP // steps) if c not in _SURROGATES]
+def _spread(steps: int, size: int) -> list[str]:
+    """Give the characters of at most so many bytes that are so many steps apart."""
+    end = _HIGHEST[min(size, len(_HIGHEST)) - 1] if size else 0
+    return [chr(c) for c in range(1, end + 1, _TOP // steps) if c not in _SURROGATES]
 
 
 def is_key(text: str) -> bool:
     """Tell whether a text is short enough for a key."""
-    return len(text.encode("utf-8", "surrogateescape")) <= MAX_KEY_BYTES
+    return _size(text) <= MAX_KEY_BYTES
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogateescape"))

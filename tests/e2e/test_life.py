@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 #: Enough to be in the middle of when something happens, at the rate below.
 OBJECTS = 3_000
-SLOWLY = ("--function-timeout", "30", "--max-rate", "900")
+SLOWLY = ("--function-timeout", "30", "--max-rate", "900", "--batch-size", "100")
 
 
 @pytest.fixture
@@ -86,7 +86,9 @@ def test_a_killed_command_is_followed_by_another_with_exact_counts(cloud: Cloud,
 
 
 def test_a_halt_from_another_process_ends_the_watcher_too(cloud: Cloud, filled: tuple[str, str]) -> None:
-    process = cloud.start("run", *filled, "--output", "json", "--function-timeout", "30", "--max-rate", "200")
+    process = cloud.start(
+        "run", *filled, "--output", "json", "--function-timeout", "30", "--max-rate", "200", "--batch-size", "100"
+    )
     run_id = until_copying(process)
 
     halted = cloud.run("halt", run_id)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError
+from botocore.loaders import JSONFileLoader
 from moto import mock_aws
 
 from s3bulkcopy.aws.session import AwsSession, Identity
@@ -69,6 +72,14 @@ class _AskingPaginator:
         self._aws.calls.append(self._operation)
         self._aws.before(self._operation, arguments)
         return self._paginator.paginate(**arguments)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def models() -> Iterator[None]:
+    """Have botocore read its descriptions of services once, in place of once a session."""
+    load = cache(JSONFileLoader().load_file)
+    with mock.patch.object(JSONFileLoader, "load_file", lambda _, path: load(path)):
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

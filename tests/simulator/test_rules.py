@@ -183,7 +183,7 @@ RULES = {
     "the probe's item is not listed again": Rule(lambda: [_patched(run_module, "_roots", _roots_of_all)], known=(0, 2)),
     "a copy is pinned to the listed ETag": Rule(lambda: [_patched(s3.CopyRequests, "write", _write_unpinned)], known=(63, 51)),
     "all parts of an object are of one version": Rule(
-        lambda: [_patched(multipart, "part_request", _part_unpinned)], known=(10140, 7950), suits=_has_changing_parts
+        lambda: [_patched(multipart, "part_request", _part_unpinned)], known=(9380, 22050), suits=_has_changing_parts
     ),
     "uploads that are left are aborted": Rule(lambda: [mock.patch.object(LambdaEngine, "_abort_uploads")], known=(82, 180)),
     "quiet before leaving": Rule(lambda: [mock.patch.object(LambdaEngine, "settle")], known=(71, 105)),

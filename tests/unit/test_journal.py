@@ -10,6 +10,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import assume, given, settings
@@ -160,6 +161,20 @@ def test_events_do_not_pile_up(tmp_path: Path) -> None:
     database.close()
 
     assert kept < 100
+
+
+def test_the_larger_a_tally_the_more_events_are_kept_beside_it() -> None:
+    tally, journal = Tally(), Journal.in_memory(Facts(RUN, "lambda", (ROOT,)))
+    with mock.patch.object(journals, "COMPACT_AFTER", 1), mock.patch.object(tally, "dump", wraps=tally.dump) as dump:
+        tally.announce(RUN, 1_000)
+        for n in range(1_000):
+            events = [Trouble(f"{RUN}.1", Attempt(n, f"{n}"), "again")]
+            journal.append(events)
+            tally.add(events)
+            journal.compact_into(tally)
+
+    assert 1 <= dump.call_count <= 10
+    assert journal.replay().snapshot() == tally.snapshot()
 
 
 def test_a_journal_has_one_writer_and_any_number_of_readers(tmp_path: Path) -> None:
