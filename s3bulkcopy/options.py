@@ -432,8 +432,9 @@ _ACCOUNT = PatternType("an account", re.compile(r"\d{12}"), "its 12 digits")
 property_options = _together(
     _under(
         "How copies look",
-        _option("--storage-class", type=click.Choice([*STORAGE_CLASSES, PRESERVE]),
-                help="Storage class of the copies; preserve: each keeps its own. STANDARD by default."),
+        _option("--storage-class", type=click.Choice([*STORAGE_CLASSES, PRESERVE]), metavar="CLASS",
+                help=f"Storage class of the copies: {', '.join(STORAGE_CLASSES)}; or preserve: each keeps its own. STANDARD by "
+                "default."),
         _option("--sse", type=click.Choice(["AES256", "aws:kms", "aws:kms:dsse"]),
                 help="Encryption of the copies; the destination bucket's default without it."),
         _option("--sse-kms-key-id", "kms_key_id", metavar="KEY",
@@ -441,9 +442,9 @@ property_options = _together(
                 help="KMS key of the copies: ARN, id or alias. Means --sse aws:kms unless that is said."),
         _option("--bucket-key/--no-bucket-key", default=None,
                 help="Whether KMS is asked for a key of the bucket, not for each object's; the bucket's default without it."),
-        _option("--acl", type=click.Choice([*_CANNED_ACLS, PRESERVE]),
-                help="ACL of the copies; that of a new object without it. preserve: each keeps its own, which costs a request "
-                "more for each object (GetObjectAcl)."),
+        _option("--acl", type=click.Choice([*_CANNED_ACLS, PRESERVE]), metavar="ACL",
+                help=f"ACL of the copies: {', '.join(_CANNED_ACLS)}; that of a new object without it. preserve: each keeps its "
+                "own, which costs a request more for each object (GetObjectAcl)."),
         _option("--tags", "object_tags", type=click.Choice(["copy", "drop", "replace"]), default="copy", show_default=True,
                 help="Tags of the objects; replace: by --object-tag."),
         _option("--object-tag", "tag_set", type=TagType(), multiple=True, metavar="KEY=VALUE",
@@ -458,8 +459,8 @@ property_options = _together(
                     help=f"{name.title()} of each copy; needs --metadata replace.")
             for name in CONTENT_HEADERS
         ),
-        _option("--checksum-algorithm", type=click.Choice(CHECKSUM_ALGORITHMS),
-                help="Checksum that S3 keeps of the copies; the sources' by default."),
+        _option("--checksum-algorithm", type=click.Choice(CHECKSUM_ALGORITHMS), metavar="ALGORITHM",
+                help=f"Checksum that S3 keeps of the copies: {', '.join(CHECKSUM_ALGORITHMS)}; the sources' by default."),
         _option("--annotations", type=click.Choice(["copy", "drop"]), default="copy", show_default=True,
                 help="Annotations of the objects."),
     ),

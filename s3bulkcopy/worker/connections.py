@@ -103,8 +103,8 @@ class SocketConnection:
 
     @property
     def usable(self) -> bool:
-        """Tell whether another request may be sent here."""
-        return self._receiver is None and self._reader.keep and self._socket is not None
+        """Tell whether another request may be sent here: not behind one that was answered before it was sent whole."""
+        return self._receiver is None and self._reader.keep and not self._unsent and self._socket is not None
 
     def send(self, request: bytes, deadline: float, receiver: Receiver) -> None:
         """Send a request."""

@@ -179,6 +179,12 @@ class _Batch:
         self.rest += items
         self.conclude(len(self.rest) - before)
 
+    def leave_turn(self, turn: _Turn) -> None:
+        """Leave a turn's item for another attempt."""
+        if turn.tries:
+            self.troubled -= 1
+        self.leave([turn.item])
+
     async def is_over(self, by: float) -> bool:
         """Wait until the end of every item is known, or until `by`; raises what ended the batch early."""
         seconds = None if by == inf else by - aio.get_running_loop().time()
@@ -307,6 +313,8 @@ class Copier:
         #: Whether anything was ever copied: from then on a denial is about the object, not a permission on its way.
         self._proven = False
         self._copied_at = -inf
+        #: When the first copy succeeded after long in which none did; what is in trouble then has its time once more.
+        self._resumed_at = -inf
         #: The clock of the event loop; asking for the loop each time costs more than the time does.
         self._clock = time.monotonic
 
@@ -602,6 +610,7 @@ class Copier:
             batch.in_flight.discard(turn)
             batch.fail(item, lost(error))
             batch.conclude_turn(turn)
+            self._wake_at(now)
             return
         turn.connection, turn.is_kept, turn.sent_at, turn.request = connection, is_kept, now, None
         connection.send(request, now + PATIENCE_SECONDS + item[1] * PATIENCE_SECONDS_PER_BYTE, turn)
@@ -654,6 +663,8 @@ class Copier:
         landed, self._landed = self._landed, []
         if not landed:
             return landed
+        if now - self._copied_at > RETRY_SECONDS:
+            self._resumed_at = now
         self._copied_at, self._proven = now, True
         usual = [turn.sent_at for turn in landed if turn.item[1] < LARGE_BYTES]
         if usual:
@@ -715,7 +726,7 @@ class Copier:
 
     def _consider(self, turn: _Turn, fault: Fault, now: float, *, is_stale: bool) -> None:
         """Decide what comes after a fault."""
-        batch, item = turn.batch, turn.item
+        batch = turn.batch
         if not turn.tries:
             turn.troubled_since = now
             batch.troubled += 1
@@ -726,7 +737,7 @@ class Copier:
             is_at_once = turn.tries == 1 and (is_stale or fault.next is Next.MENDED)
             due = now if is_at_once else now + self._pauses(turn.tries)
             if due >= batch.deadline:
-                batch.leave([item])
+                batch.leave_turn(turn)
                 return
             batch.retries += 1
             heapq.heappush(self._paused, (due, next(self._numbers), turn))
@@ -760,8 +771,10 @@ class Copier:
             case Next.SLOW_DOWN:
                 return troubled_seconds < OUTAGE_SECONDS
             case Next.RETRY | Next.MENDED:
-                is_outage = self._copied_at < turn.troubled_since and len(self._paused) >= OUTAGE_ITEMS
-                return troubled_seconds < (OUTAGE_SECONDS if is_outage else RETRY_SECONDS)
+                troubled = sum(batch.troubled for batch in self._under_way)
+                if self._copied_at < turn.troubled_since and troubled >= OUTAGE_ITEMS:
+                    return troubled_seconds < OUTAGE_SECONDS
+                return now - max(turn.troubled_since, self._resumed_at) < RETRY_SECONDS
             case Next.DENIED:
                 return not self._proven and not turn.batch.is_denied_for_good(now)
             case _:
@@ -777,7 +790,7 @@ class Copier:
             self._expire(batch)
             if turn in batch.in_flight:
                 batch.in_flight.discard(turn)
-                batch.leave([turn.item])
+                batch.leave_turn(turn)
             return
         batch.end(error)
         self._expire(batch)
@@ -839,7 +852,7 @@ class Copier:
             return None
         batch.in_flight.discard(turn)
         if answer is None:
-            batch.leave([turn.item])
+            batch.leave_turn(turn)
         elif isinstance(answer, Fault):
             self._conclude(turn, answer)
         else:
@@ -854,7 +867,7 @@ class Copier:
         if (refusal := refusal_of(batch.job, item)) is not None:
             self._conclude(turn, refusal)
         elif item.size >= batch.job.multipart_bytes:  # it has grown, and is copied by parts by whoever gets the rest
-            batch.leave([item])
+            batch.leave_turn(turn)
         elif batch.asks_first:
             self._begin_asking(turn)
         else:
@@ -864,7 +877,7 @@ class Copier:
         """Have a turn copy its item as soon as the pace allows, if there is time left."""
         now = self._clock()
         if now >= turn.batch.deadline:
-            turn.batch.leave([turn.item])
+            turn.batch.leave_turn(turn)
         else:
             heapq.heappush(self._paused, (now, next(self._numbers), turn))
 
@@ -953,7 +966,7 @@ class Copier:
             if (known := self._told(turn, found)) is not None:
                 turn.item, turn.more = known
                 if turn.item.size >= batch.job.multipart_bytes:  # nobody had told its size
-                    batch.leave([turn.item])
+                    batch.leave_turn(turn)
                 else:
                     self._copy_now(turn)
         self._fill(self._clock())

@@ -300,6 +300,32 @@ def test_an_answer_to_a_request_that_is_not_whole_is_heard_though_the_rest_canno
         refusing.join()
 
 
+def test_no_request_goes_out_behind_one_that_was_answered_before_it_was_whole() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+        def refuse_and_serve() -> None:
+            refused, _ = listening.accept()
+            refused.recv(100)
+            refused.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+            served, _ = listening.accept()
+            served.recv(100)
+            served.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            refused.close()
+            served.close()
+
+        async def main() -> list[int]:
+            host = Host(url=f"http://127.0.0.1:{listening.getsockname()[1]}")
+            statuses = [(await host.exchange(request, 5)).status for request in (get("/") + b"x" * 8_000_000, get("/"))]
+            host.close()
+            return statuses
+
+        serving = threading.Thread(target=refuse_and_serve, daemon=True)
+        serving.start()
+        assert aio.run(main()) == [403, 200]
+        serving.join()
+
+
 def test_a_cancelled_exchange_closes_its_connection() -> None:
     async def main() -> None:
         async with serving(silent) as (server, host):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,6 +34,7 @@ from tests.unit.worker.worker_fakes import (
     GRANTS,
     JOB,
     NO_SUCH_KEY,
+    NOW,
     SLOW_DOWN,
     FakeS3,
     answer,
@@ -722,6 +724,34 @@ def test_a_denied_object_that_is_gone_counts_as_vanished_by_one_list_request(nei
     assert [(query["prefix"], query["max-keys"]) for query in store.list_requests] == [("gone", "1")]
 
 
+def test_many_items_that_have_grown_are_left_to_be_copied_by_parts_and_hold_up_no_others() -> None:
+    grown = [item(f"a{n:02}", JOB.multipart_bytes) for n in range(MOST_TROUBLED + 8)]
+    others = [item(f"z{n:03}") for n in range(200)]
+    store = FakeS3.of([*grown, *others])
+
+    outcome = copy(store, [item(it.key) for it in (*grown, *others)])
+
+    assert sorted(outcome.rest) == grown
+    assert outcome.counts.copied == len(others)
+
+
+@pytest.mark.parametrize("tasks", [1, 4])
+def test_after_minutes_without_any_answer_everything_is_copied(tasks: int) -> None:
+    batches = [[item(f"{task}k{n:04}") for n in range(600)] for task in range(tasks)]
+    store = FakeS3.of(it for batch in batches for it in batch)
+
+    def seconds(_: bytes) -> float:
+        return 1e9 if 2.0 <= aio.get_running_loop().time() < 75.0 else 0.05
+
+    async def main() -> list[Outcome]:
+        host = fake_host(store.serve, seconds)
+        pace = Pace(16, 128, most_a_second=100.0 * tasks)  # so that there is something left to copy then
+        one = Copier(S3(lambda: CREDENTIALS, now=lambda: NOW, host=lambda _: host), pace, full_jitter(Random(1).random))  # noqa: S311
+        return await aio.gather(*(one.copy(JOB, batch, ANY_TIME, attempt=1) for batch in batches))
+
+    assert [(outcome.counts.copied, outcome.failures) for outcome in run(main())] == [(600, ())] * tasks
+
+
 # ------------------------------------------------------------------------------------------------------ trouble of our own
 
 
@@ -744,6 +774,14 @@ def test_a_key_that_no_request_can_name_fails_alone(monkeypatch: pytest.MonkeyPa
     assert outcome.counts == all_copied([it for it in found if it.key not in ("k0", "k20")], failed=2)
     assert set(outcome.failures) == {Failure(key, 1, "ValueError", "no such character") for key in ("k0", "k20")}
     assert pace.in_flight == 0
+
+
+def test_where_no_request_of_a_whole_window_can_be_written_the_others_are_copied_all_the_same() -> None:
+    good = [item(f"z{n}") for n in range(20)]
+    found = [*(Item(f"a{n}", 1, "\u65e5") for n in range(40)), *good]  # a header holds no such ETag
+    store = FakeS3.of(good)
+
+    assert copy(store, found).counts == all_copied(good, failed=40)
 
 
 def test_an_answer_that_cannot_be_read_is_asked_for_again() -> None:
