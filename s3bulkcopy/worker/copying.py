@@ -739,6 +739,10 @@ class Copier:
             if due >= batch.deadline:
                 batch.leave_turn(turn)
                 return
+            if fault.code == TimeoutError.__name__ and not (turn.item.size or turn.item.etag):
+                batch.in_flight.add(turn)
+                self._look_into(self._size_up(turn))
+                return
             batch.retries += 1
             heapq.heappush(self._paused, (due, next(self._numbers), turn))
             return
@@ -840,6 +844,27 @@ class Copier:
                     self._conclude(turn, fault._replace(next=Next.RECORD))
                 else:
                     self._copy_again(turn, changed)
+        self._fill(self._clock())
+
+    async def _size_up(self, turn: _Turn) -> None:
+        """Begin again with an item that nobody has told the size of, and so how long its copy may take, as it is listed."""
+        batch = turn.batch
+        try:
+            page = await self._look(batch, turn.item)
+        except Failed:  # it may be copied, and not listed
+            page = Page((), truncated=False)
+        except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
+            self._break_off(batch, error, turn)
+            self._fill(self._clock())
+            return
+        listed = _in(page, turn.item.key) if isinstance(page, Page) else None
+        if turn in batch.in_flight:
+            batch.in_flight.discard(turn)
+            if listed is None:
+                batch.retries += 1
+                self._copy_now(turn)
+            else:
+                self._copy_again(turn, listed)
         self._fill(self._clock())
 
     def _told(self, turn: _Turn, answer: T | Fault | None) -> T | None:

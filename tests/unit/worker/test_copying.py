@@ -862,6 +862,23 @@ def test_at_the_deadline_the_rest_is_handed_back() -> None:
     assert seconds == pytest.approx(20.0)
 
 
+def test_an_object_named_without_its_size_has_the_time_that_its_size_asks_for() -> None:
+    slow = item("slow", 900 * 1024**2)
+    store = FakeS3.of([slow], copy_seconds={"slow": 40.0})
+
+    outcome = copy(store, [Item("slow", 0, "")])
+
+    assert outcome == Outcome(Counts(copied=1, copied_bytes=slow.size, copy_requests=2, retries=1, pages=1), (), ())
+
+
+def test_where_such_an_object_may_not_be_listed_it_fails_alone() -> None:
+    store = FakeS3.of([item("slow"), item("a")], copy_seconds={"slow": 40.0}, list_faults=[DENIED] * 9)
+
+    outcome = copy(store, [Item("slow", 0, ""), item("a")])
+
+    assert (outcome.counts.copied, [failure.code for failure in outcome.failures]) == (1, ["TimeoutError"])
+
+
 def test_copies_that_outlast_the_deadline_by_much_are_handed_back_with_nothing_counted() -> None:
     found = [item("fast"), item("slow", 5 * 1024**3)]
     store = FakeS3.of(found)
