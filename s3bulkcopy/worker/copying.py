@@ -359,6 +359,10 @@ class Copier:
         """Tell whether anything was ever copied in this environment, so that a denial is no permission on its way."""
         return self._proven
 
+    def has_copied_since(self, then: float) -> bool:
+        """Tell whether anything was copied at or after a time, in seconds of the event loop's clock."""
+        return self._copied_at >= then
+
     def under_way(self) -> Counts:
         """Give what the tasks that have not ended have achieved so far."""
         return sum((batch.counts() for batch in self._under_way), Counts())

@@ -422,9 +422,10 @@ class _Asking:
                 raise Failed(answer, "copying a large object")
             now, since = clock(), min(since, clock())
             is_unproven = answer.next is Next.DENIED and not self._copier.is_proven and not self._is_trusting
-            patience = {Next.SLOW_DOWN: OUTAGE_SECONDS, Next.DENIED: PROOF_SECONDS if is_unproven else 0.0}
+            patience = dict.fromkeys(_TRANSIENT, RETRY_SECONDS if self._copier.has_copied_since(since) else OUTAGE_SECONDS)
+            patience |= {Next.SLOW_DOWN: OUTAGE_SECONDS, Next.DENIED: PROOF_SECONDS if is_unproven else 0.0}
             self.effort += Counts(throttles=answer.next is Next.SLOW_DOWN)
-            if now - since >= patience.get(answer.next, RETRY_SECONDS if answer.next in _TRANSIENT else 0.0):
+            if now - since >= patience.get(answer.next, 0.0):
                 if is_unproven:
                     raise Failed(answer, "copying a large object")
                 break

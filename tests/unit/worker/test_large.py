@@ -623,6 +623,19 @@ def test_a_part_once_copied_is_not_copied_again_by_another_attempt() -> None:
     assert told.counts.part_bytes == told.counts.ended_part_bytes == BIG.size
 
 
+def test_after_minutes_without_a_store_every_large_object_is_begun() -> None:
+    found = [item(f"big{n:02}", 500) for n in range(12)]
+    store = FakeS3.of(found)
+    store.multipart.rule = lambda *_: UNAVAILABLE if aio.get_running_loop().time() < 120.0 else None
+
+    told = Queue()
+
+    done = attempt(store, CopyTask("root.0", SMALL, tuple(found)), Attempt(1, "a"), told, float("inf"))
+
+    assert done.failures == ()
+    assert {task.item for task in told.accepted if isinstance(task, PartTask)} == {*found}
+
+
 def test_what_there_is_no_time_for_is_handed_on() -> None:
     store = FakeS3.of([BIG], copy_seconds={"big": 1.0})
     told = carry(store, [BIG], seconds=3.0)
@@ -638,7 +651,7 @@ def test_the_task_that_reports_sees_to_the_parts_of_others_that_died() -> None:
 
     def between(task: Task) -> None:
         is_helper = isinstance(task, PartTask) and not task.reports
-        store.multipart.rule = lambda kind, _: UNAVAILABLE if is_helper and kind == "list" else None
+        store.multipart.rule = lambda kind, _: error(400, "ExpiredToken") if is_helper and kind == "list" else None
 
     told = carry(store, [BIG], between=between)
 
