@@ -780,7 +780,7 @@ class Copier:
                 return troubled_seconds < OUTAGE_SECONDS
             case Next.RETRY | Next.MENDED:
                 troubled = sum(batch.troubled for batch in self._under_way)
-                if self._copied_at < turn.troubled_since and troubled >= OUTAGE_ITEMS:
+                if troubled >= OUTAGE_ITEMS and not self.has_copied_since(turn.troubled_since):
                     return troubled_seconds < OUTAGE_SECONDS
                 return now - max(turn.troubled_since, self._resumed_at) < RETRY_SECONDS
             case Next.DENIED:
@@ -852,23 +852,21 @@ class Copier:
 
     async def _size_up(self, turn: _Turn) -> None:
         """Begin again with an item that nobody has told the size of, and so how long its copy may take, as it is listed."""
-        batch = turn.batch
+        batch, listed = turn.batch, None
         try:
-            page = await self._look(batch, turn.item)
-        except Failed:  # it may be copied, and not listed
-            page = Page((), truncated=False)
+            with suppress(Failed):  # it may be copied, and not listed
+                page = await self._look(batch, turn.item)
+                listed = _in(page, turn.item.key) if isinstance(page, Page) else None
         except Exception as error:  # noqa: BLE001 - whoever waits for the batch gets it
             self._break_off(batch, error, turn)
-            self._fill(self._clock())
-            return
-        listed = _in(page, turn.item.key) if isinstance(page, Page) else None
-        if turn in batch.in_flight:
-            batch.in_flight.discard(turn)
-            if listed is None:
-                batch.retries += 1
-                self._copy_now(turn)
-            else:
-                self._copy_again(turn, listed)
+        else:
+            if turn in batch.in_flight:
+                batch.in_flight.discard(turn)
+                if listed is None:
+                    batch.retries += 1
+                    self._copy_now(turn)
+                else:
+                    self._copy_again(turn, listed)
         self._fill(self._clock())
 
     def _told(self, turn: _Turn, answer: T | Fault | None) -> T | None:

@@ -86,9 +86,7 @@ def test_a_killed_command_is_followed_by_another_with_exact_counts(cloud: Cloud,
 
 
 def test_a_halt_from_another_process_ends_the_watcher_too(cloud: Cloud, filled: tuple[str, str]) -> None:
-    process = cloud.start(
-        "run", *filled, "--output", "json", "--function-timeout", "30", "--max-rate", "200", "--batch-size", "100"
-    )
+    process = cloud.start("run", *filled, "--output", "json", *SLOWLY, "--max-rate", "200")
     run_id = until_copying(process)
 
     halted = cloud.run("halt", run_id)

@@ -145,17 +145,22 @@ def test_an_event_that_comes_again_fails_nothing_twice() -> None:
     assert len([*journal.failures(tallied(2, EVENTS))]) == 2
 
 
+def take_troubles(number: int, journal: Journal, tally: Tally) -> None:
+    """Take note of so many events, one after another, as a run does."""
+    for n in range(number):
+        events = [Trouble(f"{RUN}.1", Attempt(n, f"{n}"), "again")]
+        journal.append(events)
+        tally.add(events)
+        journal.compact_into(tally)
+
+
 def test_events_do_not_pile_up(tmp_path: Path) -> None:
     path = tmp_path / "run.journal"
     tally = Tally()
     with pytest.MonkeyPatch.context() as patch, Journal.create(path, Facts(RUN, "lambda", (ROOT,))) as journal:
         patch.setattr(journals, "COMPACT_AFTER", 100)
         tally.announce(RUN, 2)
-        for n in range(500):
-            events = [Trouble(f"{RUN}.1", Attempt(n, f"{n}"), "again")]
-            journal.append(events)
-            tally.add(events)
-            journal.compact_into(tally)
+        take_troubles(500, journal, tally)
     database = sqlite3.connect(path)
     (kept,) = database.execute("SELECT count(*) FROM events").fetchone()
     database.close()
@@ -167,11 +172,7 @@ def test_the_larger_a_tally_the_more_events_are_kept_beside_it() -> None:
     tally, journal = Tally(), Journal.in_memory(Facts(RUN, "lambda", (ROOT,)))
     with mock.patch.object(journals, "COMPACT_AFTER", 1), mock.patch.object(tally, "dump", wraps=tally.dump) as dump:
         tally.announce(RUN, 1_000)
-        for n in range(1_000):
-            events = [Trouble(f"{RUN}.1", Attempt(n, f"{n}"), "again")]
-            journal.append(events)
-            tally.add(events)
-            journal.compact_into(tally)
+        take_troubles(1_000, journal, tally)
 
     assert 1 <= dump.call_count <= 10
     assert journal.replay().snapshot() == tally.snapshot()

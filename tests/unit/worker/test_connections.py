@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +13,9 @@ from s3bulkcopy.worker import aio, connections
 from s3bulkcopy.worker.connections import ConnectionLost, Host
 from s3bulkcopy.worker.http import MalformedAnswer
 from tests.unit.worker.loopback import Peer, Server, echo, get, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 
 def silent(_: Server, peer: Peer) -> None:
@@ -280,50 +285,50 @@ def test_old_addresses_stay_in_use_while_resolving_takes_long(monkeypatch: pytes
     aio.run(main())
 
 
-def test_an_answer_to_a_request_that_is_not_whole_is_heard_though_the_rest_cannot_be_sent() -> None:
+@contextmanager
+def reading_little(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Serve in a thread, by a socket that has little room for what is sent; gives its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        thread = threading.Thread(target=serve, args=(listening,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        thread.join()
 
-        def refuse() -> None:
-            peer, _ = listening.accept()
-            peer.recv(100)
-            peer.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            peer.close()  # with bytes unread: a reset
 
-        async def main() -> int:
-            host = Host(url=f"http://127.0.0.1:{listening.getsockname()[1]}")
-            return (await host.exchange(b"POST / HTTP/1.1\r\n\r\n" + b"x" * 8_000_000, 5)).status
+def test_an_answer_to_a_request_that_is_not_whole_is_heard_though_the_rest_cannot_be_sent() -> None:
+    def refuse(listening: socket.socket) -> None:
+        peer, _ = listening.accept()
+        peer.recv(100)
+        peer.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        peer.close()  # with bytes unread: a reset
 
-        refusing = threading.Thread(target=refuse)
-        refusing.start()
-        assert aio.run(main()) == 413
-        refusing.join()
+    async def main(url: str) -> int:
+        return (await Host(url=url).exchange(b"POST / HTTP/1.1\r\n\r\n" + b"x" * 8_000_000, 5)).status
+
+    with reading_little(refuse) as url:
+        assert aio.run(main(url)) == 413
 
 
 def test_no_request_goes_out_behind_one_that_was_answered_before_it_was_whole() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    def refuse_and_serve(listening: socket.socket) -> None:
+        refused, _ = listening.accept()
+        refused.recv(100)
+        refused.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        served, _ = listening.accept()
+        served.recv(100)
+        served.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        refused.close()
+        served.close()
 
-        def refuse_and_serve() -> None:
-            refused, _ = listening.accept()
-            refused.recv(100)
-            refused.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-            served, _ = listening.accept()
-            served.recv(100)
-            served.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-            refused.close()
-            served.close()
+    async def main(url: str) -> list[int]:
+        host = Host(url=url)
+        statuses = [(await host.exchange(request, 5)).status for request in (get("/") + b"x" * 8_000_000, get("/"))]
+        host.close()
+        return statuses
 
-        async def main() -> list[int]:
-            host = Host(url=f"http://127.0.0.1:{listening.getsockname()[1]}")
-            statuses = [(await host.exchange(request, 5)).status for request in (get("/") + b"x" * 8_000_000, get("/"))]
-            host.close()
-            return statuses
-
-        serving = threading.Thread(target=refuse_and_serve, daemon=True)
-        serving.start()
-        assert aio.run(main()) == [403, 200]
-        serving.join()
+    with reading_little(refuse_and_serve) as url:
+        assert aio.run(main(url)) == [403, 200]
 
 
 def test_a_cancelled_exchange_closes_its_connection() -> None:
