@@ -29,22 +29,31 @@ _LEAST_RATE = 4.0
 _BLIND_GROWTH = 0.01
 _LEAST_NOTICE_SECONDS = 0.002
 
-#: The refused share that is put up with where no rate is known, and how many refusals in a row at most.
-_IGNORED = 0.015
+#: The refused share that is put up with where no rate is known, as a part of what one would take; how many in a row at most.
+_IGNORED = 0.5
 _MOST_CREDIT = 4.0
 
 #: When refusals are taken for chance: after so many falls of the rate to this part of what it was, without a rise to that one
-#: between them, each with at least so many refusals, their share is about the same, no smaller than this part of what one
-#: takes, and no larger than this. For how many good answers that is believed, and how much larger a share is put up with
-#: meanwhile.
+#: between them, each with at least so many refusals, their share is about the same, no larger than this, and no smaller than
+#: that, nor than so many times the square of what one takes, for a low rate that many share seems to be refused by chance. For
+#: how many good answers that is believed, and how much larger a share is put up with meanwhile.
 _FALL = 0.7
 _RISE = 1.1
 _FALLS = 3
 _REFUSALS = 6
-_LEAST_CHANCE, _MOST_CHANCE = 0.2, 0.25
+_MOST_CHANCE, _LEAST_CHANCE, _LEAST_PART = 0.25, 0.006, 2.0
 _ALIKE = 3.0
 _BELIEVED = 5000
 _PUT_UP_WITH = 1.5
+
+#: Where a bound on the rate was set, a rate this low, brought there by chance or by a limit, is put on trial, if the shares of
+#: so many refusals and of as many before them are about the same: it is multiplied by so much, again and again until it is this
+#: high or reaches the bound, as long as the share of refusals stays about the same; which is known where that is so much
+#: likelier than the contrary, as a logarithm. After each trial that ended in refusals twice as many are awaited, within bounds.
+_LOW_RATE, _HIGH_RATE = 36.0, 1000.0
+_PATIENCE, _MOST_PATIENCE = 8, 64
+_TRIED = 4.0
+_SURE = 4.0
 
 #: Failures with no good answer between them that halve the window.
 _FAILURES = 20
@@ -103,7 +112,8 @@ class Pace:
     The *rate*, in requests a second, is unknown until a store refuses more than a few. Each refusal takes a little from it and
     each good answer adds much less, so that it settles where a small, known share of the answers are refusals: just above what
     the partitions bear. Where lowering it does not help, the refusals are a matter of chance: the rate is unknown again, and as
-    large a share of refusals is put up with for a while.
+    large a share of refusals is put up with for a while. Where few may be sent a second anyway, that is tried out as well: by a
+    *trial* that asks for more.
     """
 
     def __init__(
@@ -147,6 +157,10 @@ class Pace:
         self._credit = 2.0  # refusals that say nothing yet, where no rate is known
         self._shares: list[float] = []
         self._fall_began, self._fall_rate, self._fall_good, self._fall_refused = -math.inf, math.inf, 0, 0
+        self._usual_share, self._usual_good, self._usual_refused = math.inf, 0, 0
+        self._patience = _PATIENCE
+        self._trial_from = 0.0  # the rate to go back to; 0 where none is on trial
+        self._trial_began, self._trial_good, self._trial_refused = -math.inf, 0, 0
 
     def wait(self, now: float) -> float:
         """Tell how long to wait before the next request, in seconds: 0 to send it now, infinity to wait for an answer."""
@@ -188,10 +202,14 @@ class Pace:
             self._window = min(self._most, self._window + prompt, 2 * self.in_flight + 1)
         if self._good >= self._round_end:
             self._end_round(now)
-        if self._rate < self._most_rate:
+        if self._trial_from:
+            self._trial_good += sum([one >= self._trial_began for one in sent_at])
+            self._judge_trial(now)
+        elif self._rate < self._most_rate:
             self._grow(sent_at, now)
         elif self._credit < _MOST_CREDIT:
-            self._credit = min(_MOST_CREDIT, self._credit + answers * max(self._chance, _IGNORED))
+            put_up_with = max(self._chance, _IGNORED * self._cut_at(self._most_rate))
+            self._credit = min(_MOST_CREDIT, self._credit + answers * put_up_with)
             self._forget_chance()
         self.in_flight -= answers
 
@@ -199,6 +217,10 @@ class Pace:
         """Take note of an answer that asks for fewer requests."""
         self.in_flight -= 1
         self._notice_seconds += (now - sent_at - self._notice_seconds) / 8
+        if self._trial_from:
+            self._trial_refused += sent_at >= self._trial_began
+            self._judge_trial(now)
+            return
         if self._rate == self._most_rate:
             if self._credit >= 1:
                 self._credit -= 1
@@ -213,6 +235,9 @@ class Pace:
             self._halved_at, self._half = now, self._rate / 2
         if self._rate <= max(_LEAST_RATE, _FALL * self._fall_rate) and self._fall_refused >= _REFUSALS:
             self._end_fall(now)
+        self._usual_refused += 1
+        if self._usual_refused >= self._patience and self._most_rate < math.inf:
+            self._end_patience(now)
 
     def failed(self) -> None:
         """Take note of a request that came to nothing for another reason."""
@@ -300,10 +325,12 @@ class Pace:
         self._set_rate(max(_LEAST_RATE, asked))
         self._half = self._rate / 2
         self._begin_fall(now)
+        self._usual_share, self._usual_good, self._usual_refused = math.inf, 0, 0
 
     def _grow(self, sent_at: Sequence[float], now: float) -> None:
         answers = len(sent_at)
         self._calm += answers
+        self._usual_good += answers
         self._fall_good += sum([one >= self._fall_began for one in sent_at])
         self._forget_chance()
         if self._due <= now - _SLACK_SECONDS:
@@ -329,17 +356,56 @@ class Pace:
 
     def _end_fall(self, now: float) -> None:
         share = self._fall_refused / (self._fall_refused + self._fall_good)
-        if not _LEAST_CHANCE * self._cut_at(self._top) <= share <= _MOST_CHANCE:
+        least = max(_LEAST_CHANCE, _LEAST_PART * self._cut_at(self._top) ** 2)
+        if not least <= share <= _MOST_CHANCE:
             self._shares = []
         elif self._shares and self._shares[-1] / _ALIKE <= share <= self._shares[-1] * _ALIKE:
             self._shares.append(share)
         else:
             self._shares = [share]
         if len(self._shares) >= _FALLS:
-            self._shares = []
-            self._chance, self._chance_until = _PUT_UP_WITH * share, self._good + _BELIEVED
-            self._credit = _MOST_CREDIT
-            self._set_rate(self._most_rate)
+            self._believe_in_chance(share)
+        self._begin_fall(now)
+
+    def _believe_in_chance(self, share: float) -> None:
+        self._shares = []
+        self._chance, self._chance_until = _PUT_UP_WITH * share, self._good + _BELIEVED
+        self._credit = _MOST_CREDIT
+        self._set_rate(self._most_rate)
+
+    def _end_patience(self, now: float) -> None:
+        """Begin a trial where the rate is low and refusals are as usual; count what is usual anew."""
+        before, share = self._usual_share, self._usual_refused / (self._usual_refused + self._usual_good)
+        self._usual_share, self._usual_good, self._usual_refused = share, 0, 0
+        if self._rate <= _LOW_RATE and self._rate < self._most_rate and before / _ALIKE <= share <= _MOST_CHANCE:
+            self._try_more(now)
+
+    def _try_more(self, now: float) -> None:
+        self._trial_from, self._trial_began = self._rate, now
+        self._trial_good = self._trial_refused = 0
+        self._set_rate(_TRIED * self._rate)
+
+    def _judge_trial(self, now: float) -> None:
+        """End a trial, or try more, where it is likelier by far that the share of refusals is as usual, or else that it grew.
+
+        It has grown where its odds are so many times what they were as shares that are alike may differ.
+        """
+        answers = self._trial_good + self._trial_refused
+        grew = self._trial_refused * math.log(_ALIKE) - answers * math.log(1 + (_ALIKE - 1) * self._usual_share)
+        if abs(grew) < _SURE:
+            return
+        if grew < 0 and self._rate < min(_HIGH_RATE, self._most_rate):
+            self._try_more(now)
+            return
+        if grew < 0:
+            self._patience = _PATIENCE
+            self._believe_in_chance(self._usual_share)
+        else:
+            self._patience = min(_MOST_PATIENCE, 2 * self._patience)
+            self._set_rate(self._trial_from)
+            self._halved_at, self._half, self._calm = now, self._rate / 2, 0
+            self._usual_share, self._shares = math.inf, []
+        self._trial_from = 0.0
         self._begin_fall(now)
 
     def _forget_chance(self) -> None:
