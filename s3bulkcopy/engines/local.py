@@ -71,8 +71,8 @@ _MAIN = "from s3bulkcopy.worker.local import main; main()"
 #: What a worker process runs: the standard library and our own code, and nothing that happens to be installed or lie about.
 _PROGRAM = f"import sys; sys.path.append({str(Path(s3bulkcopy.__file__).parent.parent)!r}); {_MAIN}"
 
-#: Tasks that one worker has in hand at a time.
-SLOTS = {"list": 64, "copy": 16}
+#: Tasks that one worker has in hand at a time. Each to list keeps a copy task that it has begun, of up to a thousand keys.
+SLOTS = {"list": 24, "copy": 16}
 
 #: Bytes of copy tasks from which on a worker is given another only where more wait than it has in hand: what is taken before
 #: there is a choice may all be in one part of the key space, and keeps others out for as long as that takes.

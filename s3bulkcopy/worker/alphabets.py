@@ -34,8 +34,8 @@ _GOES_ON, _MOST_MORE = 2.0, 1.5
 #: Times that a place must have been seen to tell more than the places like it.
 _ENOUGH = 3
 
-#: Most contexts that are kept; each takes about a kilobyte.
-_MOST_CONTEXTS = 8000
+#: Most contexts that are kept; each takes most of a kilobyte.
+_MOST_CONTEXTS = 5000
 
 #: Most characters kept of one place.
 _MOST_LETTERS = 256
@@ -111,23 +111,23 @@ _Contexts = tuple[tuple[int, int, str], tuple[int, int, int], tuple[int, int]]
 class _Seen:
     """What was seen at places that are alike, apart for each size of what was known there."""
 
-    __slots__ = ("came", "changes", "ended", "found", "letters", "news", "ordered", "stages")
+    __slots__ = ("came", "changes", "ended", "found", "letters", "news", "stages")
 
     def __init__(self) -> None:
-        self.letters: set[str] = set()
+        self.letters = ""  # in order
         self.came: dict[tuple[int, str], int] = {}  # how often a character was come to from a lower one
         self.ended: dict[tuple[int, str], int] = {}  # how often one was the last
         self.changes = 1
         self.news = self.stages = 0  # what happened here; and how much had when that last made a change
         self.found: dict[int, tuple[float, float]] = {}  # what `chances` found, until there is a change
-        self.ordered: list[str] = []  # the letters, likewise
 
     def add(self, letter: str) -> None:
         if letter in self.letters or letter == "\0":
             return
-        self.letters.add(letter)
+        place = bisect_left(self.letters, letter)
+        self.letters = self.letters[:place] + letter + self.letters[place:]
         if len(self.letters) > _MOST_LETTERS:
-            self.letters = set(sorted(self.letters)[::2])
+            self.letters = self.letters[::2]
             self.came, self.ended = self._of_letters(self.came), self._of_letters(self.ended)
         self._change()
 
@@ -136,19 +136,18 @@ class _Seen:
         self.stages = self.news
         if self.found:
             self.found = {}
-        self.ordered = []
 
     def _of_letters(self, events: dict[tuple[int, str], int]) -> dict[tuple[int, str], int]:
         """Count together what happened to the characters that are no longer kept."""
         kept: dict[tuple[int, str], int] = {}
         for (size, letter), n in events.items():
-            place = size, letter if letter in self.letters or not letter else _OTHERS
+            place = size, letter if letter in self.letters else _OTHERS
             kept[place] = kept.get(place, 0) + n
         return kept
 
     def happens(self, events: dict[tuple[int, str], int], letter: str, size: int) -> None:
         """Count that a character was come to, or was the last one."""
-        place = size, letter if letter in self.letters or not letter else _OTHERS
+        place = size, letter if letter in self.letters else _OTHERS
         events[place] = events.get(place, 0) + 1
         self.news += 1
         if self.news > self.stages + self.stages // _STAGE:
@@ -164,7 +163,7 @@ class _Seen:
         An unseen one is as likely as those are together that were seen once (Good and Turing).
         """
         if size not in self.found:
-            counts = dict.fromkeys(self.in_order(), 0.0)
+            counts = dict.fromkeys(self.letters, 0.0)
             for (which, letter), n in self.came.items():
                 counts[letter] = counts.get(letter, 0.0) + n * _WEIGHTS[which - size]
             ends = 0.0
@@ -180,11 +179,6 @@ class _Seen:
         """Give how often higher characters than this were come to, and how often it or a higher one was the last."""
         came = sum(n * _WEIGHTS[which - size] for (which, c), n in self.came.items() if c > letter)
         return came, sum(n * _WEIGHTS[which - size] for (which, c), n in self.ended.items() if c >= letter)
-
-    def in_order(self) -> list[str]:
-        if not self.ordered:
-            self.ordered = sorted(self.letters)
-        return self.ordered
 
 
 #: What was seen at three kinds of places that are alike, and a number that grows with it.
@@ -248,7 +242,7 @@ class Alphabets:
         for n, size, contexts in zip(levels, sizes, _along(text, levels.start), strict=False):
             letter, is_last = text[n], n == last
             for seen in self._at(contexts) if is_last or n < near else self._if_known(contexts):
-                letters = seen.in_order()
+                letters = seen.letters
                 place = bisect_left(letters, letter) if is_last and not is_key else bisect_right(letters, letter)
                 seen.happens(seen.ended, letters[place - 1] if place else "", size)
 
@@ -314,7 +308,7 @@ class Alphabets:
         rest = above = most = 1.0
         top = ""
         for seen, likely in zip((*places[:3], self.varying), _LIKELY, strict=True):
-            letters = () if seen is None else seen.in_order() if isinstance(seen, _Seen) else seen
+            letters = () if seen is None else seen.letters if isinstance(seen, _Seen) else seen
             seldom, higher = rest * likely, max(rest, above) * likely
             if higher < _LEAST:
                 break
@@ -408,10 +402,10 @@ def _alike(places: _Places, above: str, size: int) -> tuple[float, list[str]]:
     As likely as those below it, which were found here or not; the less, the more often one of the kind was the last.
     """
     here, _, field, _ = places
-    if not here or not field or above not in here.letters:
+    if not here or not field or not above or above not in here.letters:
         return 0.0, []
     kind = _kind(above)
-    known = [c for c in field.in_order() if _kind(c) == kind]
+    known = [c for c in field.letters if _kind(c) == kind]
     place = bisect_right(known, above)
     found = sum(c in here.letters for c in known[:place])
     if found < _LEAST_ALIKE or place == len(known):
@@ -440,15 +434,15 @@ def _more(places: _Places, above: str, size: int) -> float:
     return (came + _GOES_ON) / (ended + 1)
 
 
-def _wide(seen: _Seen | None, letter: str) -> list[str]:
+def _wide(seen: _Seen | None, letter: str) -> str:
     """Give the characters known at a place of which thousands may follow; none if it isn't such a place."""
     if not seen or (letter and letter <= "\x7f"):
-        return []
+        return ""
     is_sparse = len(seen.letters) >= _WIDE and sum(seen.came.values()) < _OFTEN * len(seen.letters)
-    known = seen.in_order()
+    known = seen.letters
     is_row = len(known) >= _ROW and ord(known[-1]) - ord(known[-_ROW]) < _ROW + _SKIPPED
-    known = known if letter >= _WIDE_FROM or is_sparse or is_row else []
-    return known if known and known[-1] > "\x7f" else []
+    is_wide = letter >= _WIDE_FROM or is_sparse or is_row
+    return known if is_wide and known[-1:] > "\x7f" else ""
 
 
 def _fewer(letters: list[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -461,12 +455,12 @@ def _fewer(letters: list[tuple[str, float]]) -> list[tuple[str, float]]:
     )
 
 
-def _density(letters: list[str]) -> float:
+def _density(letters: str) -> float:
     """Give the number of letters for each character of the range that they span."""
     return len(letters) / (ord(letters[-1]) - ord(letters[0]) + 1) if len(letters) == _NEAR else 0.0
 
 
-def _row(known: list[str]) -> tuple[int, float]:
+def _row(known: str) -> tuple[int, float]:
     """Give how many of the highest characters follow each other about as closely, and how dense these are."""
     codes = [ord(c) for c in known[:-_MOST_ROW:-1]]
     seen, span = 1, 1
@@ -476,7 +470,7 @@ def _row(known: list[str]) -> tuple[int, float]:
     return seen, seen / span
 
 
-def _spread(known: list[str], above: str, below: str) -> Iterator[tuple[str, float]]:
+def _spread(known: str, above: str, below: str) -> Iterator[tuple[str, float]]:
     """Go through a wide alphabet between two characters, in steps."""
     first = ord(above or known[0]) + 1
     top = max(above, known[-1])
