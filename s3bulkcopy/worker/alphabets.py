@@ -35,7 +35,7 @@ _GOES_ON, _MOST_MORE = 2.0, 1.5
 _ENOUGH = 3
 
 #: Most contexts that are kept; each takes most of a kilobyte.
-_MOST_CONTEXTS = 5500
+_MOST_CONTEXTS = 8000
 
 #: Most characters kept of one place.
 _MOST_LETTERS = 256

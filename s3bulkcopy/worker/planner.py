@@ -51,7 +51,7 @@ _VARYING = 8
 
 #: What is expected of every gap is predicted again after so many answers, or one in so many of all that came, if that is more:
 #: the more are known, the less each tells.
-_STALE_AFTER, _STALE_PART = 32, 8
+_STALE_AFTER, _STALE_PART = 32, 10
 
 #: What is expected beside all places together at which no known key differs, as a multiple of what is known.
 _AGREED_IN_ALL = 1.0
