@@ -34,7 +34,7 @@ _GOES_ON, _MOST_MORE = 2.0, 1.5
 #: Times that a place must have been seen to tell more than the places like it.
 _ENOUGH = 3
 
-#: Most contexts that are kept; each takes most of a kilobyte.
+#: Most contexts that are kept; each takes about a kilobyte.
 _MOST_CONTEXTS = 8000
 
 #: Most characters kept of one place.
