@@ -165,8 +165,9 @@ def demo(objects: int, port: int | None, **values: Any) -> None:  # noqa: ANN401
     _speak(output)
     from s3bulkcopy import demo as demos  # noqa: PLC0415
     from s3bulkcopy.commands import copying  # noqa: PLC0415
+    from s3bulkcopy.view import put_text  # noqa: PLC0415
 
-    sys.exit(demos.demo(objects, port, output, run=copying.run, say=partial(click.echo, err=True)))
+    sys.exit(demos.demo(objects, port, output, run=copying.run, say=partial(put_text, sys.stderr)))
 
 
 # -------------------------------------------------------------------------------------------------------- tending runs

@@ -49,7 +49,8 @@ class Emulator:
     def __enter__(self) -> Self:
         """Start it and wait until it answers; raises UsageError without ministack or with the port in use."""
         if importlib.util.find_spec("ministack") is None:
-            raise UsageError("the demo needs the AWS emulator, which is not installed", hint="pip install 's3bulkcopy[demo]'")
+            hint = "in a checkout of s3bulkcopy: pip install '.[demo]'"
+            raise UsageError("the demo needs the AWS emulator, which is not installed", hint)
         port = _free_port(self._wanted_port)
         self.url = f"http://127.0.0.1:{port}"
         self._folder = tempfile.mkdtemp(prefix="s3bulkcopy-emulator-")

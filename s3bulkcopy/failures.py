@@ -34,6 +34,7 @@ _ADVICE = {
     "KMS.NotFoundException": "the object's key is gone",
     "NotImplemented": "the store lacks what this copy asks for: drop the option that asks for it",
     "SlowDown": "the store had enough for a quarter of an hour; retry with a lower --max-rate",
+    "EmptyKey": "copy it by itself, with a key in DST: s3bulkcopy run s3://source/its/key s3://destination/its/key",
     "DeadLetter": "its task was given up after five deliveries; see the functions' logs if a retry ends so too",
 }
 

@@ -24,6 +24,7 @@ from s3bulkcopy.tally import RangeFailure, Tally
 from s3bulkcopy.worker.model import (
     WIRE_VERSION,
     CopyTask,
+    Counts,
     Dead,
     Done,
     Failure,
@@ -44,7 +45,7 @@ from s3bulkcopy.worker.model import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from s3bulkcopy.worker.model import Counts, Event, Job, Task
+    from s3bulkcopy.worker.model import Event, Job, Task
 
 #: What tells a journal from another database, and one format of it, which is that of the messages in it, too, from another.
 _APPLICATION_ID = 0x53334243  # "S3BC"
@@ -208,7 +209,7 @@ class LocalRun:
     facts: Facts
     #: None where it had not begun to copy.
     job: Job | None
-    #: What was reported so far.
+    #: What was reported so far, and is under way.
     counts: Counts
     #: Whether a process carries it on.
     is_held: bool
@@ -237,7 +238,8 @@ def local_run(run_id: str) -> LocalRun | None:
 def _local_run(journal: Journal, path: Path) -> LocalRun:
     with journal.steady():
         job = journal.job() if journal.facts.has_roots else None
-        return LocalRun(journal.facts, job, journal.replay().snapshot().seen, _is_held(path))
+        seen, is_held = journal.replay().snapshot().seen, _is_held(path)
+        return LocalRun(journal.facts, job, seen + journal.under_way() if is_held else seen, is_held)
 
 
 class Journal:
@@ -249,6 +251,7 @@ class Journal:
         """Take over a database that is open; see `create`, `resume` and `in_memory`. `lock` says that it is ours to write."""
         self._database, self._path, self._lock = database, path, lock
         self._since = 0
+        self._under_way: Counts | None = None
         self.facts = facts
 
     @classmethod
@@ -317,11 +320,17 @@ class Journal:
             self._put("run", to_json(asdict(facts)))
         self.facts = facts
 
-    def append(self, events: Sequence[Event]) -> None:
-        """Take down events; durable when this returns."""
-        if not events:
+    def append(self, events: Sequence[Event], under_way: Counts | None = None) -> None:
+        """Take down events; durable when this returns.
+
+        `under_way` is what tasks that have not ended have achieved beside them, for others to see.
+        """
+        if not events and under_way == self._under_way:
             return
         with self._writing():
+            if under_way != self._under_way:
+                self._put("under_way", to_json(under_way or Counts()))
+                self._under_way = under_way
             for event in events:
                 self._database.executemany("INSERT OR IGNORE INTO failures VALUES (?, ?, ?, ?)", _failure_rows(event))
             texts = ((_event_text(event),) for event in events)
@@ -368,6 +377,11 @@ class Journal:
             yield
         finally:
             self._database.rollback()
+
+    def under_way(self) -> Counts:
+        """Give what was taken down last of tasks that had not ended; of no use once nobody holds this."""
+        text = _fact(self._database, "under_way")
+        return Counts(*json.loads(text)) if text else Counts()
 
     def roots(self) -> Iterator[Task]:
         """Give the tasks with which the run begins; raises JournalUnusable where they cannot be read."""

@@ -87,6 +87,9 @@ class BucketPrefixType(click.ParamType[BucketPrefix]):
         if text.removeprefix("s3://").startswith("arn:"):
             return self._access_point(text.removeprefix("s3://"), param, ctx)
         scheme, colon, rest = text.partition("://")
+        if text.startswith(("./", "../", "/", "~")) or text in (".", ".."):
+            cause = "is a place on this machine, and only what is in S3 is copied, to S3"
+            self.fail(f"{text!r} {cause}: write s3://bucket/prefix (`aws s3 sync` uploads and downloads)", param, ctx)
         if colon and scheme.lower() != "s3":
             self.fail(f"{text!r} is not in S3: write s3://bucket/prefix", param, ctx)
         bucket, _, prefix = (rest if colon else text).partition("/")

@@ -363,9 +363,9 @@ def _final(tally: Tally) -> Snapshot:
     return replace(snapshot, counts=counts, provisional=nothing, under_way=nothing, ranges_failed=ranges)
 
 
-def _count(events: Sequence[Event], tally: Tally, journal: Journal) -> None:
+def _count(events: Sequence[Event], tally: Tally, journal: Journal, under_way: Counts | None = None) -> None:
     """Count events once they are safe; only then may their source forget them."""
-    journal.append(events)
+    journal.append(events, under_way)
     tally.add(events)
 
 
@@ -463,10 +463,10 @@ def _was_deaf_for_long(course: Course) -> bool:
 
 def _poll(tally: Tally, course: Course) -> list[Event]:
     """Take what there is to hear, and give it."""
-    journal = course.journal
-    events = course.engine.poll(POLL_SECONDS)
-    _count(events, tally, journal)
-    course.engine.ack()
+    journal, engine = course.journal, course.engine
+    events = engine.poll(POLL_SECONDS)
+    _count(events, tally, journal, None if engine.goes_on else engine.under_way())
+    engine.ack()
     journal.compact_into(tally)
     if (now := course.now()) - journal.facts.watched > _WATCHED_SECONDS:
         journal.note(replace(journal.facts, watched=now))

@@ -136,9 +136,10 @@ def look(
         check_no_overwrite(session, destination.place)
     page, uncut = _looked_into(session, copy, job, refused)
     found = Found(job, page, uncut, who=None if session.has_other_store else who)
+    unnamed = _without_key(copy, page)
     if copy.dry:
-        return found
-    warnings = [*_whose(destination, own), *_tried(session, found, source, own, refused)]
+        return replace(found, warnings=tuple(unnamed))
+    warnings = [*unnamed, *_whose(destination, own), *_tried(session, found, source, own, refused)]
     if copy.probe_write:
         _probe_write(session, job, refused)
     return replace(found, warnings=tuple(warnings))
@@ -155,6 +156,21 @@ def _looked_into(session: AwsSession, copy: CopySettings, job: Job, refused: _Re
     except NotPermitted as error:
         raise refused.reading(error) from error
     return page, "as --one-lister says" if copy.one_lister else why_uncut(session, place, page, job.policy.source_owner)
+
+
+def _without_key(copy: CopySettings, page: Page) -> list[str]:
+    """Warn of a folder's marker that has no key at the destination; raises UsageError where the source is such an object."""
+    source, destination = copy.source, copy.destination
+    if not page.items or page.items[0].key != source.prefix or destination.prefix:
+        return []
+    if page.items[0].is_marker:
+        return [f"{source} marks a folder, and {destination} is that folder: the marker is skipped, what is below it copied"]
+    if len(page.items) > 1:
+        return []
+    raise UsageError(
+        f"{source} is one object, and {destination} leaves its copy no key",
+        hint=f"give DST the copy's key: s3://{destination.bucket}/{source.prefix}",
+    )
 
 
 def _whose(destination: _Side, own: str) -> list[str]:

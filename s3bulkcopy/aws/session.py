@@ -64,6 +64,9 @@ _UNKNOWN_KEY = frozenset(
     }
 )
 
+#: What to look at where credentials are not accepted.
+_WHAT_CREDENTIALS = "look at the access key, its secret and --profile; on AWS `aws sts get-caller-identity` tests them"
+
 _BUSY = frozenset({"ThrottlingException", "Throttling", "RequestThrottled", "TooManyRequestsException", "ServiceUnavailable"})
 
 #: Operations whose IAM action has another name.
@@ -332,9 +335,7 @@ def _translate_answer(error: ClientError, doing: str) -> S3BulkCopyError:
     if code in _EXPIRED:
         return NotPermitted(f"{doing}: the credentials have expired", hint="refresh them, for example with `aws sso login`")
     if code in _UNKNOWN_KEY:
-        return NotPermitted(
-            f"{doing}: AWS does not know these credentials ({code})", hint="`aws sts get-caller-identity` tests them"
-        )
+        return NotPermitted(f"{doing}: the credentials are not accepted ({code}: {said})", hint=_WHAT_CREDENTIALS)
     action = action_of(error)
     if code in _DENIED:
         return NotPermitted(f"{doing}: {action} is denied: {said}", hint=f"allow {action}; see Permissions in the README")
@@ -443,6 +444,7 @@ def bucket_region(session: AwsSession, bucket: str, owner: str = "") -> str:
         if code in ("301", "PermanentRedirect") and region:
             return str(region)
         if code in _DENIED and not _minutes_off(error):
+            _raise_for_credentials(client, bucket, pinned)
             other = f", or does not belong to account {owner}" if owner else ""
             raise BucketRefused(
                 f"bucket '{bucket}' refuses these credentials{other}",
@@ -453,6 +455,17 @@ def bucket_region(session: AwsSession, bucket: str, owner: str = "") -> str:
         raise translate(error, f"looking at bucket '{bucket}'") from error
     found = answer.get("BucketRegion") or answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
     return str(at or found or session.region or _ANY_REGION)
+
+
+def _raise_for_credentials(client: Any, bucket: str, pinned: dict[str, str]) -> None:  # noqa: ANN401 - boto3's
+    """Raise NotPermitted where it is our credentials that a bucket refuses: a HEAD request is not told so, another is."""
+    try:
+        client.list_objects_v2(Bucket=bucket, MaxKeys=1, **pinned)
+    except ClientError as error:
+        if error_code(error) in _UNKNOWN_KEY | _EXPIRED:
+            raise translate(error, f"looking at bucket '{bucket}'") from error
+    except BotoCoreError:
+        pass
 
 
 def _missing(bucket: str, endpoint_url: str) -> S3BulkCopyError:

@@ -344,7 +344,10 @@ def open_retry(run_id: str | None, file: Path | None) -> Iterator[Retry]:
         raise UsageError(f"run {run_id} is being counted by another process", "retry it when it has ended") from error
     with opened as journal:
         if journal.facts.ended is None:
-            raise UsageError(f"run {run_id} has not ended", hint=f"`s3bulkcopy attach {run_id}` follows it to its end")
+            hint = f"`s3bulkcopy attach {run_id}` follows it to its end"
+            if journal.facts.engine == "local":
+                hint += f"; once `s3bulkcopy teardown {run_id}` has dismissed it, what had failed can be retried by itself"
+            raise UsageError(f"run {run_id} has not ended", hint=hint)
         if not journal.job().source.bucket:
             raise UsageError(f"run {run_id} was taken over, and its tags do not tell all of what it copied where, and how")
         yield Retry(

@@ -117,6 +117,9 @@ _CREDENTIALS_SECONDS = 30.0
 #: How long to wait before others are looked for again in place of those that have expired, where nobody answered, in seconds.
 _RENEWAL_SECONDS = 5.0
 
+#: How often it is said what keeps everything from getting on, in seconds.
+_TROUBLE_SECONDS = 60.0
+
 #: How long workers may take to end, in seconds, beyond what their requests may take to land.
 _STOP_SECONDS = 20.0
 
@@ -276,6 +279,8 @@ class LocalEngine:
         #: Since when others were looked for and nobody answered, and when last.
         self._unrenewed_since: float | None = None
         self._looked_at = float("-inf")
+        #: When it was last said what keeps everything from getting on.
+        self._told_trouble_at = float("-inf")
         #: Whether it was said that credentials cannot be had for now.
         self._is_lack_said = False
 
@@ -578,18 +583,16 @@ class LocalEngine:
             case "emit":
                 kind, _, body = rest.partition(" ")
                 self._accept(worker, int(token), _Delivery(kind, body))
-            case "done":
+            case "done" | "fatal":
                 self._note(worker, rest)
                 self._release(worker, token)
                 self._deaths = self._renewals = 0
             case "progress":
                 worker.under_way = Counts(*json.loads(token))
             case "trouble" | "passing":
-                self._note(worker, rest)
-                self._deliver_again(self._release(worker, token), is_passing=verb == "passing")
-            case "fatal":
-                self._note(worker, rest)
-                self._release(worker, token)
+                self._take_trouble(worker, token, rest, is_passing=verb == "passing")
+            case "troubled":
+                self._tell_trouble(f"{token} {rest}")
             case "expired":
                 self._try_anew(worker, token)
             case "probed" if self._probe is not None:
@@ -625,6 +628,20 @@ class LocalEngine:
             delivery.giver = worker
         self._queues[delivery.kind].append(delivery)
         self._unkept.append((worker, sequence, delivery))
+
+    def _take_trouble(self, worker: _Process, token: str, body: str, *, is_passing: bool) -> None:
+        """Take that an attempt failed."""
+        self._note(worker, body)
+        self._deliver_again(self._release(worker, token), is_passing=is_passing)
+        for event in _events(body) if is_passing else ():
+            if isinstance(event, Trouble):
+                self._tell_trouble(event.cause)
+
+    def _tell_trouble(self, cause: str) -> None:
+        """Say what is put up with, now and then."""
+        if self._clock() - self._told_trouble_at >= _TROUBLE_SECONDS:
+            self._told_trouble_at = self._clock()
+            self._say(f"nothing gets on: {cause}; it is asked for again")
 
     def _release(self, worker: _Process, token: str) -> _Delivery:
         delivery = worker.tasks.pop(int(token))

@@ -63,6 +63,10 @@ INQUIRIES = 8
 #: Objects that something is asked about before their copy, at a time: what an ACL grants.
 ASKED_FIRST = 128
 
+#: How long nothing is copied, for faults that may pass, before that is told; and how soon the last of them is past. In seconds.
+TROUBLE_SECONDS = 10.0
+_TROUBLE_PAST_SECONDS = 120.0
+
 #: How often to look whether all requests have landed, in seconds.
 _LOOK_SECONDS = 0.02
 
@@ -124,12 +128,15 @@ class _Batch:
             self.end()
 
     def _refuse(self) -> None:
-        """Fail what no request can copy: seldom anything, and looking at each costs more."""
+        """End what no request can copy: seldom anything, and looking at each costs more."""
         if self.job.source.prefix in map(_KEY, self.items):
             for item in [*self.items]:
                 if (refusal := refusal_of(self.job, item)) is not None:
                     self.items.remove(item)
-                    self.fail(item, refusal)
+                    if refusal.next is Next.EXISTS:
+                        self.skipped += 1
+                    else:
+                        self.fail(item, refusal)
 
     def meet(self, fault: Fault) -> None:
         """Learn of a fault that asking again would not change; it ends its item, and no other."""
@@ -315,6 +322,8 @@ class Copier:
         self._copied_at = -inf
         #: When the first copy succeeded after long in which none did; what is in trouble then has its time once more.
         self._resumed_at = -inf
+        #: The last fault that may pass: what it was, when it came, and when the first came since anything was copied.
+        self._trouble: tuple[Fault, float, float] | None = None
         #: The clock of the event loop; asking for the loop each time costs more than the time does.
         self._clock = time.monotonic
 
@@ -362,6 +371,21 @@ class Copier:
     def has_copied_since(self, then: float) -> bool:
         """Tell whether anything was copied at or after a time, in seconds of the event loop's clock."""
         return self._copied_at >= then
+
+    def note_trouble(self, fault: Fault) -> None:
+        """Take note of a fault that may pass, and is put up with meanwhile."""
+        now = self._clock()
+        is_first = self._trouble is None or self._trouble[2] <= self._copied_at
+        self._trouble = fault, now, now if is_first or self._trouble is None else self._trouble[2]
+
+    def trouble(self) -> Fault | None:
+        """Give what keeps everything from being copied, where it has for a while."""
+        if self._trouble is None:
+            return None
+        fault, last, first = self._trouble
+        now = self._clock()
+        is_lasting = first > self._copied_at and now - first >= TROUBLE_SECONDS
+        return fault if is_lasting and now - last < _TROUBLE_PAST_SECONDS else None
 
     def under_way(self) -> Counts:
         """Give what the tasks that have not ended have achieved so far."""
@@ -436,11 +460,13 @@ class Copier:
             elif fault.next in (Next.STOP, Next.EXPIRED):
                 raise Failed(fault, "copying")
             elif fault.next in (Next.DENIED, Next.RETRY, Next.SLOW_DOWN):
+                self.note_trouble(fault)
                 unsettled.append((item, fault))
             else:
                 self._settle(batch, item, fault)
         if not proven:
             _raise_for_all(batch.failures, unsettled)
+        self._trouble = None
         if not unsettled:
             return batch.outcome()._replace(rest=tuple(batch.items))
         faults = dict(self._fail_large(batch, unsettled))
@@ -747,6 +773,7 @@ class Copier:
                 batch.in_flight.add(turn)
                 self._look_into(self._size_up(turn))
                 return
+            self.note_trouble(fault)
             batch.retries += 1
             heapq.heappush(self._paused, (due, next(self._numbers), turn))
             return
@@ -891,9 +918,7 @@ class Copier:
         batch = turn.batch
         turn.item, turn.is_again, turn.troubled_since = item, True, self._clock()
         batch.retries += 1
-        if (refusal := refusal_of(batch.job, item)) is not None:
-            self._conclude(turn, refusal)
-        elif item.size >= batch.job.multipart_bytes:  # it has grown, and is copied by parts by whoever gets the rest
+        if item.size >= batch.job.multipart_bytes:  # it has grown, and is copied by parts by whoever gets the rest
             batch.leave_turn(turn)
         elif batch.asks_first:
             self._begin_asking(turn)
@@ -956,6 +981,7 @@ class Copier:
             pause = self._pauses(tries)
             if batch.ended.done() or now + pause >= batch.deadline:
                 return None
+            self.note_trouble(answer)
             batch.retries += 1
             await aio.sleep(pause)
         raise AssertionError("count ends")
@@ -1056,6 +1082,8 @@ def confirmed(fault: Fault, item: Item, page: Page, job: Job) -> Fault | Item:
 
 def refusal_of(job: Job, item: Item) -> Fault | None:
     """Give the fault of an item that no request can copy."""
-    if item.key == job.source.prefix and not job.destination.prefix:
-        return Fault(Next.RECORD, "EmptyKey", "the source's prefix itself: nothing is left for the destination's key")
-    return None
+    if item.key != job.source.prefix or job.destination.prefix:
+        return None
+    if item.is_marker:
+        return Fault(Next.EXISTS, "EmptyKey", "it marks a folder, and the destination's bucket is that folder")
+    return Fault(Next.RECORD, "EmptyKey", "its key is the source's prefix, and nothing is left of it for the copy's")

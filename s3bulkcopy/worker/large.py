@@ -359,6 +359,15 @@ async def _prove_reading(s3: S3, job: Job, item: Item) -> dict[str, str] | Fault
     def look(bucket: Bucket, date: str) -> bytes:
         return annotation.look_request(bucket, item.key, date)
 
+    def tags(bucket: Bucket, date: str) -> bytes:
+        return multipart.tags_request(bucket, item.key, date)
+
+    if job.policy.tags == "copy":
+        tagged = await s3.ask_about(job.source, tags, headers=source_headers(job.policy))
+        if isinstance(tagged, Fault) and tagged.code not in _NO_TAGS:
+            return tagged._replace(cause=clip(f"its tags: {tagged.cause}"))
+        if not isinstance(tagged, Fault) and isinstance(unread := multipart.read_tags(tagged), Fault):
+            return unread
     if job.policy.annotations == "copy":
         looked = await s3.ask_about(job.source, look, headers=source_headers(job.policy))
         if isinstance(looked, Fault) and looked.code not in NOT_KNOWN:
@@ -429,6 +438,7 @@ class _Asking:
                 if is_unproven:
                     raise Failed(answer, "copying a large object")
                 break
+            self._copier.note_trouble(answer)
             self.effort += Counts(retries=1)
             pause = self._pauses(tries)
             if now + pause >= self.deadline:

@@ -85,6 +85,8 @@ class Lister:
         self._plans: list[_Plan] = []
         #: Of tasks that are listed one page after another.
         self._paging: set[_Share] = set()
+        #: By the nonces of attempts, until they are forgotten: what they send may wait long to be accepted.
+        self._shares: dict[str, _Share] = {}
 
     # ------------------------------------------------------------------------------------------------------- for a task
 
@@ -93,7 +95,7 @@ class Lister:
 
         Raises Stop where the run cannot go on, and Failed where nothing was listed.
         """
-        share, outlet = _Share(task.job, attempt, budget), _Outlet(task.job, children)
+        share, outlet = self._share(task.job, attempt, budget), _Outlet(task.job, children)
         if task.limit is not None:
             with self._page_after_page(share):
                 return await self._list_some(task, task.limit, share, outlet, children)
@@ -147,7 +149,7 @@ class Lister:
 
         What the budget leaves is handed on with the place where it begins. Raises as `list` does.
         """
-        share, outlet = _Share(task.job, attempt, budget), _Outlet(task.job, children)
+        share, outlet = self._share(task.job, attempt, budget), _Outlet(task.job, children)
         with self._page_after_page(share):
             rest = await self._walk_on(task, share, outlet)
         await outlet.rest()
@@ -189,6 +191,18 @@ class Lister:
             yield
         finally:
             self._paging.discard(share)
+
+    def _share(self, job: Job, attempt: Attempt, budget: Budget) -> _Share:
+        share = self._shares[attempt.nonce] = _Share(job, attempt, budget)
+        return share
+
+    def under_way(self) -> Counts:
+        """Give what the attempts that are not forgotten have listed so far."""
+        return sum((share.counts for share in self._shares.values()), Counts())
+
+    def forget(self, attempt: Attempt) -> None:
+        """Take note that an attempt has ended, whatever came of it."""
+        self._shares.pop(attempt.nonce, None)
 
     def hand_on(self) -> None:
         """Have the tasks in hand end soon, with what is open of them handed on."""

@@ -134,6 +134,11 @@ class Item(NamedTuple):
     #: Only where the job preserves it; empty where it is not known.
     storage_class: str = ""
 
+    @property
+    def is_marker(self) -> bool:
+        """Tell whether it is there to have its name shown as a folder; the S3 console makes such."""
+        return self.size == 0 and self.etag != "" and self.key.endswith("/")
+
 
 #: Makes an item of any four values in a row; a third of the price of calling Item.
 make_item: Callable[[Iterable[Any]], Item] = partial(tuple.__new__, Item)

@@ -241,11 +241,11 @@ def _number(text: str | None) -> int:
     return int(text) if text is not None and text.isdecimal() else 0
 
 
-def read_tags(response: Response) -> str:
-    """Read an object's tags; gives them as a request's header has them, in the order of their keys. Raises ValueError."""
+def read_tags(response: Response) -> str | Fault:
+    """Read an object's tags; gives them as a request's header has them, in the order of their keys."""
     text = response.body.decode("utf-8", "surrogateescape")
-    if "<TagSet" not in text:
-        raise ValueError(f"no tags in {text[:80]!r}")
+    if "<TagSet" not in text:  # it may be the object itself; and it may have tags
+        return Fault(Next.RECORD, "UnknownAnswer", "asked for its tags, the store answers something else: see --tags drop")
     found = re.findall(r"(?s)<Tag>\s*<Key>(.*?)</Key>\s*(?:<Value>(.*?)</Value>|<Value\s*/>)\s*</Tag>", text)
     return write_tagging((unescaped(key), unescaped(value)) for key, value in found)
 

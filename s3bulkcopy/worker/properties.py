@@ -180,12 +180,12 @@ def grant_headers(body: bytes) -> dict[str, str]:
     """
     text = body.decode("utf-8", "replace")
     if "<AccessControlPolicy" not in text[:400] or not text.rstrip().endswith("</AccessControlPolicy>"):
-        raise ValueError(f"not a whole ACL: {body[:80]!r}")
+        raise ValueError("what is no ACL")  # it may be the object itself
     granted: dict[str, list[str]] = {}
     for grant in re.finditer(_GRANT, text):
         permission, grantee = re.search(_PERMISSION, grant[1]), re.search(_GRANTEE, grant[1])
         if permission is None or grantee is None or permission[1] not in _GRANT_HEADERS:
-            raise ValueError(f"a grant that no header can name: {grant[1][:200]}")
+            raise ValueError(f"with a grant that no header can name: {grant[1][:200]}")
         granted.setdefault(_GRANT_HEADERS[permission[1]], []).append(f'{grantee[1].lower()}="{unescaped(grantee[2])}"')
     return {name: ", ".join(grantees) for name, grantees in granted.items()} or {"x-amz-acl": "private"}
 

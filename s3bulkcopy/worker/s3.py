@@ -376,6 +376,12 @@ def _around_blanks(text: str) -> tuple[str, str, str, str]:
     return path, source, between, behind
 
 
+#: Of a store that answers a copy as it answers an upload, of nothing: it does not know what is asked for.
+_TAKEN_FOR_UPLOAD = (
+    "the store takes it for an upload of nothing; where only large objects fail so, a higher --multipart-threshold helps"
+)
+
+
 def is_copied(response: Response) -> bool:
     """Tell whether an answer to a copy says, as S3 writes it, that the object is at the destination."""
     status, _, body = response
@@ -397,6 +403,8 @@ def read_copy(response: Response) -> Fault | None:
         return None
     if b"<Error" in document:
         return read_error(_INTERNAL_SERVER_ERROR, response.body)
+    if not document and response.header("etag"):
+        return Fault(Next.RECORD, "NotImplemented", _TAKEN_FOR_UPLOAD)
     return Fault(Next.RETRY, "IncompleteAnswer", "a 200 without a result")
 
 
@@ -487,7 +495,7 @@ class S3:
         try:
             return grant_headers(answer.body)
         except ValueError as error:
-            return lost(error)
+            return Fault(Next.RECORD, "NotImplemented", clip(f"asked for its ACL, the store answers {error}"))
 
     async def ask_about(
         self,

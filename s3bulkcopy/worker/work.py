@@ -79,6 +79,11 @@ class Worker:
 
         return Uploads(self._s3, self._copier, self._pauses)
 
+    def under_way(self) -> Counts:
+        """Give what tasks that have not ended have listed and copied so far; of parts of large objects those on their way."""
+        listed = self._lister.under_way() if "_lister" in vars(self) else Counts()
+        return listed + self._copier.under_way()
+
     async def hand_on(self, seconds: float) -> None:
         """Have the tasks in hand end soon, handing on what is left; copies in flight have so many seconds to land."""
         self._is_handing_on = True
@@ -112,6 +117,8 @@ class Worker:
             await children.accepted()
         finally:
             await children.stop()
+            if "_lister" in vars(self):
+                self._lister.forget(attempt)
         return Done(task.id, attempt, children.count, counts, failures)
 
     async def _copy(

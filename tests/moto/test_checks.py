@@ -14,13 +14,13 @@ from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 
 from s3bulkcopy.aws.policy import Keys
-from s3bulkcopy.aws.preflight import PROBE_NAME, Found, first_page, look, preflight, put_arguments, what_lets_in
+from s3bulkcopy.aws.preflight import PROBE_NAME, first_page, look, preflight, put_arguments, what_lets_in
 from s3bulkcopy.aws.session import AwsSession, bucket_region, bucket_url, elsewhere_url, encryption_key
 from s3bulkcopy.errors import BucketRefused, NotPermitted, S3BulkCopyError, UsageError
 from s3bulkcopy.settings import AwsSettings, BucketPrefix, CopySettings, PropertySettings, StackSettings
 from s3bulkcopy.worker.model import Location
 from s3bulkcopy.worker.properties import Policy
-from s3bulkcopy.worker.s3 import archived_class
+from s3bulkcopy.worker.s3 import Page, archived_class
 from tests.moto.conftest import REGION, RUN_ID, Aws, refusal
 
 if TYPE_CHECKING:
@@ -72,6 +72,29 @@ def test_by_default_the_checks_are_one_look_at_each_bucket_and_one_list(aws: Aws
     assert (found.job.policy, found.warnings) == (Policy(destination_owner=ACCOUNT), ())
 
 
+@pytest.mark.parametrize(
+    ("content", "others", "is_marker"), [(b"", ["dir/a"], True), (b"", [], True), (b"x", ["dir/a"], False)]
+)
+def test_a_marker_of_the_source_itself_is_warned_of(aws: Aws, content: bytes, others: list[str], *, is_marker: bool) -> None:
+    fill()
+    client = aws.client("s3", REGION)
+    for key in ("dir/", *others):
+        client.put_object(Bucket="source", Key=key, Body=content)
+    job = CopySettings(BucketPrefix("source", "dir/"), BucketPrefix("destination"))
+
+    assert ["marks a folder" in warning for warning in look(aws, job, RUN_ID).warnings] == [True] * is_marker
+    assert not look(aws, job._replace(destination=BucketPrefix("destination", "dir/")), RUN_ID).warnings
+
+
+def test_one_object_whose_copy_has_no_key_is_refused(aws: Aws) -> None:
+    fill()
+    aws.client("s3", REGION).put_object(Bucket="source", Key="dir/one", Body=b"1")
+
+    with pytest.raises(UsageError, match="is one object") as error:
+        look(aws, CopySettings(BucketPrefix("source", "dir/one"), BucketPrefix("destination")), RUN_ID)
+    assert "s3://destination/dir/one" in error.value.hint
+
+
 def test_the_lambda_engine_looks_at_both_keys_and_the_quota_besides(aws: Aws) -> None:
     fill()
     aws.before = lambda name, _: (
@@ -113,7 +136,7 @@ def test_another_store_has_no_owners(aws: Aws, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     session = AwsSession(AwsSettings(region=REGION))
     monkeypatch.setattr("s3bulkcopy.aws.preflight.bucket_region", lambda _s, _b, owner: owner or REGION)
-    monkeypatch.setattr("s3bulkcopy.aws.preflight.first_page", lambda *_, **__: Found.__new__)
+    monkeypatch.setattr("s3bulkcopy.aws.preflight.first_page", lambda *_, **__: Page((), truncated=False))
     monkeypatch.setattr("s3bulkcopy.aws.preflight.why_uncut", lambda *_: "")
 
     found = look(session, CopySettings(BucketPrefix("a"), BucketPrefix("b"), dry=True), RUN_ID)

@@ -162,7 +162,7 @@ def test_an_account_in_another_partition_is_known_by_its_arn() -> None:
         (NoCredentialsError(), "no AWS credentials"),
         (PartialCredentialsError(provider="env", cred_var="AWS_SECRET_ACCESS_KEY"), "no AWS credentials"),
         (refusal("ExpiredToken"), "have expired"),
-        (refusal("InvalidClientTokenId"), "does not know these credentials"),
+        (refusal("InvalidClientTokenId"), "the credentials are not accepted"),
         (UnauthorizedSSOTokenError(), "SSO"),
     ],
 )
@@ -201,6 +201,17 @@ def test_a_bucket_that_refuses_us_is_named(aws: Aws) -> None:
     with pytest.raises(BucketUnavailable, match="bucket 'source' refuses these credentials") as error:
         bucket_region(aws, "source")
     assert "s3:ListBucket" in error.value.hint
+
+
+def test_credentials_that_are_refused_are_told_rather_than_that_a_bucket_refuses_us(aws: Aws) -> None:
+    def refused(name: str, _: dict[str, Any]) -> None:
+        if name.startswith("s3."):  # a HEAD request has no answer to read
+            raise refusal("403" if name == "s3.head_bucket" else "SignatureDoesNotMatch", "Check your key.", name[3:])
+
+    aws.before = refused
+
+    with pytest.raises(NotPermitted, match=r"bucket 'source': the credentials are not accepted \(SignatureDoesNotMatch"):
+        bucket_region(aws, "source")
 
 
 @pytest.mark.parametrize(("minutes", "said"), [(60, "60 minutes slow"), (-60, "60 minutes fast")])

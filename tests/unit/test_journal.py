@@ -192,6 +192,25 @@ def test_a_journal_has_one_writer_and_any_number_of_readers(tmp_path: Path) -> N
         pass
 
 
+def test_who_looks_on_sees_what_is_under_way_as_long_as_somebody_carries_it_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("S3BULKCOPY_STATE_DIR", str(tmp_path))
+    facts = replace(FACTS, engine="local")
+
+    def copied() -> int | None:
+        found = journals.local_run(RUN)
+        return None if found is None else found.counts.copied
+
+    with Journal.create(journal_path(RUN), facts) as journal:
+        journal.append([], Counts(copied=5))
+        during = copied()
+        journal.append([Done(RUN, Attempt(1, "n"), 0, Counts(copied=3))], Counts(copied=2))
+        after = copied()
+
+    assert (during, after, copied()) == (5, 5, 3)
+
+
 def test_a_writer_that_is_killed_leaves_the_journal_to_the_next(tmp_path: Path) -> None:
     path = tmp_path / "run.journal"
     write = (

@@ -236,6 +236,24 @@ def test_what_a_worker_had_in_hand_goes_to_the_next_one_as_another_attempt(stage
     assert [words[2] for words in stage.workers[1].heard() if words[0] == "task"] == ["2"]
 
 
+def test_what_keeps_everything_from_getting_on_is_said_now_and_then(stage: Stage) -> None:
+    stage.engine.submit([listing()])
+    worker = stage.workers[0]
+    (token,) = worker.tasks()
+    failed = encode_event(Trouble("run.1", Attempt(1, "n"), "listing: InternalError: of its own"))
+
+    for said in [("passing", token, failed), *[("troubled", "HTTP 500: it rests")] * 3]:
+        worker.say(*said)
+        stage.go_on()
+    stage.now += 100
+    worker.say("troubled", "HTTP 500: it rests")
+    stage.go_on()
+
+    first, second = (step for step in stage.steps if step.startswith("nothing gets on: "))
+    assert "listing: InternalError: of its own" in first
+    assert "HTTP 500: it rests" in second
+
+
 def test_a_task_whose_worker_dies_five_times_is_dead(stage: Stage) -> None:
     stage.engine.submit([copying()])
     for n in range(5):

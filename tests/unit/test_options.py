@@ -303,8 +303,10 @@ def test_an_access_point_stands_in_the_place_of_a_bucket(text: str, expected: Bu
         ("arn:aws:s3:::bucket", "no access point"),
         ("arn:", "no access point"),
         (f"{POINT}/{'x' * 1025}", "1024 bytes"),
+        ("./here", "on this machine"),
+        ("/here", "on this machine"),
     ],
 )
-def test_another_arn_is_refused_with_the_form_that_is_meant(text: str, words: str) -> None:
+def test_another_arn_or_a_path_is_refused_with_the_form_that_is_meant(text: str, words: str) -> None:
     with pytest.raises(click.BadParameter, match=words):
         options.BucketPrefixType().convert(text, None, None)

@@ -546,6 +546,17 @@ def test_an_acl_that_may_not_be_read_fails_its_object_alone() -> None:
     assert "a" not in store.copied
 
 
+def test_a_store_that_answers_something_else_when_asked_for_an_acl_shows_none_of_it() -> None:
+    found = [item("a"), item("b")]
+    store = Asked.of(found, acl_faults=[answer(200, b"its own content"), answer(200, ACL.replace("READ", "DANCE"))])
+
+    outcome = copy_by(WITH_ACL, store, found)
+
+    assert [(one.key, one.code) for one in outcome.failures] == [("a", "NotImplemented"), ("b", "NotImplemented")]
+    assert "content" not in outcome.failures[0].cause
+    assert outcome.counts.retries == 0
+
+
 def test_what_ends_the_run_or_the_environment_does_so_before_a_copy_too() -> None:
     for code, expected in (("NoSuchBucket", Stop), ("ExpiredToken", Failed)):
         with pytest.raises(expected):
@@ -655,6 +666,45 @@ def test_what_no_copy_object_copies_is_recorded_without_a_request() -> None:
     outcome = run(main())
     assert outcome.counts == Counts(failed=1)
     assert [(failure.key, failure.code) for failure in outcome.failures] == [("p/", "EmptyKey")]
+
+
+@pytest.mark.parametrize(("prefix", "size", "is_skipped"), [("p/", 0, True), ("p/", 3, False), ("p", 0, False)])
+def test_a_folders_marker_that_has_no_key_at_the_destination_is_skipped(prefix: str, size: int, *, is_skipped: bool) -> None:
+    job = JOB._replace(source=JOB.source._replace(prefix=prefix))
+
+    outcome = copy_by(job, FakeS3(), [item(prefix, size)])
+
+    assert outcome.counts == (Counts(skipped=1) if is_skipped else Counts(failed=1))
+    named = job._replace(destination=JOB.destination._replace(prefix="named/"))
+    assert copy_by(named, FakeS3.of([item(prefix, size)]), [item(prefix, size)]).counts.copied == 1
+
+
+def test_what_keeps_everything_from_being_copied_is_told_until_something_is() -> None:
+    found, begins, ends = [item(f"k{n}") for n in range(20)], 20.0, 60.0
+    told: list[tuple[float, str]] = []
+
+    async def main() -> Counts:
+        clock = aio.get_running_loop().time
+        broken = error(500, "InternalError", "of its own")
+        one = copier(FakeS3.of(found, copy_rule=lambda *_: broken if begins <= clock() < ends else None))
+
+        async def look() -> None:
+            while True:
+                told.append((clock(), f"{one.trouble()}"))
+                await aio.sleep(1.0)
+
+        looking = aio.create_task(look())
+        await one.copy(JOB, found[:1], ANY_TIME, attempt=1)
+        await aio.sleep(begins - clock())
+        outcome = await one.copy(JOB, found, ANY_TIME, attempt=1)
+        await aio.sleep(2.0)
+        looking.cancel()
+        return outcome.counts
+
+    counts = run(main())
+    assert (counts.copied, counts.failed) == (20, 0)
+    assert {text for when, text in told if begins + 12 <= when < ends} == {"InternalError: of its own"}
+    assert {text for when, text in told if when < begins + 10} == {told[-1][1]} == {"None"}
 
 
 # -------------------------------------------------------------------------------------------------------------- permissions

@@ -17,6 +17,7 @@ from s3bulkcopy.worker import aio, parts
 from s3bulkcopy.worker.attempts import Budget
 from s3bulkcopy.worker.copying import Copier, Outcome
 from s3bulkcopy.worker.failures import Failed, Stop
+from s3bulkcopy.worker.http import Response
 from s3bulkcopy.worker.model import Attempt, Copying, CopyTask, Counts, Done, Failure, Item, PartTask
 from s3bulkcopy.worker.pacing import Pace, full_jitter
 from s3bulkcopy.worker.properties import Policy
@@ -27,7 +28,6 @@ from tests.unit.worker.worker_fakes import ACL, DENIED, GRANTS, JOB, SLOW_DOWN, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from s3bulkcopy.worker.http import Response
     from s3bulkcopy.worker.model import Job, Task
     from tests.unit.worker.worker_fakes import Request, Scripted
 
@@ -151,6 +151,22 @@ def test_a_store_that_knows_no_tags_is_copied_from(code: str) -> None:
     store.multipart.faults["get_tags"] = [error(501 if code == "NotImplemented" else 404, code)]
 
     assert carry(store, [BIG]).counts.copied == 1
+
+
+@pytest.mark.parametrize(("kind", "code"), [("get_tags", "UnknownAnswer"), ("part", "NotImplemented")])
+def test_a_store_that_takes_a_request_for_another_fails_by_name_and_at_once(kind: str, code: str) -> None:
+    store = FakeS3.of([BIG, item("small")])
+    taken = {"get_tags": answer(200, b"its content"), "part": Response(200, b'HTTP/1.1 200 OK\r\nETag: "of nothing"\r\n', b"")}
+    store.multipart.rule = lambda asked, _: taken[asked] if asked == kind else None
+
+    async def probe() -> Outcome | Failed:
+        return await Copier(store.client(), Pace(), full_jitter(lambda: 0.5)).probe(SMALL, [BIG, item("small")])
+
+    told, proof = carry(store, [BIG]), run(probe())
+
+    assert isinstance(proof, Outcome)
+    assert [failure.code for failure in (*told.failures, *proof.failures)] == [code, code]
+    assert (told.counts.retries, proof.counts.retries, store.multipart.uploads) == (0, 0, {})
 
 
 def test_tags_that_may_not_be_read_are_not_dropped_silently() -> None:
@@ -953,11 +969,11 @@ def test_a_probe_proves_the_right_to_copy_by_parts_and_leaves_the_object_to_a_ta
         return await Copier(store.client(), Pace(), full_jitter(lambda: 0.5)).probe(SMALL, [BIG, item("small")])
 
     assert run(main()) == Outcome(Counts(uploads=1), (), (BIG, item("small")))
-    assert store.multipart.asked == ["head", "annotations", "begin", "part", "abort"]
+    assert store.multipart.asked == ["head", "get_tags", "annotations", "begin", "part", "abort"]
     assert store.multipart.uploads == {}
 
 
-@pytest.mark.parametrize("kind", ["head", "begin", "part"])
+@pytest.mark.parametrize("kind", ["head", "get_tags", "begin", "part"])
 def test_a_probe_that_may_not_copy_by_parts_says_so(kind: str) -> None:
     store = FakeS3.of([BIG])
     store.multipart.rule = lambda asked, _: DENIED if asked == kind else None

@@ -783,3 +783,22 @@ def test_an_empty_page_of_a_walk_tells_where_to_go_on_and_is_handed_on() -> None
     dones, found = walked_in_turns(store, WalkTask("run.1", JOB), Budget(float("inf"), 1))
 
     assert (found, len(dones), {done.counts.pages for done in dones}) == (numbered(9), 3, {1})
+
+
+def test_what_is_listed_is_under_way_until_its_task_has_ended() -> None:
+    store, seen = FakeS3.of(numbered(3000)), list[int]()
+
+    async def main() -> Done:
+        env = Environment(store)
+
+        async def emit(task: Task) -> None:
+            await aio.sleep(1.0)
+            seen.append(env.worker.under_way().listed)
+            await env.queue(task)
+
+        done = await env.worker.work(ListTask("t", JOB, (ALL,)), FIRST, AMPLE, emit)
+        seen.append(env.worker.under_way().listed)
+        return done
+
+    counts = run(main()).counts
+    assert (counts.listed, max(seen), seen[-1]) == (3000, 3000, 0)

@@ -116,7 +116,7 @@ def test_what_is_at_the_destination_is_told_with_its_time() -> None:
     assert multipart.read_there(page, "a+") is None
 
 
-@pytest.mark.parametrize("read", [multipart.read_source, multipart.read_parts, multipart.read_tags, multipart.read_upload_id])
+@pytest.mark.parametrize("read", [multipart.read_source, multipart.read_parts, multipart.read_upload_id])
 def test_what_is_no_answer_is_not_taken_for_one(read: object) -> None:
     with pytest.raises(ValueError, match=r".*"):
         read(answer(200, error(500, "InternalError").body))  # type: ignore[operator]
