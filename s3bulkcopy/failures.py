@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from s3bulkcopy.errors import UsageError, cause_of
 from s3bulkcopy.tally import RangeFailure
 from s3bulkcopy.view import count_text, range_text
+from s3bulkcopy.worker.failures import WHAT_TO_DO
 from s3bulkcopy.worker.model import ARCHIVED, CopyTask, Failure, Job, Range, decode_task, encode_task, to_json
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ _ADVICE = {
     "KMS.NotFoundException": "the object's key is gone",
     "NotImplemented": "the store lacks what this copy asks for: drop the option that asks for it",
     "SlowDown": "the store had enough for a quarter of an hour; retry with a lower --max-rate",
+    **WHAT_TO_DO,
     "EmptyKey": "copy it by itself, with a key in DST: s3bulkcopy run s3://source/its/key s3://destination/its/key",
     "DeadLetter": "its task was given up after five deliveries; see the functions' logs if a retry ends so too",
 }

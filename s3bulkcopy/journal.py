@@ -238,8 +238,10 @@ def local_run(run_id: str) -> LocalRun | None:
 def _local_run(journal: Journal, path: Path) -> LocalRun:
     with journal.steady():
         job = journal.job() if journal.facts.has_roots else None
-        seen, is_held = journal.replay().snapshot().seen, _is_held(path)
-        return LocalRun(journal.facts, job, seen + journal.under_way() if is_held else seen, is_held)
+        tally, is_held = journal.replay(), _is_held(path)
+        if is_held:
+            tally.under_way = journal.under_way()
+        return LocalRun(journal.facts, job, tally.snapshot().seen, is_held)
 
 
 class Journal:
@@ -292,6 +294,8 @@ class Journal:
                 _check(database, path)
                 journal = cls(database, _facts(json.loads(_fact(database, "run") or "")), path, lock)
                 _set_durable(database, journal.facts)
+                if to_write:
+                    journal._forget_under_way()
             except (OSError, sqlite3.Error, ValueError, KeyError, TypeError) as error:
                 raise _unreadable(path, error) from error
             opened.pop_all()
@@ -319,6 +323,11 @@ class Journal:
         with self._writing():
             self._put("run", to_json(asdict(facts)))
         self.facts = facts
+
+    def _forget_under_way(self) -> None:
+        """Forget what whoever held this before had under way: it ended with them."""
+        with suppress(sqlite3.Error), self._database:  # a full disk keeps nobody from reading
+            self._database.execute("DELETE FROM facts WHERE name = 'under_way'")
 
     def append(self, events: Sequence[Event], under_way: Counts | None = None) -> None:
         """Take down events; durable when this returns.

@@ -164,8 +164,8 @@ def _without_key(copy: CopySettings, page: Page) -> list[str]:
     if not page.items or page.items[0].key != source.prefix or destination.prefix:
         return []
     if page.items[0].is_marker:
-        return [f"{source} marks a folder, and {destination} is that folder: the marker is skipped, what is below it copied"]
-    if len(page.items) > 1:
+        return [f"{source} marks a folder, and {destination} is that folder: the marker is left out, what is below it copied"]
+    if len(page.items) > 1 or page.truncated:
         return []
     raise UsageError(
         f"{source} is one object, and {destination} leaves its copy no key",

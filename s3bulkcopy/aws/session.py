@@ -59,6 +59,7 @@ _UNKNOWN_KEY = frozenset(
         "InvalidClientTokenId",
         "UnrecognizedClientException",
         "InvalidAccessKeyId",
+        "InvalidToken",
         "SignatureDoesNotMatch",
         "AuthFailure",
     }

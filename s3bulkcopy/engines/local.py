@@ -32,7 +32,8 @@ from s3bulkcopy.engines import Depth, Depths, Proof, Signs
 from s3bulkcopy.engines.order import rarest
 from s3bulkcopy.errors import BucketUnavailable, Interrupted, NotPermitted, S3BulkCopyError, UsageError
 from s3bulkcopy.worker.attempts import LIST_SLOTS
-from s3bulkcopy.worker.copying import OUTAGE_SECONDS
+from s3bulkcopy.worker.copying import OUTAGE_SECONDS, TROUBLE_SECONDS
+from s3bulkcopy.worker.failures import WHAT_TO_DO
 from s3bulkcopy.worker.local import Config, encode_config, line
 from s3bulkcopy.worker.model import (
     Attempt,
@@ -279,8 +280,8 @@ class LocalEngine:
         #: Since when others were looked for and nobody answered, and when last.
         self._unrenewed_since: float | None = None
         self._looked_at = float("-inf")
-        #: When it was last said what keeps everything from getting on.
-        self._told_trouble_at = float("-inf")
+        #: When anything was last known to get on, and when it was last said what keeps everything from it.
+        self._got_on_at = self._told_trouble_at = float("-inf")
         #: Whether it was said that credentials cannot be had for now.
         self._is_lack_said = False
 
@@ -588,11 +589,11 @@ class LocalEngine:
                 self._release(worker, token)
                 self._deaths = self._renewals = 0
             case "progress":
-                worker.under_way = Counts(*json.loads(token))
+                self._take_progress(worker, Counts(*json.loads(token)))
             case "trouble" | "passing":
                 self._take_trouble(worker, token, rest, is_passing=verb == "passing")
             case "troubled":
-                self._tell_trouble(f"{token} {rest}")
+                self._tell_trouble(json.loads(f"{token} {rest}"))
             case "expired":
                 self._try_anew(worker, token)
             case "probed" if self._probe is not None:
@@ -637,10 +638,17 @@ class LocalEngine:
             if isinstance(event, Trouble):
                 self._tell_trouble(event.cause)
 
+    def _take_progress(self, worker: _Process, counts: Counts) -> None:
+        """Take what the tasks in a worker's hands have achieved so far."""
+        if _achieved(counts) > _achieved(worker.under_way):
+            self._got_on_at = self._clock()
+        worker.under_way = counts
+
     def _tell_trouble(self, cause: str) -> None:
-        """Say what is put up with, now and then."""
-        if self._clock() - self._told_trouble_at >= _TROUBLE_SECONDS:
-            self._told_trouble_at = self._clock()
+        """Say now and then what is put up with, where no worker gets on."""
+        now = self._clock()
+        if now - self._got_on_at >= TROUBLE_SECONDS and now - self._told_trouble_at >= _TROUBLE_SECONDS:
+            self._told_trouble_at = now
             self._say(f"nothing gets on: {cause}; it is asked for again")
 
     def _release(self, worker: _Process, token: str) -> _Delivery:
@@ -655,6 +663,8 @@ class LocalEngine:
         for event in events:
             self._signs.look_at(event)
             if isinstance(event, Done):
+                if _achieved(event.counts):
+                    self._got_on_at = self._clock()
                 worker.under_way = Counts(*(max(0, left) for left in worker.under_way - event.counts))
 
     def _deliver_again(self, delivery: _Delivery, *, is_passing: bool = False) -> None:
@@ -857,6 +867,11 @@ def _text_behind(label: str, body: str) -> str:
     return body[start : body.index('"', start)]
 
 
+def _achieved(counts: Counts) -> int:
+    """Give what grows whenever something gets on: objects listed and ended, and bytes of parts."""
+    return counts.listed + counts.ended + counts.part_bytes
+
+
 def _events(body: str) -> tuple[Event, ...]:
     event = decode_event(body)
     return () if isinstance(event, Nothing) else (event,)
@@ -877,8 +892,8 @@ def _refusal(fault: dict[str, str], job: Job, lets_in: Callable[[str], str]) -> 
             return NotPermitted(cause, hint=hint)
         case "STOP", _:
             return NotPermitted(cause, hint="look at --endpoint-url, at the bucket's region and at the state of the account")
-        case "RECORD", _:
-            return UsageError(cause, hint=_what_to_leave_out(job))
+        case "RECORD", code:
+            return UsageError(cause, hint=WHAT_TO_DO.get(code) or _what_to_leave_out(job))
         case _:
             return S3BulkCopyError(cause, hint="look at the network, the proxy, --endpoint-url and AWS_CA_BUNDLE")
 

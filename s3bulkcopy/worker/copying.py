@@ -63,7 +63,7 @@ INQUIRIES = 8
 #: Objects that something is asked about before their copy, at a time: what an ACL grants.
 ASKED_FIRST = 128
 
-#: How long nothing is copied, for faults that may pass, before that is told; and how soon the last of them is past. In seconds.
+#: How long nothing gets to its end, for faults that may pass, before that is told; and how soon the last is past. In seconds.
 TROUBLE_SECONDS = 10.0
 _TROUBLE_PAST_SECONDS = 120.0
 
@@ -128,15 +128,12 @@ class _Batch:
             self.end()
 
     def _refuse(self) -> None:
-        """End what no request can copy: seldom anything, and looking at each costs more."""
+        """Fail what no request can copy: seldom anything, and looking at each costs more."""
         if self.job.source.prefix in map(_KEY, self.items):
             for item in [*self.items]:
                 if (refusal := refusal_of(self.job, item)) is not None:
                     self.items.remove(item)
-                    if refusal.next is Next.EXISTS:
-                        self.skipped += 1
-                    else:
-                        self.fail(item, refusal)
+                    self.fail(item, refusal)
 
     def meet(self, fault: Fault) -> None:
         """Learn of a fault that asking again would not change; it ends its item, and no other."""
@@ -216,6 +213,13 @@ class _Batch:
 
     def outcome(self) -> Outcome:
         return Outcome(self.counts(), tuple(self.failures), tuple(self.rest))
+
+
+class _ProbeBatch(_Batch):
+    """The items of a probe, one after another; what is left is always what comes last."""
+
+    def _refuse(self) -> None:
+        """Refuse none ahead of its turn."""
 
 
 class PartLost(Exception):
@@ -322,7 +326,7 @@ class Copier:
         self._copied_at = -inf
         #: When the first copy succeeded after long in which none did; what is in trouble then has its time once more.
         self._resumed_at = -inf
-        #: The last fault that may pass: what it was, when it came, and when the first came since anything was copied.
+        #: The last fault that may pass: what it was, when it came, and when the first came since anything got to its end.
         self._trouble: tuple[Fault, float, float] | None = None
         #: The clock of the event loop; asking for the loop each time costs more than the time does.
         self._clock = time.monotonic
@@ -379,13 +383,12 @@ class Copier:
         self._trouble = fault, now, now if is_first or self._trouble is None else self._trouble[2]
 
     def trouble(self) -> Fault | None:
-        """Give what keeps everything from being copied, where it has for a while."""
+        """Give what keeps everything from getting to its end, where it has for a while."""
         if self._trouble is None:
             return None
         fault, last, first = self._trouble
-        now = self._clock()
-        is_lasting = first > self._copied_at and now - first >= TROUBLE_SECONDS
-        return fault if is_lasting and now - last < _TROUBLE_PAST_SECONDS else None
+        is_lasting = first > self._copied_at and last - first >= TROUBLE_SECONDS
+        return fault if is_lasting and self._clock() - last < _TROUBLE_PAST_SECONDS else None
 
     def under_way(self) -> Counts:
         """Give what the tasks that have not ended have achieved so far."""
@@ -443,7 +446,7 @@ class Copier:
             return Failed(Fault(Next.STOP, stop.kind, stop.cause), "copying")
 
     async def _probe(self, job: Job, items: Iterable[Item], give_up_at: float) -> Outcome:
-        batch = _Batch(job, self._s3.copies(job), items, self._clock() + RETRY_SECONDS, trusting=True)
+        batch = _ProbeBatch(job, self._s3.copies(job), items, self._clock() + RETRY_SECONDS, trusting=True)
         unsettled: list[tuple[Item, Fault]] = []
         proven = False
         while batch.items and not proven and self._clock() < give_up_at:
@@ -499,6 +502,8 @@ class Copier:
 
     async def _try(self, batch: _Batch, item: Item) -> tuple[Item, Fault | None]:
         """Copy an item of a probe once, or as it is now where it has changed; gives it as it was copied."""
+        if (refusal := refusal_of(batch.job, item)) is not None:
+            return item, refusal
         item, fault = await self._copy_known(batch, item)
         if fault is None or fault.next is Next.DENIED or not is_in_doubt(fault):
             return item, fault
@@ -845,6 +850,7 @@ class Copier:
 
     def _settle(self, batch: _Batch, item: Item, fault: Fault) -> None:
         """End an item at a fault that asking again would not change."""
+        self._trouble = None
         match fault.next:
             case Next.VANISHED:
                 batch.vanished += 1
@@ -857,6 +863,7 @@ class Copier:
     def _conclude(self, turn: _Turn, fault: Fault) -> None:
         """End a turn's item at such a fault."""
         if fault.next is Next.EXISTS and turn.unanswered:  # what exists is what an earlier request copied
+            self._trouble = None
             turn.batch.count_copied(turn)
             return
         self._settle(turn.batch, turn.item, fault)
@@ -1082,8 +1089,6 @@ def confirmed(fault: Fault, item: Item, page: Page, job: Job) -> Fault | Item:
 
 def refusal_of(job: Job, item: Item) -> Fault | None:
     """Give the fault of an item that no request can copy."""
-    if item.key != job.source.prefix or job.destination.prefix:
-        return None
-    if item.is_marker:
-        return Fault(Next.EXISTS, "EmptyKey", "it marks a folder, and the destination's bucket is that folder")
-    return Fault(Next.RECORD, "EmptyKey", "its key is the source's prefix, and nothing is left of it for the copy's")
+    if item.key == job.source.prefix and not job.destination.prefix:
+        return Fault(Next.RECORD, "EmptyKey", "its key is the source's prefix, and nothing is left of it for the copy's")
+    return None

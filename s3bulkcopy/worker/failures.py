@@ -76,8 +76,16 @@ class Failed(Exception):
         self.fault = fault
 
 
-#: What stores say of a request, or of something that it asks for, that they do not know.
-NOT_KNOWN = frozenset({"NotImplemented", "MethodNotAllowed", "HTTP 501", "HTTP 405"})
+#: Codes of ours for stores that take a request for another: one that answers something else, and one that stores an upload of
+#: nothing in place of a copy. And what to do about them.
+UNKNOWN_ANSWER, COPY_UNKNOWN = "UnknownAnswer", "CopyUnknown"
+WHAT_TO_DO = {
+    UNKNOWN_ANSWER: "the store does not know what is asked for: leave out --acl preserve, or give --tags drop, as it says",
+    COPY_UNKNOWN: "the store does not know such a copy: a higher --multipart-threshold copies more objects by one request",
+}
+
+#: What stores say, or do, about a request, or something that it asks for, that they do not know.
+NOT_KNOWN = frozenset({"NotImplemented", "MethodNotAllowed", "HTTP 501", "HTTP 405", UNKNOWN_ANSWER, COPY_UNKNOWN})
 
 _SLOW_DOWN = frozenset(
     {"SlowDown", "Throttling", "ThrottlingException", "RequestThrottled", "TooManyRequestsException",

@@ -24,9 +24,16 @@ _BODILESS = frozenset({204, 304})
 #: Longest head, in bytes.
 _MOST_HEAD = 64 * 1024
 
+#: Most bytes of a body that is read: twice a page of a thousand of the longest keys, each of whose bytes is written as three.
+MOST_BODY_BYTES = 8 * 1024 * 1024
+
 
 class MalformedAnswer(ConnectionError):
     """What came is not HTTP/1.1."""
+
+
+class AnswerTooLong(MalformedAnswer):
+    """An answer is longer than any that is asked for: it is to another question."""
 
 
 class Response(NamedTuple):
@@ -102,6 +109,8 @@ class AnswerReader:
             return self._take_chunks(data)
         self._pieces.append(data)
         self._missing -= len(data)
+        if self._length is None:
+            _check_length(-self._missing)
         if self._length is None or self._missing > 0:
             return None
         if self._missing < 0:
@@ -149,8 +158,10 @@ class AnswerReader:
             self._length = None
         elif self._length is None:
             self.keep = False
-        #: How much of the body, or of the chunk, is still to come.
+        #: How much of the body, or of the chunk, is still to come; and how long the chunks are so far.
         self._missing = self._length or 0
+        self._chunk_bytes = 0
+        _check_length(self._missing)
         self._layout = self._layout_of(head)
 
     def _layout_of(self, head: bytes) -> _Layout | None:
@@ -185,6 +196,8 @@ class AnswerReader:
             if found is None:
                 raise MalformedAnswer(f"not a chunk: {data[position:line_end][:40]!r}")
             self._missing = int(found[1], 16)
+            self._chunk_bytes += self._missing
+            _check_length(self._chunk_bytes)
             if self._missing == 0:
                 return self._take_trailer(data, position, line_end)
             position = line_end + 2
@@ -198,3 +211,8 @@ class AnswerReader:
         self.keep = self.keep and len(data) == end + 4
         self._rest = b""
         return self._whole()
+
+
+def _check_length(size: int) -> None:
+    if size > MOST_BODY_BYTES:
+        raise AnswerTooLong(f"an answer of {size:,} bytes, to something else than was asked")

@@ -364,10 +364,9 @@ async def _prove_reading(s3: S3, job: Job, item: Item) -> dict[str, str] | Fault
 
     if job.policy.tags == "copy":
         tagged = await s3.ask_about(job.source, tags, headers=source_headers(job.policy))
-        if isinstance(tagged, Fault) and tagged.code not in _NO_TAGS:
-            return tagged._replace(cause=clip(f"its tags: {tagged.cause}"))
-        if not isinstance(tagged, Fault) and isinstance(unread := multipart.read_tags(tagged), Fault):
-            return unread
+        found = tagged if isinstance(tagged, Fault) else multipart.read_tags(tagged)
+        if isinstance(found, Fault) and found.code not in _NO_TAGS and found.next not in _TRANSIENT:
+            return _of_tags(found)
     if job.policy.annotations == "copy":
         looked = await s3.ask_about(job.source, look, headers=source_headers(job.policy))
         if isinstance(looked, Fault) and looked.code not in NOT_KNOWN:
@@ -385,6 +384,10 @@ def _of_head(fault: Fault) -> Fault:
         case "HTTP 403":
             return fault._replace(code="AccessDenied", cause="its headers may not be read")
     return fault._replace(cause=fault.cause or "S3 does not say why in answer to a HEAD request")
+
+
+def _of_tags(fault: Fault) -> Fault:
+    return fault._replace(cause=clip(f"its tags: {fault.cause}"))
 
 
 def _of_annotations(fault: Fault) -> Fault:
@@ -548,7 +551,7 @@ class _Object:
         answer = await self._ask_here(write, multipart.read_tags)
         if isinstance(answer, Fault) and answer.code in _NO_TAGS:
             return ""
-        return await self._expect_of_source(answer)
+        return await self._expect_of_source(_of_tags(answer) if isinstance(answer, Fault) else answer)
 
     async def grants(self) -> dict[str, str]:
         """Read the source's ACL, as the headers that give a copy the same grants."""

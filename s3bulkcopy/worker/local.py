@@ -20,7 +20,7 @@ and the worker:
     passing TOKEN JSON        the same, of what may pass: the store does not answer, or not for now
     fatal TOKEN JSON          the run cannot go on, with this event
     expired TOKEN             these credentials are of no use any more
-    troubled CAUSE            what may pass, and has kept everything from being copied for a while; it is shown, and no more
+    troubled JSON             what may pass, and has kept everything from being copied for a while; it is shown, and no more
     progress JSON             what the tasks in hand have achieved so far, as Counts; the engine shows it, and no more
     probed TOKEN REST JSON    a probe succeeded, with this event; so many items are left
     refused TOKEN JSON        a probe failed: {"next", "code", "cause"}, where next is the name of a Next
@@ -267,7 +267,7 @@ class LocalWorker:
         while True:
             await aio.sleep(_PROGRESS_SECONDS)
             if (trouble := self._copier.trouble()) is not None:
-                self._say("troubled", f"{trouble}".replace("\n", " "))
+                self._say("troubled", to_json(f"{trouble}"))
             counts = self._worker.under_way()
             if counts != said:
                 self._say("progress", to_json(counts))

@@ -136,7 +136,7 @@ class Item(NamedTuple):
 
     @property
     def is_marker(self) -> bool:
-        """Tell whether it is there to have its name shown as a folder; the S3 console makes such."""
+        """Tell whether it is there to have its name shown as a folder; the S3 console makes such, of no content."""
         return self.size == 0 and self.etag != "" and self.key.endswith("/")
 
 

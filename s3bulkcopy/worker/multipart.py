@@ -9,7 +9,7 @@ from hashlib import md5
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl
 
-from s3bulkcopy.worker.failures import Fault, Next, read_error
+from s3bulkcopy.worker.failures import UNKNOWN_ANSWER, Fault, Next, read_error
 from s3bulkcopy.worker.properties import CHECKSUM_ALGORITHMS, destination_headers
 from s3bulkcopy.worker.properties import tagging as tagging_of
 from s3bulkcopy.worker.s3 import Bucket, JobCopies, copy_source, read_page, unquoted
@@ -245,7 +245,7 @@ def read_tags(response: Response) -> str | Fault:
     """Read an object's tags; gives them as a request's header has them, in the order of their keys."""
     text = response.body.decode("utf-8", "surrogateescape")
     if "<TagSet" not in text:  # it may be the object itself; and it may have tags
-        return Fault(Next.RECORD, "UnknownAnswer", "asked for its tags, the store answers something else: see --tags drop")
+        return Fault(Next.RECORD, UNKNOWN_ANSWER, "the store answers what are none")
     found = re.findall(r"(?s)<Tag>\s*<Key>(.*?)</Key>\s*(?:<Value>(.*?)</Value>|<Value\s*/>)\s*</Tag>", text)
     return write_tagging((unescaped(key), unescaped(value)) for key, value in found)
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from s3bulkcopy.worker import aio, urls
 from s3bulkcopy.worker.connections import Host
-from s3bulkcopy.worker.failures import Fault, Next, lost, read_error
+from s3bulkcopy.worker.failures import COPY_UNKNOWN, UNKNOWN_ANSWER, Fault, Next, lost, read_error
+from s3bulkcopy.worker.http import AnswerTooLong
 from s3bulkcopy.worker.model import clip, make_item
 from s3bulkcopy.worker.packing import COPY_BYTES_PER_SECOND, COPY_SECONDS
 from s3bulkcopy.worker.properties import DEFAULT, class_headers, copy_headers, grant_headers, source_headers
@@ -376,12 +377,6 @@ def _around_blanks(text: str) -> tuple[str, str, str, str]:
     return path, source, between, behind
 
 
-#: Of a store that answers a copy as it answers an upload, of nothing: it does not know what is asked for.
-_TAKEN_FOR_UPLOAD = (
-    "the store takes it for an upload of nothing; where only large objects fail so, a higher --multipart-threshold helps"
-)
-
-
 def is_copied(response: Response) -> bool:
     """Tell whether an answer to a copy says, as S3 writes it, that the object is at the destination."""
     status, _, body = response
@@ -403,8 +398,8 @@ def read_copy(response: Response) -> Fault | None:
         return None
     if b"<Error" in document:
         return read_error(_INTERNAL_SERVER_ERROR, response.body)
-    if not document and response.header("etag"):
-        return Fault(Next.RECORD, "NotImplemented", _TAKEN_FOR_UPLOAD)
+    if response.header("content-length") == "0" and response.header("etag"):
+        return Fault(Next.RECORD, COPY_UNKNOWN, "the store has taken the copy for an upload of nothing")
     return Fault(Next.RETRY, "IncompleteAnswer", "a 200 without a result")
 
 
@@ -490,12 +485,10 @@ class S3:
             return bucket.request("GET", f"{bucket.path}/{encode_path(key)}", "acl=", headers, date)
 
         answer = await self.ask_about(location, write)
-        if isinstance(answer, Fault):
-            return answer
         try:
-            return grant_headers(answer.body)
+            return answer if isinstance(answer, Fault) else grant_headers(answer.body)
         except ValueError as error:
-            return Fault(Next.RECORD, "NotImplemented", clip(f"asked for its ACL, the store answers {error}"))
+            return Fault(Next.RECORD, UNKNOWN_ANSWER, clip(f"asked for its ACL, the store answers {error}"))
 
     async def ask_about(
         self,
@@ -540,6 +533,8 @@ class S3:
         """Send a request; what keeps an answer away is a fault too."""
         try:
             return await host.exchange(request, timeout_seconds)
+        except AnswerTooLong as error:
+            return Fault(Next.RECORD, UNKNOWN_ANSWER, f"{error}")
         except OSError as error:
             return lost(error)
 

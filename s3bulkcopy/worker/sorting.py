@@ -1,4 +1,8 @@
-"""What becomes of listed objects: left out by the job's filter, copied, or only told of since they are archived. Pure."""
+"""What becomes of listed objects: left out, copied, or only told of since they are archived. Pure.
+
+Left out is what the job's filter says, and the marker of the folder that the source's prefix is, where the destination has no
+key for it.
+"""
 
 from __future__ import annotations
 
@@ -60,6 +64,8 @@ class Sorter:
         """Prepare; raises BadPattern for a filter that makes no sense."""
         self._sieve: Sieve | None = None
         self._has_archives = not job.force_archived
+        #: The key of an object that may be a folder's marker for which the destination has no key.
+        self._marker = "" if job.destination.prefix else job.source.prefix
         #: What every key begins with that is to be listed.
         self.prefix = job.source.prefix
         #: What a listing is to tell of each object.
@@ -77,11 +83,13 @@ class Sorter:
         Once `most` are selected the others are as if they were not there.
         """
         filtered = 0
+        if items and items[0][0] == self._marker and items[0].is_marker:
+            items, traits, filtered = items[1:], traits[1:], 1
         if self._sieve is not None:
             taken = self._sieve.sift(items, traits)
             if most is not None:
                 taken = _first(taken, most)
-            filtered = len(taken) - sum(taken)
+            filtered += len(taken) - sum(taken)
             items, traits = [*compress(items, taken)], [*compress(traits, taken)]
         elif most is not None:
             items, traits = items[:most], traits[:most]

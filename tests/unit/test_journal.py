@@ -209,6 +209,8 @@ def test_who_looks_on_sees_what_is_under_way_as_long_as_somebody_carries_it_on(
         after = copied()
 
     assert (during, after, copied()) == (5, 5, 3)
+    with Journal.resume(journal_path(RUN)):
+        assert copied() == 3
 
 
 def test_a_writer_that_is_killed_leaves_the_journal_to_the_next(tmp_path: Path) -> None:

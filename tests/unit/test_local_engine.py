@@ -242,11 +242,17 @@ def test_what_keeps_everything_from_getting_on_is_said_now_and_then(stage: Stage
     (token,) = worker.tasks()
     failed = encode_event(Trouble("run.1", Attempt(1, "n"), "listing: InternalError: of its own"))
 
-    for said in [("passing", token, failed), *[("troubled", "HTTP 500: it rests")] * 3]:
+    rests = "troubled", to_json("HTTP 500: it rests")
+    for said in [("passing", token, failed), rests, rests]:
         worker.say(*said)
         stage.go_on()
     stage.now += 100
-    worker.say("troubled", "HTTP 500: it rests")
+    worker.say("progress", to_json(Counts(copied=1)))
+    worker.say(*rests)
+    stage.go_on()
+    stage.now += 20
+    worker.say("progress", to_json(Counts(copied=1, retries=9)))
+    worker.say(*rests)
     stage.go_on()
 
     first, second = (step for step in stage.steps if step.startswith("nothing gets on: "))

@@ -552,7 +552,7 @@ def test_a_store_that_answers_something_else_when_asked_for_an_acl_shows_none_of
 
     outcome = copy_by(WITH_ACL, store, found)
 
-    assert [(one.key, one.code) for one in outcome.failures] == [("a", "NotImplemented"), ("b", "NotImplemented")]
+    assert [(one.key, one.code) for one in outcome.failures] == [("a", "UnknownAnswer"), ("b", "UnknownAnswer")]
     assert "content" not in outcome.failures[0].cause
     assert outcome.counts.retries == 0
 
@@ -668,15 +668,45 @@ def test_what_no_copy_object_copies_is_recorded_without_a_request() -> None:
     assert [(failure.key, failure.code) for failure in outcome.failures] == [("p/", "EmptyKey")]
 
 
-@pytest.mark.parametrize(("prefix", "size", "is_skipped"), [("p/", 0, True), ("p/", 3, False), ("p", 0, False)])
-def test_a_folders_marker_that_has_no_key_at_the_destination_is_skipped(prefix: str, size: int, *, is_skipped: bool) -> None:
-    job = JOB._replace(source=JOB.source._replace(prefix=prefix))
+@given(st.permutations(["p/", "p/a", "p/b", "p/c"]), st.integers(0, 4))
+def test_what_a_probe_leaves_is_what_comes_last(order: list[str], denied: int) -> None:
+    job = JOB._replace(source=JOB.source._replace(prefix="p/"))
+    found = [item(key) for key in order]
+    store = FakeS3.of(found)
+    store.copy_faults = defaultdict(list, {it.key: [SLOW_DOWN] for it in found[:denied]})
 
-    outcome = copy_by(job, FakeS3(), [item(prefix, size)])
+    async def main() -> Outcome | Failed:
+        return await copier(store).probe(job, found)
 
-    assert outcome.counts == (Counts(skipped=1) if is_skipped else Counts(failed=1))
-    named = job._replace(destination=JOB.destination._replace(prefix="named/"))
-    assert copy_by(named, FakeS3.of([item(prefix, size)]), [item(prefix, size)]).counts.copied == 1
+    outcome = run(main())
+    if isinstance(outcome, Outcome):
+        ended = outcome.counts.copied + outcome.counts.failed
+        assert outcome.rest == tuple(found[ended:])
+        assert {f"p/{key}" for key in store.copied} | {one.key for one in outcome.failures} == {it.key for it in found[:ended]}
+
+
+def test_skipping_what_exists_is_getting_on() -> None:
+    found = [item(f"k{n:03}") for n in range(200)]
+    refused = error(412, "PreconditionFailed", extra="<Condition>If-None-Match</Condition>")
+    told: list[str] = []
+
+    async def main() -> Counts:
+        store = FakeS3.of(found, copy_rule=lambda key, n: SLOW_DOWN if key < "k010" and n < 150 else refused)
+        one = copier(store, Pace(1, 1), 0.2)
+
+        async def look() -> None:
+            while True:
+                told.append(f"{one.trouble()}")
+                await aio.sleep(1.0)
+
+        looking = aio.create_task(look())
+        outcome = await one.copy(NO_OVERWRITE, found, ANY_TIME, attempt=1)
+        looking.cancel()
+        return outcome.counts
+
+    assert run(main()).skipped == 200
+    assert len(told) > 50
+    assert {*told[15:]} == {"None"}  # from the first that is skipped on
 
 
 def test_what_keeps_everything_from_being_copied_is_told_until_something_is() -> None:
@@ -703,7 +733,7 @@ def test_what_keeps_everything_from_being_copied_is_told_until_something_is() ->
 
     counts = run(main())
     assert (counts.copied, counts.failed) == (20, 0)
-    assert {text for when, text in told if begins + 12 <= when < ends} == {"InternalError: of its own"}
+    assert {text for when, text in told if begins + 25 <= when < ends} == {"InternalError: of its own"}
     assert {text for when, text in told if when < begins + 10} == {told[-1][1]} == {"None"}
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s3bulkcopy.worker.http import AnswerReader, MalformedAnswer, Response
+from s3bulkcopy.worker.http import MOST_BODY_BYTES, AnswerReader, AnswerTooLong, MalformedAnswer, Response
 
 HEAD = b"HTTP/1.1 200 OK\r\nDate: x\r\n"
 
@@ -55,6 +55,27 @@ def test_an_answer_is_the_same_wherever_it_is_cut(name: str) -> None:
     assert read(wire) == expected
     assert [read(wire, cut_at=(n,)) for n in range(len(wire))] == [expected] * len(wire)
     assert read(wire, cut_at=tuple(range(len(wire)))) == expected
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        HEAD + b"Content-Length: %d\r\n\r\n" % (MOST_BODY_BYTES + 1),
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % (MOST_BODY_BYTES + 1),
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n%x\r\n" % MOST_BODY_BYTES,
+        HEAD + b"\r\n" + bytes(MOST_BODY_BYTES + 1),
+    ],
+)
+def test_what_is_longer_than_any_answer_is_not_read(wire: bytes) -> None:
+    with pytest.raises(AnswerTooLong, match="8,388,609 bytes"):
+        AnswerReader().feed(wire)
+
+
+def test_the_length_that_an_answer_to_head_names_is_not_its_own() -> None:
+    reader = AnswerReader()
+    reader.expect_no_body()
+
+    assert reader.feed(HEAD + b"Content-Length: 5000000000\r\n\r\n") is not None
 
 
 @pytest.mark.parametrize("first", ANSWERS)

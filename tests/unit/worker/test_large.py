@@ -153,10 +153,11 @@ def test_a_store_that_knows_no_tags_is_copied_from(code: str) -> None:
     assert carry(store, [BIG]).counts.copied == 1
 
 
-@pytest.mark.parametrize(("kind", "code"), [("get_tags", "UnknownAnswer"), ("part", "NotImplemented")])
+@pytest.mark.parametrize(("kind", "code"), [("get_tags", "UnknownAnswer"), ("part", "CopyUnknown")])
 def test_a_store_that_takes_a_request_for_another_fails_by_name_and_at_once(kind: str, code: str) -> None:
     store = FakeS3.of([BIG, item("small")])
-    taken = {"get_tags": answer(200, b"its content"), "part": Response(200, b'HTTP/1.1 200 OK\r\nETag: "of nothing"\r\n', b"")}
+    put = b'HTTP/1.1 200 OK\r\nETag: "of nothing"\r\nContent-Length: 0\r\n'
+    taken = {"get_tags": answer(200, b"its content"), "part": Response(200, put, b"")}
     store.multipart.rule = lambda asked, _: taken[asked] if asked == kind else None
 
     async def probe() -> Outcome | Failed:
@@ -984,6 +985,16 @@ def test_a_probe_that_may_not_copy_by_parts_says_so(kind: str) -> None:
     failed = run(main())
     assert isinstance(failed, Failed)
     assert failed.fault.code in ("AccessDenied", "HTTP 403")
+
+
+def test_a_probe_leaves_tags_that_may_come_to_be_read_to_the_task() -> None:
+    store = FakeS3.of([BIG])
+    store.multipart.rule = lambda asked, _: UNAVAILABLE if asked == "get_tags" else None
+
+    async def main() -> Outcome | Failed:
+        return await Copier(store.client(), Pace(), full_jitter(lambda: 0.5)).probe(SMALL, [BIG])
+
+    assert run(main()) == Outcome(Counts(uploads=1), (), (BIG,))
 
 
 def test_a_probe_passes_over_a_large_object_that_is_denied() -> None:

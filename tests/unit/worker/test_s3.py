@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from s3bulkcopy.worker.failures import Fault, Next, classify, read_error
 from s3bulkcopy.worker.http import Response
 from s3bulkcopy.worker.model import Item
-from s3bulkcopy.worker.s3 import _TAKEN_FOR_UPLOAD, S3, Page, read_copy, read_page
+from s3bulkcopy.worker.s3 import S3, Page, read_copy, read_page
 from s3bulkcopy.worker.sigv4 import encode_path
 from tests.unit.worker.worker_fakes import (
     COPIED,
@@ -163,7 +163,14 @@ def test_white_space_before_the_document_changes_nothing(blanks: int) -> None:
         (error(200, "NoSuchKey", "m"), Fault(Next.VANISHED, "NoSuchKey", "m")),
         (answer(200), Fault(Next.RETRY, "IncompleteAnswer", "a 200 without a result")),
         (answer(200, b" \n "), Fault(Next.RETRY, "IncompleteAnswer", "a 200 without a result")),
-        (Response(200, b'HTTP/1.1 200 OK\r\netag: "e"\r\n', b""), Fault(Next.RECORD, "NotImplemented", _TAKEN_FOR_UPLOAD)),
+        (
+            Response(200, b'HTTP/1.1 200 OK\r\netag: "e"\r\ncontent-length: 0\r\n', b""),
+            Fault(Next.RECORD, "CopyUnknown", "the store has taken the copy for an upload of nothing"),
+        ),
+        (
+            Response(200, b'HTTP/1.1 200 OK\r\netag: "e"\r\n', b""),
+            Fault(Next.RETRY, "IncompleteAnswer", "a 200 without a result"),
+        ),
         (
             error(412, "PreconditionFailed", "m", "<Condition>If-None-Match</Condition>"),
             Fault(Next.EXISTS, "PreconditionFailed", "m"),

@@ -23,6 +23,7 @@ from s3bulkcopy.worker.model import (
     encode_event,
 )
 from s3bulkcopy.worker.s3 import Page, read_page
+from s3bulkcopy.worker.sorting import Sorter
 from tests.unit.worker.test_listing import ALL, by_key, numbered, work
 from tests.unit.worker.worker_fakes import JOB, FakeS3, Queue, item, keys, listing
 
@@ -215,3 +216,26 @@ def test_traits_are_read_only_where_they_are_asked_for() -> None:
     assert read_page(plain, asked=(False, True)).traits == ()
     assert read_page(body, asked=(False, True)).traits == ((modified, "GLACIER", False), (modified, "STANDARD", False))
     assert read_page(plain, asked=(True, False)).traits == ((modified, "STANDARD", False),) * 2
+
+
+@pytest.mark.parametrize(
+    ("prefix", "destination", "found", "kept"),
+    [
+        ("p/", "", [item("p/", 0), item("p/a", 0)], ["p/a"]),
+        ("p/", "", [item("p/", 1), item("p/a", 0)], ["p/", "p/a"]),
+        ("p/", "", [Item("p/", 0, ""), item("p/a", 0)], ["p/", "p/a"]),
+        ("p/", "q/", [item("p/", 0), item("p/a", 0)], ["p/", "p/a"]),
+        ("p", "", [item("p", 0), item("p/", 0)], ["p", "p/"]),
+        ("p/", "", [item("p/a/", 0)], ["p/a/"]),
+        ("", "", [item("p/", 0)], ["p/"]),
+        ("p/", "", [item("p/", 0)], []),
+    ],
+)
+def test_a_folders_marker_for_which_the_destination_has_no_key_is_left_out(
+    prefix: str, destination: str, found: list[Item], kept: list[str]
+) -> None:
+    job = JOB._replace(source=JOB.source._replace(prefix=prefix), destination=JOB.destination._replace(prefix=destination))
+
+    sorting = Sorter(job).sort(found, [("2026-01-01T00:00:00Z", "STANDARD", False)] * len(found))
+
+    assert ([one.key for one in sorting.items], sorting.filtered) == (kept, len(found) - len(kept))
