@@ -780,7 +780,7 @@ def summary_lines(result: Result) -> list[str]:
     counts, snapshot, phases = result.snapshot.counts, result.snapshot, result.phases
     where = f"from {safe(result.source)} to {safe(result.destination)}"
     notable = (
-        ("filtered", counts.filtered, "left out by the filter, counted nowhere else"),
+        ("filtered", counts.filtered, "left out, counted nowhere else"),
         ("skipped", counts.skipped - counts.archived, "there already"),
         ("archived", counts.archived, "skipped: in an archive class, and not restored"),
         ("vanished", counts.vanished, "not there any more, or never"),
@@ -814,7 +814,7 @@ def _dry_lines(result: Result) -> list[str]:
     more = f", {besides} for {_many(_number_of(others), 'other')}" if others else ""
     kinds = ", ".join(f"{count_text(number)} {name}" for name, number in result.planned)
     apart = (
-        ("filtered", counts.filtered, "left out by the filter"),
+        ("filtered", counts.filtered, "left out"),
         ("archived", counts.archived, "not restored, to be skipped"),
     )
     return [

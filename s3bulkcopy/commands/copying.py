@@ -210,6 +210,8 @@ def nothing_to_copy(
 
 def why_nothing(job: Job, counts: Counts, file: str | None = None) -> str:
     """Say why nothing was found to copy, in the source or a `file` of keys: another prefix or filter may have been meant."""
+    if counts.filtered and job.filter is None and file is None:
+        return f"nothing to copy: there is only the marker of the folder {job.source} itself"
     if counts.filtered:
         return f"nothing to copy: the filters leave out every key that was found ({counts.filtered:,})"
     if file is not None:

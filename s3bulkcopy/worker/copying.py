@@ -378,9 +378,8 @@ class Copier:
 
     def note_trouble(self, fault: Fault) -> None:
         """Take note of a fault that may pass, and is put up with meanwhile."""
-        now = self._clock()
-        is_first = self._trouble is None or self._trouble[2] <= self._copied_at
-        self._trouble = fault, now, now if is_first or self._trouble is None else self._trouble[2]
+        now, first = self._clock(), -inf if self._trouble is None else self._trouble[2]
+        self._trouble = fault, now, first if first > self._copied_at else now
 
     def trouble(self) -> Fault | None:
         """Give what keeps everything from getting to its end, where it has for a while."""

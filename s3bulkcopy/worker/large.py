@@ -355,23 +355,32 @@ async def _prove(s3: S3, job: Job, item: Item) -> Fault | None:
 
 async def _prove_reading(s3: S3, job: Job, item: Item) -> dict[str, str] | Fault:
     """Prove the right to read what is given to a copy beside its content; gives the headers that keep its ACL."""
+    policy = job.policy
 
-    def look(bucket: Bucket, date: str) -> bytes:
-        return annotation.look_request(bucket, item.key, date)
+    async def tags() -> Fault | None:
+        if policy.tags != "copy":
+            return None
+        answer = await s3.ask_about(
+            job.source, lambda bucket, date: multipart.tags_request(bucket, item.key, date), headers=source_headers(policy)
+        )
+        found = answer if isinstance(answer, Fault) else multipart.read_tags(answer)
+        if not isinstance(found, Fault) or found.code in _NO_TAGS or found.next in _TRANSIENT:  # the task will tell
+            return None
+        return _of_tags(found)
 
-    def tags(bucket: Bucket, date: str) -> bytes:
-        return multipart.tags_request(bucket, item.key, date)
+    async def annotations() -> Fault | None:
+        if policy.annotations != "copy":
+            return None
+        answer = await s3.ask_about(
+            job.source, lambda bucket, date: annotation.look_request(bucket, item.key, date), headers=source_headers(policy)
+        )
+        return _of_annotations(answer) if isinstance(answer, Fault) and answer.code not in NOT_KNOWN else None
 
-    if job.policy.tags == "copy":
-        tagged = await s3.ask_about(job.source, tags, headers=source_headers(job.policy))
-        found = tagged if isinstance(tagged, Fault) else multipart.read_tags(tagged)
-        if isinstance(found, Fault) and found.code not in _NO_TAGS and found.next not in _TRANSIENT:
-            return _of_tags(found)
-    if job.policy.annotations == "copy":
-        looked = await s3.ask_about(job.source, look, headers=source_headers(job.policy))
-        if isinstance(looked, Fault) and looked.code not in NOT_KNOWN:
-            return _of_annotations(looked)
-    return await s3.grants(job.source, item.key, job.policy) if job.policy.preserves_acl else {}
+    async def acl() -> dict[str, str] | Fault:
+        return await s3.grants(job.source, item.key, policy) if policy.preserves_acl else {}
+
+    unread, unlooked, grants = await _all(tags(), annotations(), acl())
+    return unread or unlooked or grants  # type: ignore[no-any-return]
 
 
 def _of_head(fault: Fault) -> Fault:

@@ -34,6 +34,7 @@ from s3bulkcopy.settings import (
     OutputSettings,
     StackSettings,
 )
+from s3bulkcopy.worker.filters import Filter
 from s3bulkcopy.worker.model import (
     Attempt,
     CopyTask,
@@ -334,16 +335,22 @@ def test_no_overwrite_is_advised_only_where_it_is_known_to_be_heeded(url: str, i
 
 
 @pytest.mark.parametrize(
-    ("place", "counts", "file", "why"),
+    ("place", "chosen", "counts", "file", "why"),
     [
-        ("", Counts(), None, "s3://source is empty"),
-        ("in/ø", Counts(), None, "no key in s3://source begins with 'in/ø'"),
-        ("in/", Counts(filtered=1200), None, "the filters leave out every key that was found (1,200)"),
-        ("in/", Counts(), "keys.txt", "keys.txt names no key"),
+        ("", None, Counts(), None, "s3://source is empty"),
+        ("in/ø", None, Counts(), None, "no key in s3://source begins with 'in/ø'"),
+        ("in/", None, Counts(filtered=1), None, "there is only the marker of the folder s3://source/in/ itself"),
+        ("in/", Filter(("-*",)), Counts(filtered=1200), None, "the filters leave out every key that was found (1,200)"),
+        ("in/", None, Counts(filtered=12), "keys.txt", "the filters leave out every key that was found (12)"),
+        ("in/", None, Counts(), "keys.txt", "keys.txt names no key"),
     ],
 )
-def test_why_there_is_nothing_to_copy_is_said_in_words(place: str, counts: Counts, file: str | None, why: str) -> None:
-    assert why_nothing(JOB._replace(source=JOB.source._replace(prefix=place)), counts, file) == f"nothing to copy: {why}"
+def test_why_there_is_nothing_to_copy_is_said_in_words(
+    place: str, chosen: Filter | None, counts: Counts, file: str | None, why: str
+) -> None:
+    job = JOB._replace(source=JOB.source._replace(prefix=place), filter=chosen)
+
+    assert why_nothing(job, counts, file) == f"nothing to copy: {why}"
 
 
 def test_what_was_retried_is_not_shown_as_failed_any_more(capsys: pytest.CaptureFixture[str]) -> None:

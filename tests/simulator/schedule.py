@@ -26,8 +26,9 @@ from s3bulkcopy.settings import StackSettings
 from s3bulkcopy.worker import listing, parts
 from s3bulkcopy.worker.handler import Environment
 from s3bulkcopy.worker.keyspace import cut
-from s3bulkcopy.worker.model import Counts, Done, Job, Range
+from s3bulkcopy.worker.model import Done, Job, Range
 from s3bulkcopy.worker.s3 import Page
+from s3bulkcopy.worker.sorting import Sorter
 from tests.simulator.account import Account, Session
 from tests.simulator.clock import Killed, World
 from tests.simulator.functions import Function, Mapping
@@ -115,7 +116,11 @@ class Engine(LambdaEngine):
         """Prove, in calm weather: what goes wrong then ends the run, as it should."""
         proof = super().prove(task_id, first_items)
         self.taken = first_items[: proof.taken]
-        listed = Counts(listed=len(self.taken), listed_bytes=sum(item.size for item in self.taken))
+        passed, _ = self._simulation.store.page(self.job.source.prefix, "", 1000)
+        passed = passed[: passed.index(self.taken[-1]) + 1] if self.taken else []
+        if self._simulation.weather.is_walked:  # what a walk passes over it lists again
+            passed = [*self.taken]
+        listed = Sorter(self.job).sort(passed, ()).counts(self.job)
         self.proof = [e._replace(counts=e.counts + listed) if isinstance(e, Done) else e for e in proof.events]
         self._simulation.stir()
         return proof

@@ -58,7 +58,7 @@ def test_the_summary_names_them_apart_from_what_exists() -> None:
         result(Done("run.0", Attempt(1, "n"), 0, Counts(listed=3, skipped=3, archived=1, filtered=4), (COLD,)))
     )
 
-    assert "  filtered    4 (left out by the filter, counted nowhere else)" in lines
+    assert "  filtered    4 (left out, counted nowhere else)" in lines
     assert "  skipped     2 (there already)" in lines
     assert "  archived    1 (skipped: in an archive class, and not restored)" in lines
     assert lines[-1].startswith("    1 x Archived: in GLACIER, and not restored; it is archived, and was not tried")
