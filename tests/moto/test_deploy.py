@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import defaultdict
 from typing import Any
 
 import boto3
@@ -274,15 +275,16 @@ def test_what_was_made_by_a_request_whose_answer_was_lost_is_this_runs(
 
 
 def test_what_never_comes_to_pass_is_given_up_after_two_minutes(aws: Aws) -> None:
-    slept: dict[int, float] = {}
+    refused: dict[int, str] = {}
+    slept: defaultdict[str, float] = defaultdict(float)
 
-    def refuse(name: str, _: dict[str, Any]) -> None:
+    def refuse(name: str, arguments: dict[str, Any]) -> None:
         if name == "lambda.create_function":
+            refused[threading.get_ident()] = arguments["FunctionName"]
             raise refusal("InvalidParameterValueException", UNPREPARED, "CreateFunction")
 
     def sleep(seconds: float) -> None:
-        thread = threading.get_ident()
-        slept[thread] = slept.get(thread, 0) + seconds
+        slept[refused[threading.get_ident()]] += seconds  # a thread may serve several functions
 
     aws.before = refuse
 
